@@ -1,0 +1,1 @@
+"""One conversation: template, tokens, history, roll-over, text stream, sentences."""

@@ -1,0 +1,43 @@
+"""
+The errors that this project raises for what its user can mend.
+
+::
+
+    TinyLlamaError
+    +-- ConfigError     an option or a parameter outside its range
+    +-- FetchError      a model could not be fetched
+    +-- ModelError      a checkpoint that cannot be read, or cannot be built into a graph
+    +-- ArtifactError   an artifact that is missing, cut short, altered or of another version
+    +-- BackendError    the static graph could not be loaded or run
+    +-- PromptError     a prompt that cannot be answered; nothing else is wrong
+
+A message says what is wrong, where, the value, and what to do.
+"""
+
+
+class TinyLlamaError(Exception):
+    """Whatever this project raises on purpose."""
+
+
+class ConfigError(TinyLlamaError):
+    """An option or a parameter is outside its range."""
+
+
+class FetchError(TinyLlamaError):
+    """A model could not be fetched."""
+
+
+class ModelError(TinyLlamaError):
+    """A checkpoint cannot be read, or cannot be built into a graph."""
+
+
+class ArtifactError(TinyLlamaError):
+    """An artifact is missing, cut short, altered or of another version."""
+
+
+class BackendError(TinyLlamaError):
+    """The static graph could not be loaded or run."""
+
+
+class PromptError(TinyLlamaError):
+    """A prompt cannot be answered; nothing else is wrong."""

@@ -1,0 +1,1 @@
+"""The workbench: from a checkpoint to an artifact."""

@@ -1,0 +1,39 @@
+"""What a tokenizer file does not say of itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from tinyllama_ros.errors import ModelError
+
+TokenizerKind = Literal['bpe', 'sentencepiece']
+FILE_NAMES: Mapping[str, str] = {'bpe': 'tokenizer.json', 'sentencepiece': 'tokenizer.model'}
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """How to read a tokenizer file, and how the model writes a conversation."""
+
+    kind: TokenizerKind
+    chat_template: str
+    """Jinja, as the model's authors wrote it."""
+    bos_token: str
+    """The text of the begin token, '' where there is none."""
+    eos_token: str
+    add_bos: bool
+    """Whether a conversation begins with the begin token even where the template has none."""
+    control_tokens: Mapping[str, int] = field(default_factory=dict)
+    """Tokens that structure a conversation; text never becomes one. Text of the token to its id."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(TokenizerKind):
+            raise ModelError(f'tokenizer kind {self.kind!r} is unknown; '
+                             f'known: {", ".join(get_args(TokenizerKind))}')
+        if self.eos_token not in self.control_tokens:
+            raise ModelError(f'the end token {self.eos_token!r} is not among the control tokens; '
+                             'without it an answer never ends')
+
+    @property
+    def file_name(self) -> str:
+        """Name of the tokenizer's file within an artifact."""
+        return FILE_NAMES[self.kind]
