@@ -1,0 +1,72 @@
+"""Build and install the package; written for setuptools 59 (ROS 2 Humble) and newer."""
+
+from glob import glob
+from xml.etree import ElementTree
+
+from setuptools import find_packages, setup
+
+PACKAGE = 'tinyllama_ros'
+MANIFEST = ElementTree.parse('package.xml').getroot()
+
+RUN_TIME = [
+    'jinja2',  # renders the model's own chat template, sandboxed
+    'numpy',  # logits, sampling
+    'onnxruntime',  # runs the static graph on the CPU
+    'psutil',  # resident memory in the diagnostics
+    'sentence-stream',  # cuts the stream into sentences for a speech node
+    'sentencepiece',  # Llama vocabularies
+    'tokenizers',  # byte-level BPE vocabularies
+]
+EXTRAS = {
+    # What prepares a model; a robot that is handed a finished artifact needs none of it.
+    'workbench': [
+        'gguf',  # reads GGUF checkpoints
+        'huggingface_hub',  # fetches checkpoints: resumes, verifies, knows mirrors
+        'onnx',  # writes the static graph
+        'safetensors',  # reads safetensors checkpoints
+        'tqdm',  # progress bars
+    ],
+    # ROS 2 Jazzy for a machine without ROS. Pinned together: these versions are one release.
+    'ros': [
+        'ros-jazzy-diagnostic-msgs==5.3.6',  # /diagnostics
+        'ros-jazzy-rclpy==7.1.6',  # nodes
+        'ros-jazzy-rmw-fastrtps-cpp==8.4.3',  # the middleware below them
+        'ros-jazzy-std-msgs==5.3.6',  # String, Bool, Empty
+        'ros-jazzy-std-srvs==5.3.6',  # Trigger
+    ],
+    'test': [
+        'catkin_pkg',  # checks package.xml as the ROS tools do
+        'colcon-core',  # builds the package in a scratch workspace
+        'colcon-ros',  # teaches colcon ament_python packages
+        'hypothesis',  # property tests
+        'mypy',  # checks types
+        'pytest',  # runs the tests
+        'pyyaml',  # reads config/ in tests
+        'ruff',  # checks style
+    ],
+}
+
+setup(
+    name=PACKAGE,
+    version=MANIFEST.findtext('version'),
+    description='A small language model on the robot itself, as a ROS 2 node',
+    license='Apache-2.0',
+    packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
+        (f'share/{PACKAGE}', ['package.xml']),
+        (f'share/{PACKAGE}/launch', glob('launch/*.launch.py')),
+        (f'share/{PACKAGE}/config', glob('config/*.yaml')),
+    ],
+    python_requires='>=3.10',
+    install_requires=RUN_TIME,
+    extras_require=EXTRAS,
+    zip_safe=True,
+    entry_points={
+        'console_scripts': [
+            'tinyllama_node = tinyllama_ros.node:main',
+            'tinyllama-model = tinyllama_ros.cli:main',
+            'chat = tinyllama_ros.terminal:main',
+        ],
+    },
+)
