@@ -1,0 +1,53 @@
+# Everything from a fresh clone, with python3 (3.10 to 3.13) and nothing else active.
+# A sourced ROS 2 is used where there is one; else ROS 2 Jazzy comes as wheels into .venv.
+
+.SILENT:
+.PHONY: demo chat test lint clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+SOURCED := $(if $(ROS_DISTRO),$(shell $(PYTHON) -c 'import rclpy' 2>/dev/null && echo $(ROS_DISTRO)))
+# Names what the environment stands on, so that another Python or ROS makes a new one.
+STAMP := .venv/python$(VERSION)-$(or $(SOURCED),wheels)
+
+ifdef SOURCED
+VENV_OPTIONS := --system-site-packages
+# The messages of Humble and Jazzy are compiled for numpy 1.
+INSTALL := -e '.[workbench,test]' 'numpy<2'
+else
+INSTALL := -e '.[workbench,test,ros]'
+# A ROS 2 for another Python may be sourced; its modules must not shadow the wheels.
+unexport PYTHONPATH
+endif
+
+# What runs here does not talk to the robot next door, unless told to.
+ifeq ($(ROS_DISTRO),humble)
+export ROS_LOCALHOST_ONLY ?= 1
+else
+export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
+endif
+
+demo: $(STAMP)  ## one prompt, published by another process; prints the answer as it streams
+	$(BIN)/python tools/demo.py
+
+chat: $(STAMP)  ## a conversation in the terminal
+	$(BIN)/python tools/demo.py --chat
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+clean:  ## models stay in their cache folder
+	rm -rf .venv build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(STAMP): setup.py setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13) and \
+	    "$(PYTHON) is $(VERSION); this needs 3.10 to 3.13: make PYTHON=python3.12 ...")'
+	test -e $@ || { echo 'making .venv (some minutes the first time)'; \
+	    $(PYTHON) -m venv --clear $(VENV_OPTIONS) .venv; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(INSTALL)
+	touch $@
