@@ -1,0 +1,55 @@
+"""What the engine asks of whatever runs the static graph."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyllama_ros.errors import ConfigError
+from tinyllama_ros.model.artifact import Artifact
+
+BACKENDS = ('onnx',)
+
+
+class Backend(Protocol):
+    """
+    A static graph and its cache.
+
+    Slot i holds the key and the value of position i, always; so a backend keeps no state beyond
+    the rows themselves.
+    """
+
+    kv_length: int
+    """Slots of the cache."""
+    vocab_size: int
+    chunk_sizes: tuple[int, ...]
+    """Chunk lengths that it runs well, ascending; it takes any length up to the last."""
+
+    def forward(self, tokens: NDArray[np.int64], start: int, *, all_logits: bool = False
+                ) -> NDArray[np.float32]:
+        """
+        Write the rows of tokens [S] at slots start..start+S-1, attend to slots < start+S.
+
+        :return: logits [1, vocabulary] of the last token, or [S, vocabulary] with all_logits;
+            valid until the next call.
+        :raises BackendError: the graph could not be run.
+        """
+
+    def close(self) -> None:
+        """Free what the backend holds; once closed it may be closed again."""
+
+
+def open_backend(name: str, artifact: Artifact, *, threads: int = 0) -> Backend:
+    """
+    Return the backend of this name, loaded with an artifact.
+
+    :param threads: of the CPU backend; 0 means the physical cores that this process may use.
+    :raises ConfigError: the name is unknown, or threads is negative.
+    :raises BackendError: the graph could not be loaded.
+    """
+    if name not in BACKENDS:
+        raise ConfigError(f'backend {name!r} is unknown; known: {", ".join(BACKENDS)}')
+    if threads < 0:
+        raise ConfigError(f'threads is {threads}; it must be 0 (physical cores) or above')
+    from tinyllama_ros.engine.onnx import OnnxBackend
+    return OnnxBackend(artifact, threads=threads)

@@ -1,0 +1,131 @@
+"""From logits to the next token."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyllama_ros.errors import ConfigError
+
+Logits = NDArray[np.float32]
+Probabilities = NDArray[np.float32]
+Indices = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How the next token is drawn; every default leaves the model's distribution as it is."""
+
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the likeliest token (greedy)."""
+    top_k: int = 0
+    """Keep the k likeliest tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the likeliest tokens until they hold this probability; 1 keeps all."""
+    min_p: float = 0.0
+    """Keep tokens with at least this share of the likeliest one's probability; 0 keeps all."""
+    repetition_penalty: float = 1.0
+    """Divides positive logits of tokens that stand in the context, multiplies negative; 1 is off."""
+    seed: int = -1
+    """Of the random numbers, from 0 up; -1 takes a fresh one."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (('temperature', 0, 10), ('top_k', 0, math.inf), ('top_p', 0, 1),
+                                ('min_p', 0, 1), ('repetition_penalty', 1, 10),
+                                ('seed', -1, math.inf)):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f'{name} is {value}; it must be in {low}..{high}')
+
+
+class Sampler:
+    """Draws tokens by the options, each sampler from its own stream of random numbers."""
+
+    def __init__(self, options: SamplingOptions) -> None:
+        self._options = options
+        self._filters = _filters(options)
+        self._random = np.random.default_rng(None if options.seed < 0 else options.seed)
+
+    def draw(self, logits: Logits, context: Sequence[int]) -> int:
+        """
+        Return a token.
+
+        :param logits: (vocabulary,); left as they are.
+        :param context: tokens that the repetition penalty looks at.
+        """
+        options = self._options
+        if options.repetition_penalty != 1:
+            logits = penalize(logits, context, options.repetition_penalty)
+        if options.temperature == 0:
+            return int(logits.argmax())
+        probabilities = softmax(logits, options.temperature)
+        tokens = np.arange(len(probabilities))
+        for keep in self._filters:
+            kept = keep(probabilities)
+            tokens, probabilities = tokens[kept], probabilities[kept]
+        total = probabilities.cumsum(dtype=np.float64)
+        return int(tokens[np.searchsorted(total, self._random.random() * total[-1], 'right')])
+
+
+def _filters(options: SamplingOptions) -> list[Callable[[Probabilities], Indices]]:
+    """Return the filters that the options ask for, in the order in which they apply."""
+    filters: list[Callable[[Probabilities], Indices]] = []
+    if options.top_k:
+        filters.append(partial(keep_top_k, top_k=options.top_k))
+    if options.min_p:
+        filters.append(partial(keep_min_p, min_p=options.min_p))
+    if options.top_p < 1:
+        filters.append(partial(keep_top_p, top_p=options.top_p))
+    return filters
+
+
+def penalize(logits: Logits, context: Sequence[int], penalty: float) -> Logits:
+    """
+    Return logits in which every token of the context is less likely.
+
+    Source: CTRL, arXiv 1909.05858, section 4.1, with the sign heeded, as is usual.
+    """
+    seen = np.unique(np.asarray(context, np.int64))
+    penalized = logits.copy()
+    values = logits[seen]
+    penalized[seen] = np.where(values > 0, values / penalty, values * penalty)
+    return penalized
+
+
+def softmax(logits: Logits, temperature: float) -> Probabilities:
+    """Return probabilities (vocabulary,) that add up to 1."""
+    weights = np.exp((logits - logits.max()) / np.float32(temperature))
+    return np.asarray(weights / weights.sum(dtype=np.float64), np.float32)
+
+
+def keep_top_k(probabilities: Probabilities, top_k: int) -> Indices:
+    """Return the indices of the k largest probabilities."""
+    if top_k >= len(probabilities):
+        return np.arange(len(probabilities))
+    return np.argpartition(probabilities, -top_k)[-top_k:]
+
+
+def keep_min_p(probabilities: Probabilities, min_p: float) -> Indices:
+    """
+    Return the indices of probabilities that reach a share of the largest.
+
+    Source: arXiv 2407.01082, section 3.
+    """
+    return np.flatnonzero(probabilities >= min_p * probabilities.max())
+
+
+def keep_top_p(probabilities: Probabilities, top_p: float) -> Indices:
+    """
+    Return the indices of the fewest probabilities that together hold a share of their sum.
+
+    Source: nucleus sampling, arXiv 1904.09751, section 3.1.
+    """
+    total = probabilities.sum(dtype=np.float64)
+    # All that lie below this hold less than what may be left out, so they need no sorting
+    worth = np.flatnonzero(probabilities >= (1 - top_p) * total / len(probabilities))
+    order = worth[np.argsort(-probabilities[worth], kind='stable')]
+    held = probabilities[order].cumsum(dtype=np.float64)
+    return order[:int(np.searchsorted(held, top_p * total)) + 1]

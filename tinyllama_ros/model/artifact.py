@@ -1,0 +1,224 @@
+"""
+An artifact: a folder with one prepared model, and the manifest that vouches for it.
+
+::
+
+    manifest.json          architecture, kv_length, tokenizer, sha256 of every other file
+    decoder.onnx           the static graph
+    decoder.onnx.data      its weights, at page boundaries, so that they can be mapped
+    tokenizer.json | tokenizer.model
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tinyllama_ros.errors import ArtifactError, ModelError
+from tinyllama_ros.model.architecture import Architecture
+from tinyllama_ros.model.tokenizer_settings import TokenizerSettings
+
+FORMAT_VERSION = 1
+MANIFEST = 'manifest.json'
+GRAPH = 'decoder.onnx'
+WEIGHTS = 'decoder.onnx.data'
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What a file of the artifact must be."""
+
+    size: int
+    """bytes"""
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact says of itself."""
+
+    name: str
+    quantization: str
+    """``fp32`` or ``w8a8``."""
+    dialect: str
+    """``cpu``: what the ONNX Runtime backend runs."""
+    kv_length: int
+    """Slots of the cache."""
+    chunk_sizes: tuple[int, ...]
+    """Chunk lengths that the graph runs well, ascending."""
+    architecture: Architecture
+    tokenizer: TokenizerSettings
+    files: Mapping[str, FileRecord]
+
+    def __post_init__(self) -> None:
+        if self.kv_length < 2:
+            raise ModelError(f'kv_length is {self.kv_length}; a cache needs at least 2 slots')
+        if self.kv_length > self.architecture.context_length:
+            raise ModelError(f'kv_length is {self.kv_length}; {self.name} was trained on at most '
+                             f'{self.architecture.context_length} positions')
+
+    def to_json(self) -> str:
+        """Return the manifest as it stands in its file."""
+        return json.dumps({'format_version': FORMAT_VERSION} | asdict(self), indent=1,
+                          ensure_ascii=False) + '\n'
+
+    @classmethod
+    def from_json(cls, text: str) -> 'Manifest':
+        """
+        Return the manifest that a file holds.
+
+        :raises ArtifactError: the file is of another version, or a field is missing or wrong.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            version = fields.pop('format_version')
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ArtifactError(f'is no manifest ({error!r})') from error
+        if version != FORMAT_VERSION:
+            raise ArtifactError(f'has format version {version}; this program reads version '
+                                f'{FORMAT_VERSION}')
+        try:
+            return cls(**fields | {
+                'chunk_sizes': tuple(fields['chunk_sizes']),
+                'architecture': Architecture(**fields['architecture']),
+                'tokenizer': TokenizerSettings(**fields['tokenizer']),
+                'files': {name: FileRecord(**record) for name, record in fields['files'].items()},
+            })
+        except (KeyError, TypeError, AttributeError, ModelError) as error:
+            raise ArtifactError(f'has a missing or wrong field ({error})') from error
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder whose files are what its manifest says."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> 'Artifact':
+        """
+        Return the artifact in a folder, every file of it verified.
+
+        :raises ArtifactError: names the file that is missing, cut short or altered.
+        """
+        path = folder / MANIFEST
+        try:
+            manifest = Manifest.from_json(path.read_text(encoding='utf-8'))
+        except FileNotFoundError as error:
+            raise ArtifactError(f'{path} is missing; {folder} is no artifact: make one with '
+                                'tinyllama-model build') from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise ArtifactError(f'{path} cannot be read ({error})') from error
+        except ArtifactError as error:
+            raise ArtifactError(f'{path} {error}; build the artifact again') from error
+        for name, record in manifest.files.items():
+            _verify(folder, name, record)
+        return cls(folder, manifest)
+
+    @property
+    def graph(self) -> Path:
+        """Path of the static graph."""
+        return self.folder / GRAPH
+
+    @property
+    def tokenizer(self) -> Path:
+        """Path of the tokenizer's file."""
+        return self.folder / self.manifest.tokenizer.file_name
+
+
+def _verify(folder: Path, name: str, record: FileRecord) -> None:
+    path = folder / name
+    if path.parent != folder:
+        raise ArtifactError(f'{folder / MANIFEST} names {name!r}, which lies outside its folder')
+    try:
+        found = _record(path)
+    except OSError as error:
+        raise ArtifactError(f'{path} is missing or cannot be read ({error.strerror}); build the '
+                            'artifact again') from error
+    if found.size != record.size:
+        raise ArtifactError(f'{path} has {found.size} bytes, its manifest says {record.size}; it '
+                            'was cut short or altered: build the artifact again')
+    if found.sha256 != record.sha256:
+        raise ArtifactError(f'{path} was altered: its sha256 is {found.sha256}, its manifest says '
+                            f'{record.sha256}; build the artifact again')
+
+
+def _record(path: Path) -> FileRecord:
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(1 << 20))
+    with path.open('rb', buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+    return FileRecord(path.stat().st_size, digest.hexdigest())
+
+
+@contextmanager
+def new_artifact(folder: Path, manifest: Manifest) -> Iterator[Path]:
+    """
+    Give a folder to write an artifact's files into; it becomes the artifact when all went well.
+
+    The finished folder appears under its name in one step, so a build that fails or is killed
+    leaves what was there before. Left-overs of a killed build are cleared by the next.
+
+    :param manifest: its files are recorded here, from what was written.
+    :raises ArtifactError: another build of this artifact is under way; no space; no permission.
+    """
+    folder = folder.absolute()
+    partial = folder.with_name(f'.{folder.name}.partial')
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.with_name(f'.{folder.name}.lock')):
+            try:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                yield partial
+                files = {path.name: _record(path) for path in sorted(partial.iterdir())}
+                text = replace(manifest, files=files).to_json()
+                (partial / MANIFEST).write_text(text, encoding='utf-8')
+                _put_in_place(partial, folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise ArtifactError(_explain(error, folder)) from error
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open('w', encoding='utf-8') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ArtifactError(f'another build holds {path}; wait for it to end') from error
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _put_in_place(partial: Path, folder: Path) -> None:
+    for path in partial.iterdir():
+        with path.open('rb') as file:
+            os.fsync(file.fileno())
+    replaced = folder.with_name(f'.{folder.name}.replaced')
+    shutil.rmtree(replaced, ignore_errors=True)
+    if folder.exists():
+        folder.rename(replaced)
+    partial.rename(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _explain(error: OSError, folder: Path) -> str:
+    if error.errno == errno.ENOSPC:
+        return f'no space left for {folder}; free some, or choose another folder'
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return (f'no permission to write {error.filename or folder}; choose another folder, for '
+                'example with TINYLLAMA_ROS_CACHE')
+    return f'{folder} could not be written: {error}'

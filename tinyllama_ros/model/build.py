@@ -1,0 +1,44 @@
+"""From a checkpoint to an artifact."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tqdm import tqdm
+
+from tinyllama_ros.errors import ArtifactError, ConfigError
+from tinyllama_ros.model.artifact import Manifest, new_artifact
+from tinyllama_ros.model.checkpoint import Checkpoint
+from tinyllama_ros.model.cpu_graph import write_cpu_graph
+from tinyllama_ros.model.linear import FloatLinear, Int8Linear, Linear
+
+QUANTIZATIONS: Mapping[str, type[Linear]] = {'fp32': FloatLinear, 'w8a8': Int8Linear}
+CHUNK_SIZES = (1, 16, 64)
+"""One token when decoding; 64 when reading, after which a kernel gains little and a cancel waits."""
+
+
+def build(checkpoint: Checkpoint, folder: Path, *, name: str, quantization: str, kv_length: int,
+          progress: bool = False) -> None:
+    """
+    Write the artifact of a checkpoint for the CPU; weights pass through memory one at a time.
+
+    :param kv_length: slots of the cache.
+    :param progress: show a bar on stderr.
+    :raises ConfigError: the quantization is unknown.
+    :raises ModelError: the checkpoint cannot be read or built.
+    :raises ArtifactError: the folder cannot be written, or holds something else.
+    """
+    if quantization not in QUANTIZATIONS:
+        raise ConfigError(f'quantization {quantization!r} is unknown; known: '
+                          f'{", ".join(QUANTIZATIONS)}')
+    tokenizer = checkpoint.tokenizer
+    manifest = Manifest(name=name, quantization=quantization, dialect='cpu', kv_length=kv_length,
+                        chunk_sizes=CHUNK_SIZES, architecture=checkpoint.architecture,
+                        tokenizer=tokenizer.settings, files={})
+    if folder.exists() and any(folder.iterdir()) and not (folder / 'manifest.json').exists():
+        raise ArtifactError(f'{folder} holds something that is no artifact; choose another folder')
+    with new_artifact(folder, manifest) as partial:
+        (partial / tokenizer.settings.file_name).write_bytes(tokenizer.content)
+        parts = write_cpu_graph(checkpoint, QUANTIZATIONS[quantization], kv_length, partial)
+        for _ in tqdm(parts, desc=f'{name} {quantization}', unit='part', disable=not progress,
+                      total=checkpoint.architecture.layers + 2):
+            pass

@@ -1,0 +1,78 @@
+"""An ONNX graph that is written as it grows: nodes in memory, weights straight to their file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+PAGE = 4096
+"""Weights start at page boundaries (bytes), so that a runtime can map them."""
+MICROSOFT = 'com.microsoft'
+
+
+class GraphWriter:
+    """
+    Collects the nodes of one graph; every name is a path and is made once.
+
+    A node called ``layer.0/attention/o`` has the output ``layer.0/attention/o``, further ones with
+    their number behind a colon.
+    """
+
+    def __init__(self, weights: BinaryIO, weights_name: str) -> None:
+        self._weights = weights
+        self._weights_name = weights_name
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: dict[str, TensorProto] = {}
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+
+    def input(self, name: str, dtype: int, shape: Sequence[int | str]) -> str:
+        """Declare an input of the graph and return its name."""
+        self._inputs.append(helper.make_tensor_value_info(name, dtype, shape))
+        return name
+
+    def output(self, name: str, dtype: int, shape: Sequence[int | str]) -> None:
+        """Declare the tensor of this name to be an output of the graph."""
+        self._outputs.append(helper.make_tensor_value_info(name, dtype, shape))
+
+    def weight(self, name: str, array: NDArray[Any]) -> str:
+        """Write an array to the weights' file and return its name."""
+        self._weights.write(bytes(-self._weights.tell() % PAGE))
+        tensor = TensorProto(name=name, dims=array.shape,
+                             data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+                             data_location=TensorProto.EXTERNAL)
+        for key, value in (('location', self._weights_name), ('offset', self._weights.tell()),
+                           ('length', array.nbytes)):
+            tensor.external_data.add(key=key, value=str(value))
+        self._weights.write(np.ascontiguousarray(array).data)
+        return self._add(name, tensor)
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        """Keep a small array inside the graph and return its name."""
+        return self._add(name, numpy_helper.from_array(value, name))
+
+    def node(self, op: str, name: str, inputs: Sequence[str], *, outputs: Sequence[str] = (),
+             domain: str = '', **attributes: Any) -> str:
+        """Add a node with one output, called as the node, or with the outputs named."""
+        self._nodes.append(helper.make_node(op, inputs, outputs or [name], name=name,
+                                            domain=domain, **attributes))
+        return name
+
+    def save(self, path: Path, name: str, opsets: dict[str, int]) -> None:
+        """Write the graph, checked by ONNX's own checker as far as it knows the operators."""
+        graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs,
+                                  list(self._initializers.values()))
+        model = helper.make_model(
+            graph, producer_name='tinyllama_ros', ir_version=8,
+            opset_imports=[helper.make_opsetid(domain, version)
+                           for domain, version in opsets.items()])
+        path.write_bytes(model.SerializeToString())
+
+    def _add(self, name: str, tensor: TensorProto) -> str:
+        assert name not in self._initializers, f'{name} is made twice'
+        self._initializers[name] = tensor
+        return name

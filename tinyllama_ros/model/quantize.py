@@ -1,0 +1,35 @@
+"""Weights as symmetric int8, one scale per output channel."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyllama_ros.errors import ModelError
+
+QMAX = 127
+"""Largest magnitude; -128 stays unused, so that the grid is symmetric."""
+ROWS_AT_ONCE = 4096
+"""Rows that are quantised together: bounds the float temporaries of a wide head."""
+
+
+def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """
+    Return a weight as symmetric int8 with one scale per output channel.
+
+    :param weight: (out, in); left as it is.
+    :return: q (out, in) in -127..127, scale (out,); weight is close to q * scale[:, None].
+    :raises ModelError: names the first channel that is not finite.
+
+    Source: SmoothQuant, arXiv 2211.10438, section 2.
+    """
+    quantized = np.empty(weight.shape, np.int8)
+    scale = np.empty(weight.shape[0], np.float32)
+    for start in range(0, weight.shape[0], ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        scale[rows] = np.abs(weight[rows]).max(axis=1) / np.float32(QMAX)
+        if not np.isfinite(scale[rows]).all():
+            channel = start + int(np.argmin(np.isfinite(scale[rows])))
+            raise ModelError(f'output channel {channel} of a weight {weight.shape} is not finite; '
+                             'the checkpoint is damaged, fetch it again')
+        divisor = np.where(scale[rows] > 0, scale[rows], np.float32(1))
+        quantized[rows] = np.rint(weight[rows] / divisor[:, None])
+    return quantized, scale
