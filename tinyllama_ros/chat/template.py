@@ -1,0 +1,207 @@
+"""
+A conversation as token ids, written with the model's own chat template.
+
+What was said is data: it never becomes a control token or a role marker, whatever it spells.
+Before the template sees a content, an invisible *seam* (a private-use character that occurs
+nowhere else) is put around it and after each of its characters that a marker could begin with.
+In the rendered text, then,
+
+- a control token without a seam is structure, and only that becomes one token;
+- a marker with a seam inside has at least one character from data: it is spelled, one character
+  per token, which the model never saw as structure;
+- all else, structure and data together, is encoded without its seams as one text, so that tokens
+  that span both are those the model was trained with.
+
+So it does not matter how a marker came to be: said outright, in halves that the template joins,
+with a part of the structure, or by a filter that deletes characters or changes their case. The
+price: a template that searches contents for a tag of its own finds none that begins like a marker.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+import json
+import re
+from typing import Any, NoReturn
+
+from jinja2 import Template, TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from tinyllama_ros.chat.tokenizer import Tokenizer
+from tinyllama_ros.errors import ModelError, PromptError
+from tinyllama_ros.model.tokenizer_settings import TokenizerSettings
+
+ROLES = ('system', 'user', 'assistant')
+ROLE_MARKER = re.compile(r"""
+      <[|｜][^<>|｜\s'"]+[|｜]>              # <|user|>
+    | <</?\w+>> | </?\w+>                    # <<SYS>>  <s>  <start_of_turn>
+    | \[/?[A-Z_]+\]                          # [INST]
+    | \#{2,}\ ?[A-Z]\w*(?:\ \w+)*:?          # ### Instruction:
+    | \b(?i:system|user|human|assistant|bot):
+    """, re.VERBOSE)
+"""What separates the speakers in a template. No two of these forms overlap or nest."""
+NOTHING = '(?!)'
+"""A pattern that matches nowhere."""
+SEAMS = range(0xF0000, 0x10FFFE)
+"""Private use: no character of any script."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one speaker said."""
+
+    role: str
+    content: str
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise PromptError(f'role {self.role!r} is unknown; known: {", ".join(ROLES)}')
+        try:
+            self.content.encode()
+        except UnicodeEncodeError as error:
+            raise PromptError(f'character {error.start} of a {self.role} message is half of a '
+                              'surrogate pair, no text; send whole UTF-8') from error
+
+
+class ChatTemplate:
+    """The form in which a model was taught to read conversations."""
+
+    def __init__(self, settings: TokenizerSettings, tokenizer: Tokenizer) -> None:
+        """
+        Learn the markers of the settings' template.
+
+        :raises ModelError: the template is missing or is no Jinja.
+        """
+        self._settings = settings
+        self._tokenizer = tokenizer
+        self._template = _compile(settings.chat_template)
+        # One character cannot be told from text, so such a token never structures anything.
+        self._control = {text: token for text, token in settings.control_tokens.items()
+                         if len(text) > 1}
+        self._control_pattern = re.compile(f'({_any_of(self._control)})')
+        self._markers = set(self._control).union(self._role_markers())
+        self._initials = {initial for marker in self._markers for case in (str.lower, str.upper)
+                          for initial in case(marker[0])}
+
+    def render(self, messages: Sequence[Message], *, answer: bool = True) -> str:
+        """
+        Return the conversation as the model's authors write it, for people to read.
+
+        :param answer: whether it ends where the model's answer begins.
+        :raises PromptError: the template refuses the conversation, in its own words.
+        :raises ModelError: the template itself is at fault.
+        """
+        text = self._render([asdict(message) for message in messages], answer)
+        return self._begin(text)
+
+    def encode(self, messages: Sequence[Message], *, answer: bool = True) -> list[int]:
+        """Return the tokens of the conversation; as `render`, with all contents as plain text."""
+        seam = self._unused_character(messages)
+        seamed = [{'role': message.role, 'content': self._seam(message.content, seam)}
+                  for message in messages]
+        return self._encode(self._begin(self._render(seamed, answer)), seam)
+
+    def encode_structure(self, text: str) -> list[int]:
+        """Return the tokens of a text that is trusted: what spells a control token is one."""
+        return self._encode(text, chr(SEAMS[-1]))
+
+    def _render(self, messages: list[dict[str, str]], answer: bool) -> str:
+        try:
+            return self._template.render(
+                messages=messages, add_generation_prompt=answer, tools=None, documents=None,
+                bos_token=self._settings.bos_token, eos_token=self._settings.eos_token)
+        except PromptError:
+            raise
+        except Exception as error:  # a template is foreign code
+            raise ModelError(f'the chat template of the model fails: {error}; '
+                             'use one that suits the conversation') from error
+
+    def _begin(self, text: str) -> str:
+        """Return a rendered text with the begin token in front, where the model wants one."""
+        bos = self._settings.bos_token if self._settings.add_bos else ''
+        return text if text.startswith(bos) else bos + text
+
+    def _seam(self, content: str, seam: str) -> str:
+        """Return a content with its seams; outer blanks stay outside, for the template to trim."""
+        core = content.strip()
+        if not core:
+            return content
+        before, _, after = content.partition(core)
+        core = core.translate({ord(initial): initial + seam for initial in self._initials})
+        return before + seam + core + seam + after
+
+    def _encode(self, text: str, seam: str) -> list[int]:
+        tokens: list[int] = []
+        for part in self._control_pattern.split(text):
+            if part in self._control:
+                tokens.append(self._control[part])
+            else:
+                tokens += self._encode_between_controls(part, seam)
+        return tokens
+
+    def _encode_between_controls(self, text: str, seam: str) -> list[int]:
+        tokens: list[int] = []
+        start = 0
+        for match in re.finditer(_any_of(self._markers, gap=f'{seam}*'), text):
+            if seam in match[0]:
+                tokens += self._encode_plain(text[start:match.start()], seam, not tokens)
+                tokens += self._tokenizer.spell(match[0].replace(seam, ''))
+                start = match.end()
+        return tokens + self._encode_plain(text[start:], seam, not tokens)
+
+    def _encode_plain(self, text: str, seam: str, at_start: bool) -> list[int]:
+        return self._tokenizer.encode(text.replace(seam, ''), at_start=at_start)
+
+    def _role_markers(self) -> set[str]:
+        """Return what separates speakers: in the template, and in what it puts together."""
+        source = self._settings.chat_template
+        return set(ROLE_MARKER.findall('\n'.join([source, *self._examples()])))
+
+    def _examples(self) -> Iterator[str]:
+        """Yield a conversation with and one without a system prompt, as far as they are taken."""
+        for roles in (ROLES, ROLES[1:]):
+            try:
+                yield self.render([Message(role, '.') for role in roles])
+            except (ModelError, PromptError):
+                continue
+
+    def _unused_character(self, messages: Iterable[Message]) -> str:
+        used = {self._settings.chat_template, *(message.content for message in messages)}
+        for seam in map(chr, SEAMS):
+            if not any(seam in text for text in used):
+                return seam
+        raise PromptError('the conversation holds every private-use character there is')
+
+
+def _compile(source: str) -> Template:
+    if not source.strip():
+        raise ModelError('the model has no chat template; use one that was tuned for conversation')
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
+                                                extensions=[loopcontrols])
+    environment.filters['tojson'] = _to_json
+    environment.globals |= {'raise_exception': _raise_exception, 'strftime_now': _strftime_now}
+    try:
+        return environment.from_string(source)
+    except TemplateError as error:
+        raise ModelError(f'the chat template of the model is no Jinja: {error}') from error
+
+
+def _any_of(texts: Iterable[str], gap: str = '') -> str:
+    """Return a pattern for the longest of some texts; `gap` may stand between its characters."""
+    longest_first = sorted(texts, key=lambda text: (-len(text), text))
+    return '|'.join(gap.join(map(re.escape, text)) for text in longest_first) or NOTHING
+
+
+def _raise_exception(message: str) -> NoReturn:
+    said = ''.join(character for character in message if ord(character) not in SEAMS)
+    raise PromptError(f'the model does not take this conversation: {said}')
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.now().strftime(form)
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    """Return JSON as Hugging Face's templates expect it: not escaped for HTML as Jinja's own."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)

@@ -1,0 +1,195 @@
+"""
+Text to token ids and back, for both kinds of vocabulary.
+
+Text is always plain here: whatever it spells, it never becomes a control token. Placing those is
+the chat template's business.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Protocol, TYPE_CHECKING
+
+from tinyllama_ros.errors import ArtifactError, ConfigError
+from tinyllama_ros.model.tokenizer_settings import TokenizerSettings
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+    from tokenizers import Tokenizer as BpeModel
+
+SPACE = '\u2581'
+"""What SentencePiece writes for a space."""
+NO_DUMMY_PREFIX = b'\x1a\x02\x18\x00'
+"""``normalizer_spec {add_dummy_prefix: false}`` of sentencepiece_model.proto: protobuf messages
+that stand one after the other are merged, and the last value of a field wins."""
+
+
+class Tokenizer(Protocol):
+    """What the chat asks of a vocabulary."""
+
+    vocab_size: int
+    starts_with_space: bool
+    """Whether the first token of a text carries a space that the text does not have."""
+
+    def encode(self, text: str, *, at_start: bool = True) -> list[int]:
+        """
+        Return the ids of a text, never that of a control token.
+
+        :param at_start: whether the text follows a control token, or nothing; False where a text
+            was cut in the middle. Only SentencePiece cares: its first token gets a space in front.
+        """
+        ...
+
+    def spell(self, text: str) -> list[int]:
+        """
+        Return a text with one character, or one of its UTF-8 bytes, per token.
+
+        A byte that the vocabulary lacks is left out, as `encode` leaves it out.
+        """
+        ...
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return what a token stands for: b'' for a control token and for an id without token."""
+        ...
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Return the text of tokens, with U+FFFD for what is not UTF-8."""
+        return b''.join(map(self.token_bytes, tokens)).decode('utf-8', 'replace')
+
+
+def load_tokenizer(path: Path, settings: TokenizerSettings) -> Tokenizer:
+    """
+    Return the tokenizer in a file of the kind that the settings name.
+
+    :raises ConfigError: the library for this kind is not installed.
+    :raises ArtifactError: the file cannot be read, or is not the one that the settings describe.
+    """
+    kinds: Mapping[str, type[BpeTokenizer] | type[SentencePieceTokenizer]] = {
+        'bpe': BpeTokenizer, 'sentencepiece': SentencePieceTokenizer}
+    try:
+        tokenizer = kinds[settings.kind](path.read_bytes(), settings.control_tokens)
+    except ConfigError:
+        raise
+    except Exception as error:  # the libraries raise whatever they like, also plain Exception
+        raise ArtifactError(f'{path} cannot be read as a {settings.kind} tokenizer: {error}; '
+                            'build the artifact again') from error
+    for text, token in settings.control_tokens.items():
+        found = tokenizer.token_text(token)  # None: added to the model beyond its vocabulary
+        if found not in (text, None):
+            raise ArtifactError(f'{path} has {found!r} as token {token}, the model {text!r}; '
+                                'build the artifact again')
+    return tokenizer
+
+
+class BpeTokenizer(Tokenizer):
+    """A byte-level BPE vocabulary, in a tokenizer.json of the tokenizers library."""
+
+    starts_with_space = False
+
+    def __init__(self, data: bytes, control_tokens: Mapping[str, int]) -> None:
+        self._model = _bpe_model(data)
+        self._control = frozenset(control_tokens.values())
+        self.vocab_size = max(self._model.get_vocab_size(), *(i + 1 for i in self._control))
+
+    def encode(self, text: str, *, at_start: bool = True) -> list[int]:
+        encoding = self._model.encode(text, add_special_tokens=False)
+        if self._control.isdisjoint(encoding.ids):
+            return encoding.ids
+        spans = zip(encoding.ids, encoding.offsets, strict=True)
+        return [piece for token, (start, end) in spans
+                for piece in (self.spell(text[start:end]) if token in self._control else [token])]
+
+    def spell(self, text: str) -> list[int]:
+        tokens = (self._model.token_to_id(BYTE_TO_CHARACTER[byte]) for byte in text.encode())
+        return [token for token in tokens if token is not None]
+
+    def token_bytes(self, token: int) -> bytes:
+        text = None if token in self._control else self.token_text(token)
+        # An added token stands as it is, so it may hold a character that stands for no byte.
+        return b''.join(CHARACTER_TO_BYTE.get(character) or character.encode()
+                        for character in text or '')
+
+    def token_text(self, token: int) -> str | None:
+        """Return a token as the vocabulary writes it; None where it has no such id."""
+        return self._model.id_to_token(token)
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece vocabulary with byte fallback, in a tokenizer.model."""
+
+    def __init__(self, data: bytes, control_tokens: Mapping[str, int]) -> None:
+        self._at_start = _sentencepiece_model(data)
+        self._in_the_middle = _sentencepiece_model(data + NO_DUMMY_PREFIX)
+        self._control = {token: text for text, token in control_tokens.items()}
+        self._pieces = self._at_start.get_piece_size()
+        self.vocab_size = max(self._pieces, *(i + 1 for i in self._control))
+        self.starts_with_space = self._at_start.encode('a') != self._in_the_middle.encode('a')
+
+    def encode(self, text: str, *, at_start: bool = True) -> list[int]:
+        model = self._at_start if at_start else self._in_the_middle
+        # A control token of the model may be an ordinary "user defined" piece of its vocabulary.
+        return [piece for token in model.encode(text)
+                for piece in (self.spell(self._control[token]) if token in self._control
+                              else [token])]
+
+    def spell(self, text: str) -> list[int]:
+        return [token for character in text.replace(' ', SPACE)
+                for token in self._spell_character(character)]
+
+    def _spell_character(self, character: str) -> list[int]:
+        model = self._in_the_middle
+        token = model.piece_to_id(character)
+        if not model.is_unknown(token):
+            return [token]
+        tokens = [model.piece_to_id(f'<0x{byte:02X}>') for byte in character.encode()]
+        return [token for token in tokens if not model.is_unknown(token)]
+
+    def token_bytes(self, token: int) -> bytes:
+        piece = None if token in self._control else self.token_text(token)
+        if piece is None or self._at_start.is_control(token) or self._at_start.is_unknown(token):
+            return b''
+        if self._at_start.is_byte(token):
+            return bytes.fromhex(piece[3:5])  # <0xNN>
+        return piece.replace(SPACE, ' ').encode()
+
+    def token_text(self, token: int) -> str | None:
+        """Return a token as the vocabulary writes it; None where it has no such id."""
+        return self._at_start.id_to_piece(token) if 0 <= token < self._pieces else None
+
+
+def _bpe_model(data: bytes) -> 'BpeModel':
+    try:
+        from tokenizers import Tokenizer as BpeModel
+    except ImportError as error:
+        raise ConfigError('this model has a byte-level BPE vocabulary, which needs the package '
+                          'tokenizers: pip install tokenizers') from error
+    return BpeModel.from_str(data.decode())
+
+
+def _sentencepiece_model(data: bytes) -> 'SentencePieceProcessor':
+    try:
+        from sentencepiece import SentencePieceProcessor
+    except ImportError as error:
+        raise ConfigError('this model has a SentencePiece vocabulary, which needs the package '
+                          'sentencepiece: pip install sentencepiece') from error
+    if not data.removesuffix(NO_DUMMY_PREFIX):
+        raise ValueError('it is empty')  # the library takes b'' for "no model given"
+    return SentencePieceProcessor(model_proto=data)
+
+
+def _byte_characters() -> dict[int, str]:
+    """
+    Return the character that byte-level BPE writes for each byte.
+
+    Printable Latin-1 stands for itself, the other bytes for U+0100 and up in their order.
+    Source: bytes_to_unicode in encoder.py of GPT-2,
+    https://github.com/openai/gpt-2/blob/9b63575ef42771a015060c964af2c3da4cf7c8ab/src/encoder.py
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return ({byte: chr(byte) for byte in printable}
+            | {byte: chr(0x100 + place) for place, byte in enumerate(others)})
+
+
+BYTE_TO_CHARACTER: Mapping[int, str] = _byte_characters()
+CHARACTER_TO_BYTE: Mapping[str, bytes] = {
+    character: bytes([byte]) for byte, character in BYTE_TO_CHARACTER.items()}
