@@ -1,0 +1,226 @@
+import io
+import os
+import signal
+from threading import Event as Flag, Thread
+
+from hypothesis import given, strategies
+import pytest
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from tinyllama_ros import terminal
+from tinyllama_ros.terminal import AnswerText, EVENTS, LATCHED, Link, NodeError
+
+PIECES = strategies.lists(strategies.text(min_size=1, max_size=4), min_size=1, max_size=8)
+
+
+class FakeNode:
+    """Speaks the node's topics; `answers` says what each prompt brings."""
+
+    def __init__(self, context, name='/fake', state='idle'):
+        self.node = rclpy.create_node(name[1:], context=context)
+        self.answers = {}
+        self.prompts = []
+        self.calls = []
+        self.cancelled = Flag()
+        self.heard = Flag()
+        self.publishers = {
+            kind: self.node.create_publisher(String, f'{name}/{kind}',
+                                             LATCHED if kind == 'state' else EVENTS)
+            for kind in ('token', 'response', 'cache_reset', 'error', 'state')}
+        self.node.create_subscription(String, f'{name}/prompt', self.on_prompt, EVENTS)
+        for service in ('reset', 'cancel'):
+            self.node.create_service(Trigger, f'{name}/{service}',
+                                     lambda _, reply, name=service: self.on_call(name, reply))
+        self.say('state', state)
+
+    def say(self, kind, text):
+        self.publishers[kind].publish(String(data=text))
+
+    def on_prompt(self, message):
+        self.prompts.append(message.data)
+        self.heard.set()
+        for kind, text in self.answers[message.data]:
+            self.say(kind, text)
+
+    def on_call(self, service, reply):
+        self.calls.append(service)
+        if service == 'cancel':
+            self.say('response', 'One')
+        reply.success, reply.message = True, f'{service} done'
+        return reply
+
+
+@pytest.fixture
+def context():
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    yield context
+    context.try_shutdown()
+
+
+@pytest.fixture
+def make_fake(context):
+    executor = SingleThreadedExecutor(context=context)
+    thread = Thread(target=executor.spin, daemon=True)
+    nodes = []
+
+    def make(**options):
+        fake = FakeNode(context, **options)
+        nodes.append(fake.node)
+        executor.add_node(fake.node)
+        if not thread.is_alive():
+            thread.start()
+        return fake
+
+    yield make
+    executor.shutdown()
+    if thread.is_alive():
+        thread.join()
+    for node in nodes:
+        node.destroy_node()
+
+
+@pytest.fixture
+def fake(make_fake):
+    fake = make_fake()
+    fake.answers = {
+        'Hi': [('token', 'Hel'), ('token', 'lo.'), ('response', 'Hello.')],
+        'Bye': [('response', 'Good bye.'), ('token', 'Good'), ('token', ' bye.')],
+        'full': [('token', 'a'), ('cache_reset', 'full'), ('token', 'b'), ('response', 'ab')],
+        'bad': [('error', 'the prompt is blank; say something')],
+        'broken': [('state', 'answering'), ('token', 'x'), ('error', 'out of memory'),
+                   ('response', 'x'), ('state', 'idle')],
+        'count': [('state', 'answering'), ('token', 'One')],
+    }
+    return fake
+
+
+def chat(*arguments):
+    return terminal.main(['--node', '/fake', '--wait', '10', *arguments])
+
+
+def pipe(monkeypatch, text):
+    monkeypatch.setattr('sys.stdin', io.StringIO(text))
+
+
+@given(PIECES, strategies.data())
+def test_answer_is_whole_wherever_the_response_overtakes_tokens(pieces, data):
+    on_time = data.draw(strategies.integers(0, len(pieces)))
+    answer = AnswerText()
+    shown = [answer.token(piece) for piece in pieces[:on_time]]
+    shown.append(answer.response(''.join(pieces)))
+    late = [answer.token(piece) for piece in pieces[on_time:]]
+    assert ''.join(shown) == ''.join(pieces)
+    assert set(late) <= {''}
+
+
+@given(PIECES, PIECES)
+def test_late_tokens_do_not_leak_into_the_next_answer(first, second):
+    answer = AnswerText()
+    answer.response(''.join(first))
+    shown = [answer.token(piece) for piece in first + second]
+    assert ''.join(shown) + answer.response(''.join(second)) == ''.join(second)
+
+
+def test_answer_joined_midway_is_not_repeated():
+    answer = AnswerText()
+    assert answer.token('world') == 'world'
+    assert answer.response('Hello world') == ''
+    assert answer.token('Next') == 'Next'
+
+
+@pytest.mark.parametrize(('prompt', 'answer', 'notes'), [
+    ('Hi', 'Hello.\n', ''),
+    ('Bye', 'Good bye.\n', ''),
+    ('full', 'ab\n', '[the memory was cleared: full]\n'),
+], ids=['in order', 'response first', 'reset inside'])
+def test_once_prints_the_answer_alone_on_stdout(fake, capsys, prompt, answer, notes):
+    assert chat('--once', prompt) == 0
+    assert fake.prompts == [prompt]
+    assert capsys.readouterr() == (answer, notes)
+
+
+@pytest.mark.parametrize(('prompt', 'answer', 'error'), [
+    ('bad', '', '[error: the prompt is blank; say something]\n'),
+    ('broken', 'x\n', '[error: out of memory]\n'),
+])
+def test_failed_prompt_is_an_error_and_a_status(fake, capsys, prompt, answer, error):
+    assert chat('--once', prompt) == 1
+    assert capsys.readouterr() == (answer, error)
+
+
+def test_piped_lines_are_prompts_in_order(fake, capsys, monkeypatch):
+    pipe(monkeypatch, 'Hi\n\n  Bye \n/quit\nHi\n')
+    assert chat() == 0
+    assert fake.prompts == ['Hi', 'Bye']
+    assert capsys.readouterr().out == ('> Hi\nHello.\n> \n>   Bye\nGood bye.\n> /quit\n')
+
+
+def test_refused_prompt_does_not_shift_the_answers(fake, capsys, monkeypatch):
+    pipe(monkeypatch, 'broken\nbad\nHi\n')
+    assert chat() == 0
+    assert capsys.readouterr().out == '> broken\nx\n> bad\n> Hi\nHello.\n'
+
+
+def test_reset_calls_the_service_and_shows_its_word(fake, capsys, monkeypatch):
+    pipe(monkeypatch, '/reset\n')
+    assert chat() == 0
+    assert fake.calls == ['reset']
+    assert capsys.readouterr().err == '[reset done]\n'
+
+
+def test_interrupt_stops_the_answer_not_the_conversation(fake, capsys, monkeypatch):
+    pipe(monkeypatch, 'count\n')
+
+    def press() -> None:
+        fake.heard.wait(10)
+        os.kill(os.getpid(), signal.SIGINT)
+        fake.say('state', 'idle')
+
+    Thread(target=press, daemon=True).start()
+    assert chat() == 0
+    assert fake.calls == ['cancel']
+    assert capsys.readouterr().out == '> count\nOne\n'
+
+
+def test_no_node_says_what_to_start(capsys):
+    assert terminal.main(['--node', '/nobody', '--wait', '0.2']) == 1
+    assert 'no node answers on /nobody/state within 0.2 s; start it' in capsys.readouterr().err
+
+
+def test_loading_node_is_not_mistaken_for_none(make_fake, context):
+    make_fake(state='loading')
+    link = Link('/fake', context)
+    with pytest.raises(NodeError, match='/fake is still loading after 1 s; wait longer'):
+        link.wait_until_idle(1)
+    link.close()
+
+
+def test_failed_node_is_reported_at_once(make_fake, context):
+    make_fake(state='error')
+    link = Link('/fake', context)
+    with pytest.raises(NodeError, match='/fake is in state error'):
+        link.wait_until_idle(10)
+    link.close()
+
+
+def test_silent_node_is_noticed(fake, context, monkeypatch):
+    monkeypatch.setattr(terminal, 'REPLY_S', 0.3)
+    fake.answers['deaf'] = []
+    link = Link('/fake', context)
+    with pytest.raises(NodeError, match='/fake is idle and did not take the prompt'):
+        terminal.Conversation(link, io.StringIO(), io.StringIO()).ask('deaf')
+    link.close()
+
+
+def test_node_that_dies_in_its_answer_is_noticed(fake, context):
+    fake.answers['die'] = [('state', 'answering'), ('token', 'x')]
+    Thread(target=lambda: fake.heard.wait(10) and fake.node.destroy_node(), daemon=True).start()
+    link = Link('/fake', context)
+    link.wait_until_idle(10)
+    with pytest.raises(NodeError, match='/fake went away before it answered'):
+        terminal.Conversation(link, io.StringIO(), io.StringIO()).ask('die')
+    link.close()
