@@ -114,7 +114,7 @@ class ChatTemplate:
         except PromptError:
             raise
         except Exception as error:  # a template is foreign code
-            raise ModelError(f'the chat template of the model fails: {error}; '
+            raise ModelError(f'the chat template of the model fails: {str(error).rstrip(".")}; '
                              'use one that suits the conversation') from error
 
     def _begin(self, text: str) -> str:
