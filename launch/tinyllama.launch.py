@@ -1,0 +1,42 @@
+"""Start the language model's node, which configures and activates itself unless told not to."""
+
+from ament_index_python.packages import get_package_share_path
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode
+
+CONFIG = get_package_share_path('tinyllama_ros') / 'config' / 'tinyllama.yaml'
+LEVELS = ['debug', 'info', 'warn', 'error', 'fatal']
+FROM_FILE = '; empty: as params_file says'
+
+
+def start_node(context: LaunchContext) -> list[LifecycleNode]:
+    """Return the node; arguments that were given win over the parameter file."""
+    def value(name: str) -> str:
+        return LaunchConfiguration(name).perform(context)
+
+    given = {name: value(name) for name in ('model', 'backend') if value(name)}
+    if value('autostart'):
+        given['autostart'] = value('autostart') == 'true'
+    return [LifecycleNode(
+        package='tinyllama_ros', executable='tinyllama_node', output='screen',
+        name=value('name'), namespace=value('namespace'),
+        parameters=[value('params_file'), given],
+        ros_arguments=['--log-level', value('log_level')])]
+
+
+def generate_launch_description() -> LaunchDescription:
+    def argument(name: str, default: str, description: str, **more: list[str]):
+        return DeclareLaunchArgument(name, default_value=default, description=description, **more)
+
+    return LaunchDescription([
+        argument('model', '', 'artifact folder, or name of a model built here' + FROM_FILE),
+        argument('backend', '', 'what runs the model' + FROM_FILE, choices=['', 'onnx', 'acl']),
+        argument('autostart', '', 'configure and activate by itself' + FROM_FILE,
+                 choices=['', 'true', 'false']),
+        argument('namespace', '', "namespace of the node, such as a robot's name"),
+        argument('name', 'tinyllama', 'name of the node, and so the prefix of its topics'),
+        argument('params_file', str(CONFIG), 'parameters of the node, a YAML file'),
+        argument('log_level', 'info', 'least severe messages to log', choices=LEVELS),
+        OpaqueFunction(function=start_node)])

@@ -1,0 +1,145 @@
+"""What the package declares: manifest, executables, launch file, parameters."""
+
+import ast
+from configparser import ConfigParser
+from importlib.metadata import distribution, PackageNotFoundError
+from pathlib import Path
+import runpy
+import sys
+from types import SimpleNamespace
+
+from catkin_pkg.package import InvalidPackage, parse_package_string
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+LAUNCH = ROOT / 'launch' / 'tinyllama.launch.py'
+CONFIG = ROOT / 'config' / 'tinyllama.yaml'
+
+# Looked up in ros/rosdistro: rosdep/python.yaml, and distribution.yaml of humble and jazzy. One
+# key that rosdep does not know makes a user's `rosdep install` fail.
+ROSDEP_KEYS = {
+    'diagnostic_msgs', 'launch', 'launch_ros', 'python3-hypothesis', 'python3-jinja2',
+    'python3-numpy', 'python3-psutil', 'python3-pytest', 'python3-tqdm', 'python3-yaml', 'rclpy',
+    'ros2launch', 'std_msgs', 'std_srvs'}
+
+
+def setup_arguments():
+    """Return what setup.py hands to setuptools."""
+    calls = [node for node in ast.walk(ast.parse((ROOT / 'setup.py').read_text()))
+             if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'setup']
+    return {keyword.arg: keyword.value for keyword in calls[0].keywords}
+
+
+def scripts():
+    """Return each executable's name with its module and function."""
+    declared = ast.literal_eval(setup_arguments()['entry_points'])['console_scripts']
+    return dict(line.split(' = ') for line in declared)
+
+
+@pytest.fixture
+def manifest():
+    return (ROOT / 'package.xml').read_text()
+
+
+@pytest.fixture
+def launch_file(monkeypatch):
+    """Run the launch file on stand-ins that keep what they are given."""
+    keep = SimpleNamespace
+    monkeypatch.setitem(sys.modules, 'ament_index_python.packages',
+                        keep(get_package_share_path=lambda name: ROOT))
+    monkeypatch.setitem(sys.modules, 'launch', keep(LaunchContext=dict, LaunchDescription=list))
+    monkeypatch.setitem(sys.modules, 'launch.actions', keep(
+        DeclareLaunchArgument=lambda name, **options: keep(name=name, **options),
+        OpaqueFunction=keep))
+    monkeypatch.setitem(sys.modules, 'launch.substitutions', keep(
+        LaunchConfiguration=lambda name: keep(perform=lambda context: context[name])))
+    monkeypatch.setitem(sys.modules, 'launch_ros.actions', keep(LifecycleNode=keep))
+    *arguments, start = runpy.run_path(str(LAUNCH))['generate_launch_description']()
+    defaults = {argument.name: argument.default_value for argument in arguments}
+    return keep(arguments=arguments,
+                start=lambda **given: start.function(defaults | given)[0])
+
+
+def parameters_in_config():
+    (name, section), = yaml.safe_load(CONFIG.read_text()).items()
+    assert name == '/**', 'the node may be renamed'
+    return section['ros__parameters']
+
+
+def test_manifest_is_valid_format_3_without_warnings(manifest):
+    warnings = []
+    package = parse_package_string(manifest, str(ROOT / 'package.xml'), warnings=warnings)
+    assert (package.name, package.package_format, warnings) == ('tinyllama_ros', 3, [])
+    assert package.get_build_type() == 'ament_python'
+
+
+@pytest.mark.parametrize(('old', 'new'), [
+    ('<version>0', '<version>v0'), ('<license file="LICENSE">Apache-2.0</license>', ''),
+    ('exec_depend>', 'run_depend>')], ids=['version', 'license', 'format 1 tag'])
+def test_broken_manifest_would_be_found(manifest, old, new):
+    with pytest.raises(InvalidPackage):
+        parse_package_string(manifest.replace(old, new), 'package.xml')
+
+
+def test_every_dependency_is_a_rosdep_key(manifest):
+    package = parse_package_string(manifest, 'package.xml')
+    named = {each.name for each in package.exec_depends + package.test_depends
+             + package.build_depends + package.buildtool_depends}
+    assert named == ROSDEP_KEYS
+
+
+@pytest.mark.parametrize('target', scripts().values(), ids=scripts())
+def test_executable_names_a_function_that_exists(target):
+    module, function = target.split(':')
+    tree = ast.parse((ROOT / (module.replace('.', '/') + '.py')).read_text())
+    assert function in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+
+
+def test_executables_go_where_ros2_run_looks():
+    config = ConfigParser(interpolation=None)
+    config.read(ROOT / 'setup.cfg')
+    assert config['develop']['script_dir'] == '$base/lib/tinyllama_ros'
+    assert config['install']['install_scripts'] == '$base/lib/tinyllama_ros'
+
+
+def test_pip_installs_the_executables_too():
+    try:
+        installed = distribution('tinyllama_ros').entry_points
+    except PackageNotFoundError:
+        pytest.skip('not installed by pip here')
+    assert {entry.name: entry.value for entry in installed} == scripts()
+
+
+def test_launch_arguments_explain_themselves(launch_file):
+    assert all(argument.description for argument in launch_file.arguments)
+    closed = [argument for argument in launch_file.arguments if hasattr(argument, 'choices')]
+    assert all(argument.default_value in argument.choices for argument in closed)
+
+
+def test_launch_starts_an_executable_and_a_file_that_exist(launch_file):
+    node = launch_file.start()
+    assert node.package == 'tinyllama_ros'
+    assert node.executable in scripts()
+    assert [Path(each) for each in node.parameters[:1]] == [CONFIG]
+    assert CONFIG.is_file()
+
+
+def test_launch_leaves_to_the_file_what_is_not_given(launch_file):
+    assert launch_file.start().parameters[1:] == [{}]
+
+
+def test_launch_sets_parameters_that_exist(launch_file):
+    node = launch_file.start(model='m', backend='acl', autostart='false', namespace='robot1')
+    assert node.parameters[1] == {'model': 'm', 'backend': 'acl', 'autostart': False}
+    assert node.parameters[1].keys() <= parameters_in_config().keys()
+    assert (node.namespace, node.name) == ('robot1', 'tinyllama')
+
+
+def test_launch_file_is_one_for_the_real_launch(monkeypatch):
+    launch = pytest.importorskip('launch', reason='comes with ROS 2')
+    if not hasattr(launch, 'LaunchDescription'):
+        pytest.skip('this is our folder launch/, the real one comes with ROS 2')
+    monkeypatch.setattr('ament_index_python.packages.get_package_share_path', lambda _: ROOT)
+    description = runpy.run_path(str(LAUNCH))['generate_launch_description']()
+    assert isinstance(description, launch.LaunchDescription)
