@@ -23,7 +23,8 @@ from tinyllama_ros.model.vocabulary import tokenizer_from_folder
 _SINGLE = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
 # bfloat16 is the upper half of a float32, so it is read as bits and shifted.
-_STORED_TYPES: dict[str, np.dtype[Any]] = {'F32': np.dtype('<f4'), 'F16': np.dtype('<f2'), 'BF16': np.dtype('<u2')}
+_STORED_TYPES: dict[str, np.dtype[Any]] = {
+    'F32': np.dtype('<f4'), 'F16': np.dtype('<f2'), 'BF16': np.dtype('<u2')}
 # Keys that change nothing as long as they have this value.
 _NEUTRAL_KEYS = {
     'attention_bias': False, 'mlp_bias': False, 'hidden_act': 'silu', 'rope_scaling': None,
