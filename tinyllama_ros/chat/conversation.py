@@ -1,0 +1,266 @@
+"""
+One conversation: its messages, and what of them the cache can hold.
+
+A turn renders the whole conversation, keeps the longest prefix that the cache already holds and
+reads the rest; so a changed system prompt, a cancelled answer and a reset need no special case.
+"""
+
+from os.path import commonprefix
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, Union
+
+from tinyllama_ros.chat.template import ChatTemplate, Message
+from tinyllama_ros.chat.text_stream import TextStream
+from tinyllama_ros.chat.tokenizer import Tokenizer, load_tokenizer
+from tinyllama_ros.engine.engine import Engine
+from tinyllama_ros.engine.sampling import Sampler, SamplingOptions
+from tinyllama_ros.errors import ConfigError, PromptError
+from tinyllama_ros.model.artifact import Artifact
+from tinyllama_ros.model.tokenizer_settings import TokenizerSettings
+
+Finish = Literal['stop', 'length']
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """What may change from one turn to the next."""
+
+    system_prompt: str = ''
+    """Empty leaves it to the model's template."""
+    max_tokens: int = 512
+    """Tokens of an answer; 0 lets the model say when it ends."""
+    answer_room: int = 256
+    """Slots that must be free when an answer begins."""
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 0:
+            raise ConfigError(f'max_tokens is {self.max_tokens}; it must be 0 (no limit) or above')
+        if self.answer_room < 2:
+            raise ConfigError(f'answer_room is {self.answer_room}; it must be at least 2 slots')
+
+    @property
+    def room(self) -> int:
+        """Slots that an answer is sure to find, at least 2."""
+        return max(2, min(self.answer_room, self.max_tokens or self.answer_room))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A piece of the conversation was read; nothing is said yet."""
+
+    tokens: int
+    """Tokens read so far."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A token was drawn; its text may still be held back, and empty, for half a character."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Reset:
+    """The cache was full and is being cleared."""
+
+    reason: Literal['full'] = 'full'
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer is whole."""
+
+    text: str
+    finish: Finish
+    tokens_kept: int
+    """Tokens of the conversation that the cache still held when the turn began."""
+    tokens_read: int
+    """Tokens that had to be read before the first word."""
+    tokens_drawn: int
+    reading_s: float
+    """Seconds from the beginning of the turn to its first token."""
+    answering_s: float
+    """Seconds from the first token to the last."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed of answering."""
+        return self.tokens_drawn / self.answering_s if self.answering_s > 0 else 0.0
+
+    @property
+    def summary(self) -> str:
+        """One line for a log."""
+        return (f'{self.tokens_kept} tokens kept, {self.tokens_read} read in '
+                f'{self.reading_s:.2f} s, {self.tokens_drawn} drawn at '
+                f'{self.tokens_per_second:.1f} tok/s ({self.finish})')
+
+
+Event = Union[Reading, Piece, Reset, Answer]
+
+
+class Conversation:
+    """Owns the messages; asks the engine for the rest."""
+
+    def __init__(self, engine: Engine, settings: TokenizerSettings, tokenizer: Tokenizer) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._template = ChatTemplate(settings, tokenizer)
+        self._stop_tokens = frozenset(settings.control_tokens.values())
+        self._turns: list[tuple[Message, Message]] = []
+
+    @property
+    def messages(self) -> list[Message]:
+        """What was said, the system prompt aside."""
+        return [message for turn in self._turns for message in turn]
+
+    @property
+    def fill(self) -> int:
+        """Slots of the cache that hold a token."""
+        return self._engine.cache.fill
+
+    @property
+    def capacity(self) -> int:
+        """Slots of the cache."""
+        return self._engine.cache.capacity
+
+    def answer(self, prompt: str, options: ChatOptions) -> Generator[Event, None, None]:
+        """
+        Yield what happens while a prompt is answered, an Answer last.
+
+        There is a yield between any two forward passes. Whoever closes the iterator there cancels
+        the answer: what was yielded of it stays in the conversation, and when that is nothing the
+        turn is forgotten. The same holds when the backend fails.
+
+        :raises PromptError: the prompt is blank, or does not fit the cache; nothing has changed.
+        """
+        turn = _Turn(self, Message('user', prompt), options)
+        turn.check()
+        try:
+            yield from turn.run()
+        finally:
+            if said := ''.join(turn.said):
+                self._turns = [*turn.kept, (turn.prompt, Message('assistant', said))]
+
+    def reset(self, system_prompt: str = '') -> None:
+        """Forget everything said; the cache keeps the system prompt, if it holds it."""
+        self._turns = []
+        first, second = (self._encode([], Message('user', text), system_prompt)
+                         for text in ('a', 'b'))
+        cache = self._engine.cache
+        cache.rewind(cache.shared_prefix(commonprefix([first, second])))
+
+    def close(self) -> None:
+        """Free the engine."""
+        self._engine.close()
+
+    def _encode(self, turns: list[tuple[Message, Message]], prompt: Message, system_prompt: str
+                ) -> list[int]:
+        system = [Message('system', system_prompt)] if system_prompt else []
+        said = [message for turn in turns for message in turn]
+        return self._template.encode([*system, *said, prompt])
+
+
+class _Turn:
+    """One prompt on its way to its answer."""
+
+    def __init__(self, conversation: Conversation, prompt: Message, options: ChatOptions) -> None:
+        self._conversation = conversation
+        self._engine = conversation._engine
+        self._options = options
+        self.prompt = prompt
+        self.kept = conversation._turns
+        self.said: list[str] = []
+        self._drawn: list[int] = []
+
+    def check(self) -> None:
+        """Refuse a prompt that cannot be answered."""
+        if not any(char.isprintable() and not char.isspace() for char in self.prompt.content):
+            raise PromptError('the prompt is blank; say something')
+        capacity, room = self._conversation.capacity, self._options.room
+        alone = len(self._tokens([]))
+        if alone + room > capacity:
+            raise PromptError(
+                f'the prompt is too long: with the system prompt it is {alone} tokens, and at most '
+                f'{max(0, capacity - room)} fit beside the {room} kept for the answer; shorten it')
+
+    def run(self) -> Iterator[Event]:
+        """Yield the events of the turn."""
+        began_s = time.monotonic()
+        stream = TextStream(self._conversation._tokenizer)
+        sampler = Sampler(self._options.sampling)
+        tokens = yield from self._begin()
+        cache = self._engine.cache
+        kept = min(cache.shared_prefix(tokens), len(tokens) - 1)
+        yield from self._read(tokens)
+        first_s = time.monotonic()
+        finish: Finish = 'length'
+        while not self._is_at_length():
+            token = self._engine.draw(sampler)
+            if token in self._conversation._stop_tokens:
+                finish = 'stop'
+                break
+            self._drawn.append(token)
+            yield self._say(stream.push(token))
+            if not self._is_at_length():
+                yield from self._advance(token)
+        if rest := stream.finish():
+            yield self._say(rest)
+        yield Answer(''.join(self.said), finish, kept, len(tokens) - kept, len(self._drawn),
+                     first_s - began_s, time.monotonic() - first_s)
+
+    def _is_at_length(self) -> bool:
+        return 0 < self._options.max_tokens <= len(self._drawn)
+
+    def _say(self, text: str) -> Piece:
+        self.said.append(text)
+        return Piece(text)
+
+    def _begin(self) -> Iterator[Event]:
+        """Return the tokens to read before the answer, with a reset where all do not fit."""
+        tokens = self._tokens(self.kept)
+        if len(tokens) + self._options.room > self._conversation.capacity:
+            yield Reset()
+            tokens = self._rolled_over()
+        return tokens
+
+    def _advance(self, token: int) -> Iterator[Event]:
+        """Read the token just drawn, with a reset where no slot is free."""
+        if self._engine.cache.room:
+            self._engine.append(token)
+        else:
+            yield Reset()
+            yield from self._read(self._rolled_over())
+
+    def _rolled_over(self) -> list[int]:
+        """
+        Return what the cache shall hold after a reset, and keep only the turns that are in it.
+
+        That is the prompt, the end of the answer so far, and the newest turns, together about half
+        of the cache: a cache that was filled to the brim again would be full again at once.
+        """
+        capacity, room = self._conversation.capacity, self._options.room
+        alone = len(self._tokens([]))
+        target = max(capacity // 2, alone + room // 2)
+        answer = self._drawn[max(0, len(self._drawn) - (target - alone)):]
+        while self.kept and len(self._tokens(self.kept)) + len(answer) > target:
+            self.kept = self.kept[1:]
+        return self._tokens(self.kept) + answer
+
+    def _read(self, tokens: list[int]) -> Iterator[Event]:
+        return (Reading(count) for count in self._engine.read(tokens))
+
+    def _tokens(self, turns: list[tuple[Message, Message]]) -> list[int]:
+        return self._conversation._encode(turns, self.prompt, self._options.system_prompt)
+
+
+def open_conversation(artifact: Artifact, engine: Engine) -> Conversation:
+    """
+    Return a conversation with the model of an artifact.
+
+    :raises ArtifactError: its tokenizer is damaged.
+    """
+    settings = artifact.manifest.tokenizer
+    return Conversation(engine, settings, load_tokenizer(artifact.tokenizer, settings))

@@ -1,0 +1,244 @@
+"""
+The queue in front of one conversation: prompts in, what is to be published out.
+
+Prompts, cancels and resets come from any thread; one worker calls `serve`, and only it touches the
+conversation. Knows nothing of ROS.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+import logging
+from threading import Event as Flag, Lock
+from typing import Literal, Protocol
+
+from tinyllama_ros.chat.conversation import (
+    Answer, ChatOptions, Conversation, Event, Piece, Reading, Reset)
+from tinyllama_ros.chat.sentences import SentenceStream
+from tinyllama_ros.errors import PromptError, TinyLlamaError
+
+State = Literal['loading', 'idle', 'reading', 'answering', 'error']
+ResetReason = Literal['full', 'requested']
+
+log = logging.getLogger(__name__)
+
+
+class Listener(Protocol):
+    """Who is told what happens, in the worker's thread; prompts refused at once in the caller's."""
+
+    def on_state(self, state: State) -> None:
+        """The server is in another state."""
+
+    def on_token(self, text: str) -> None:
+        """A piece of the answer: never empty, whole characters."""
+
+    def on_sentence(self, text: str) -> None:
+        """A sentence of the answer has ended."""
+
+    def on_response(self, text: str) -> None:
+        """An accepted prompt has its answer, whole or cut short."""
+
+    def on_reset(self, reason: ResetReason) -> None:
+        """The cache was cleared."""
+
+    def on_error(self, message: str) -> None:
+        """A prompt was refused, or an answer failed."""
+
+
+@dataclass
+class Statistics:
+    """What was counted since the model was loaded."""
+
+    answers: int = 0
+    """Responses published; those cut short by a cancel count too."""
+    cancelled: int = 0
+    refused: int = 0
+    failed: int = 0
+    tokens_read: int = 0
+    tokens_drawn: int = 0
+    resets: Counter[str] = field(default_factory=Counter)
+    last: Answer | None = None
+    """The newest answer that was not cut short."""
+
+
+class Server:
+    """Serves prompts in the order in which they came."""
+
+    def __init__(self, conversation: Conversation, listener: Listener, *,
+                 options: Callable[[], ChatOptions], depth: int) -> None:
+        """
+        Serve a conversation.
+
+        :param options: asked at the start of each turn.
+        :param depth: prompts that may wait; one more is refused.
+        """
+        self.statistics = Statistics()
+        self.state: State = 'loading'
+        self._conversation = conversation
+        self._listener = listener
+        self._options = options
+        self._depth = depth
+        self._serving = Lock()  # held by the worker while it serves
+        self._lock = Lock()  # guards all below
+        self._prompts: deque[str] = deque()
+        self._resets: deque[Flag] = deque()
+        self._cancelled: Flag | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Prompts in the queue."""
+        return len(self._prompts)
+
+    def submit(self, prompt: str) -> None:
+        """Queue a prompt, or tell the listener why not; then have `serve` called."""
+        with self._lock:
+            if is_queued := len(self._prompts) < self._depth:
+                self._prompts.append(prompt)
+        if not is_queued:
+            self._refuse(prompt, f'{self._depth} prompts are waiting already; send it again when '
+                         'an answer has come, or raise queue_depth')
+
+    def cancel(self) -> bool:
+        """Stop the answer under way before its next forward pass; False where there is none."""
+        with self._lock:
+            if self._cancelled is None:
+                return False
+            self._cancelled.set()
+            return True
+
+    def reset(self) -> Flag:
+        """
+        Ask for a cleared conversation; the answer under way is cancelled, the queue stays.
+
+        Then have `serve` called; the flag returned is set when the conversation is cleared.
+        """
+        done = Flag()
+        with self._lock:
+            self._resets.append(done)
+        self.cancel()
+        return done
+
+    def serve(self) -> None:
+        """Serve until nothing waits."""
+        with self._serving:
+            while (job := self._next()) is not None:
+                job()
+                with self._lock:
+                    self._cancelled = None
+            if self.state != 'error':
+                self._become('idle')
+
+    def close(self) -> None:
+        """Cut the answer under way short, and answer what waits with nothing, saying so."""
+        with self._lock:
+            dropped = list(self._prompts)
+            self._prompts.clear()
+        self.cancel()
+        with self._serving:
+            for prompt in dropped:
+                self._fail(f'the prompt {_quote(prompt)} was not answered: the node is stopping; '
+                           'send it again', '')
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._lock:
+            if self._resets:
+                return partial(self._clear, self._resets.popleft())
+            if self._prompts:
+                self._cancelled = Flag()
+                return partial(self._answer, self._prompts.popleft(), self._cancelled)
+            return None
+
+    def _clear(self, done: Flag) -> None:
+        self._conversation.reset(self._options().system_prompt)
+        self.statistics.resets['requested'] += 1
+        self._listener.on_reset('requested')
+        self._become('idle')
+        done.set()
+
+    def _answer(self, prompt: str, cancelled: Flag) -> None:
+        voice = _Voice(self._listener)
+        try:
+            with closing(self._conversation.answer(prompt, self._options())) as events:
+                for event in events:
+                    self._tell(event, voice)
+                    if cancelled.is_set():
+                        break
+        except PromptError as error:
+            self._refuse(prompt, str(error))
+            return
+        except TinyLlamaError as error:
+            self._fail(f'the answer to {_quote(prompt)} failed: {error}', voice.text)
+            return
+        except Exception as error:  # the edge: whatever went wrong, the node lives on
+            log.exception('while answering')
+            self._fail(f'the answer to {_quote(prompt)} failed: {error!r}', voice.text)
+            return
+        if cancelled.is_set():
+            self.statistics.cancelled += 1
+        else:
+            voice.finish()
+        self.statistics.answers += 1
+        self._listener.on_response(voice.text)
+
+    def _tell(self, event: Event, voice: '_Voice') -> None:
+        if isinstance(event, Piece):
+            self._become('answering')
+            voice.say(event.text)
+        elif isinstance(event, Reset):
+            self.statistics.resets[event.reason] += 1
+            self._listener.on_reset(event.reason)
+        elif isinstance(event, Reading):
+            if not voice.text:
+                self._become('reading')
+        else:
+            self._count(event)
+
+    def _count(self, answer: Answer) -> None:
+        self.statistics.tokens_read += answer.tokens_read
+        self.statistics.tokens_drawn += answer.tokens_drawn
+        self.statistics.last = answer
+        log.info('%s', answer.summary)
+
+    def _become(self, state: State) -> None:
+        if state != self.state:
+            self.state = state
+            self._listener.on_state(state)
+
+    def _refuse(self, prompt: str, why: str) -> None:
+        self.statistics.refused += 1
+        self._listener.on_error(f'the prompt {_quote(prompt)} was refused: {why}')
+
+    def _fail(self, message: str, said: str) -> None:
+        self.statistics.failed += 1
+        self._listener.on_error(message)
+        self._listener.on_response(said)
+        self._become('error')
+
+
+class _Voice:
+    """What was said of one answer: pieces as they come, sentences when they end."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._sentences = SentenceStream()
+        self.text = ''
+
+    def say(self, piece: str) -> None:
+        if piece:
+            self.text += piece
+            self._listener.on_token(piece)
+            self._tell(self._sentences.push(piece))
+
+    def finish(self) -> None:
+        self._tell(self._sentences.finish())
+
+    def _tell(self, sentences: list[str]) -> None:
+        for sentence in sentences:
+            self._listener.on_sentence(sentence)
+
+
+def _quote(prompt: str) -> str:
+    """Return a prompt short enough for a message."""
+    return repr(prompt if len(prompt) <= 40 else f'{prompt[:40]}…')

@@ -1,0 +1,28 @@
+"""What /diagnostics says of a server."""
+
+import psutil
+
+from tinyllama_ros.chat.conversation import Conversation
+from tinyllama_ros.chat.serving import Server
+
+
+def describe(server: Server, conversation: Conversation) -> dict[str, str]:
+    """Return the values of the diagnostics by name, quantities with their unit."""
+    statistics = server.statistics
+    last = statistics.last
+    return {
+        'state': server.state,
+        'fill (slots)': str(conversation.fill),
+        'capacity (slots)': str(conversation.capacity),
+        **{f'resets, {reason}': str(statistics.resets[reason]) for reason in ('full', 'requested')},
+        'speed (tok/s)': f'{last.tokens_per_second:.1f}' if last else '',
+        'time to first token (s)': f'{last.reading_s:.3f}' if last else '',
+        'prompts waiting': str(server.waiting),
+        'answers': str(statistics.answers),
+        'answers cancelled': str(statistics.cancelled),
+        'answers failed': str(statistics.failed),
+        'prompts refused': str(statistics.refused),
+        'tokens read': str(statistics.tokens_read),
+        'tokens drawn': str(statistics.tokens_drawn),
+        'resident memory (MB)': f'{psutil.Process().memory_info().rss / 1e6:.0f}',
+    }

@@ -1,0 +1,291 @@
+"""The lifecycle node: topics, services, parameters and diagnostics around one conversation."""
+
+from collections.abc import Sequence
+import logging
+import signal
+import sys
+from threading import Event as Flag, Thread
+from typing import Any
+
+from tinyllama_ros.chat.conversation import ChatOptions, Conversation, open_conversation
+from tinyllama_ros.chat.serving import ResetReason, Server, State
+from tinyllama_ros.diagnostics import describe
+from tinyllama_ros.engine.backend import open_backend
+from tinyllama_ros.engine.engine import Engine
+from tinyllama_ros.errors import ConfigError, TinyLlamaError
+from tinyllama_ros.model.artifact import Artifact
+from tinyllama_ros.model.cache_folder import find_artifact
+from tinyllama_ros.parameters import chat_options, Parameter, PARAMETERS
+
+try:
+    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+    from rcl_interfaces.msg import (
+        FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult)
+    import rclpy
+    from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+    from rclpy.exceptions import ParameterException
+    from rclpy.executors import MultiThreadedExecutor
+    from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+    from rclpy.parameter import Parameter as RosParameter
+    from rclpy.qos import DurabilityPolicy, QoSProfile
+    from rclpy.signals import SignalHandlerOptions
+    from std_msgs.msg import String
+    from std_srvs.srv import Trigger
+except ImportError as missing:
+    raise SystemExit(f'{missing}: source a ROS 2 (source /opt/ros/jazzy/setup.bash), or install '
+                     "its wheels: pip install -e '.[ros]'") from missing
+
+EVENTS = QoSProfile(depth=1000)
+"""Reliable and volatile, and deep enough that a slow subscriber loses no token."""
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+RESET_TIMEOUT_S = 60.0
+THREADS = 4
+"""Of the executor: the worker, and three for what must stay responsive beside it."""
+
+
+class Topics:
+    """What the node says; the listener of its server."""
+
+    def __init__(self, node: LifecycleNode) -> None:
+        self._logger = node.get_logger()
+        self._events = {name: node.create_publisher(String, f'~/{name}', EVENTS)
+                        for name in ('token', 'sentence', 'response', 'cache_reset', 'error')}
+        self._states = node.create_publisher(String, '~/state', LATCHED)
+
+    def on_state(self, state: State) -> None:
+        self._states.publish(String(data=state))
+
+    def on_token(self, text: str) -> None:
+        self._events['token'].publish(String(data=text))
+
+    def on_sentence(self, text: str) -> None:
+        self._events['sentence'].publish(String(data=text))
+
+    def on_response(self, text: str) -> None:
+        self._events['response'].publish(String(data=text))
+
+    def on_reset(self, reason: ResetReason) -> None:
+        self._events['cache_reset'].publish(String(data=reason))
+
+    def on_error(self, message: str) -> None:
+        self._logger.error(message)
+        self._events['error'].publish(String(data=message))
+
+
+class TinyLlamaNode(LifecycleNode):
+    """Serves prompts while it is active."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__('tinyllama', **options)
+        for name, parameter in PARAMETERS.items():
+            self.declare_parameter(name, parameter.default, _descriptor(parameter))
+        self.add_on_set_parameters_callback(self._check_parameters)
+        self._conversation: Conversation | None = None
+        self._server: Server | None = None
+        self._prompts: Any = None  # the subscription, while active
+        self._topics = Topics(self)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self._group = ReentrantCallbackGroup()
+        self.create_timer(1.0, self._publish_diagnostics, callback_group=self._group)
+        self.create_service(Trigger, '~/reset', self._reset, callback_group=self._group)
+        self.create_service(Trigger, '~/cancel', self._cancel, callback_group=self._group)
+        self._work = self.create_guard_condition(self._serve, MutuallyExclusiveCallbackGroup())
+
+    def start(self) -> bool:
+        """Configure and activate; False where that failed, which was logged."""
+        return bool(self.trigger_configure() == TransitionCallbackReturn.SUCCESS
+                    and self.trigger_activate() == TransitionCallbackReturn.SUCCESS)
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the model."""
+        self._topics.on_state('loading')
+        try:
+            self._load()
+        except TinyLlamaError as error:
+            self._release()
+            self._topics.on_error(str(error))
+            self._topics.on_state('error')
+            return TransitionCallbackReturn.FAILURE
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Serve prompts from here on: whoever waits for a subscriber finds one that answers."""
+        self._prompts = self.create_subscription(String, '~/prompt', self._hear, EVENTS,
+                                                 callback_group=self._group)
+        self._work.trigger()
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Cut the answer under way short and take no further prompts."""
+        self._stop()
+        self._topics.on_state('loading')
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the model."""
+        self._release()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop and free everything, from whatever state."""
+        self._stop()
+        self._release()
+        return super().on_shutdown(state)
+
+    def _load(self) -> None:
+        folder = find_artifact(self._value('model'))
+        artifact = Artifact.open(folder)
+        options = self._options()
+        if options.answer_room > artifact.manifest.kv_length // 2:
+            raise ConfigError(f'answer_room is {options.answer_room}; it may be at most half of '
+                              f'the {artifact.manifest.kv_length} slots of {folder}')
+        backend = open_backend(self._value('backend'), artifact, threads=self._value('threads'))
+        self._conversation = open_conversation(artifact, Engine(backend))
+        self._server = Server(self._conversation, self._topics, options=self._options,
+                              depth=self._value('queue_depth'))
+        if self._has_namesake():
+            raise ConfigError(f'another node is called {self.get_fully_qualified_name()}; give '
+                              'this one another name: --ros-args -r __node:=...')
+        self.get_logger().info(f'loaded {folder} ({artifact.manifest.kv_length} slots)')
+
+    def _has_namesake(self) -> bool:
+        own = self.get_name(), self.get_namespace()
+        return self.get_node_names_and_namespaces().count(own) > 1
+
+    def _stop(self) -> None:
+        if self._prompts is not None:
+            self.destroy_subscription(self._prompts)
+            self._prompts = None
+        if self._server is not None:
+            self._server.close()
+
+    def _release(self) -> None:
+        if self._conversation is not None:
+            self._conversation.close()
+        self._conversation = self._server = None
+
+    def _value(self, name: str) -> Any:
+        return self.get_parameter(name).value
+
+    def _options(self) -> ChatOptions:
+        return chat_options({name: self._value(name) for name in PARAMETERS})
+
+    def _check_parameters(self, changes: Sequence[RosParameter]) -> SetParametersResult:
+        """Refuse values that the turns could not use, and what is fixed while configured."""
+        values = {name: self._value(name) for name in PARAMETERS if self.has_parameter(name)}
+        known = [change for change in changes if change.name in values]
+        for change in known:
+            if PARAMETERS[change.name].is_fixed and self._server is not None:
+                return SetParametersResult(successful=False, reason=f'{change.name} is read when '
+                                           'the node is configured; clean it up first')
+        try:
+            if len(values) == len(PARAMETERS):
+                chat_options(values | {change.name: change.value for change in known})
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _hear(self, prompt: String) -> None:
+        if self._server is not None:
+            self._server.submit(prompt.data)
+            self._work.trigger()
+
+    def _serve(self) -> None:
+        if self._server is not None and self._prompts is not None:
+            self._server.serve()
+
+    def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._server is None or self._prompts is None:
+            response.message = 'the node is not active'
+            return response
+        done = self._server.reset()
+        self._work.trigger()
+        response.success = done.wait(RESET_TIMEOUT_S)
+        response.message = ('the conversation is cleared' if response.success else
+                            f'not done within {RESET_TIMEOUT_S:.0f} s; see ~/error')
+        return response
+
+    def _cancel(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        is_stopped = self._server is not None and self._server.cancel()
+        response.success = True
+        response.message = 'the answer is stopped' if is_stopped else 'nothing was being answered'
+        return response
+
+    def _publish_diagnostics(self) -> None:
+        status = DiagnosticStatus(name=f'{self.get_fully_qualified_name()}: language model',
+                                  hardware_id=self._value('backend'))
+        if self._server is None or self._conversation is None:
+            status.level, status.message = DiagnosticStatus.WARN, 'no model is loaded'
+        elif self._server.state == 'error':
+            status.level, status.message = DiagnosticStatus.ERROR, 'the last answer failed'
+        elif self._has_namesake():
+            status.level = DiagnosticStatus.WARN
+            status.message = 'another node has the same name; both answer every prompt'
+        else:
+            status.level, status.message = DiagnosticStatus.OK, self._server.state
+        if self._server is not None and self._conversation is not None:
+            values = {'model': self._value('model'), 'backend': self._value('backend'),
+                      **describe(self._server, self._conversation)}
+            status.values = [KeyValue(key=key, value=value) for key, value in values.items()]
+        array = DiagnosticArray(status=[status])
+        array.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(array)
+
+
+class _ToRosLog(logging.Handler):
+    """Hands what the layers below log to the logger of the node."""
+
+    def __init__(self, node: LifecycleNode) -> None:
+        super().__init__()
+        self._logger = node.get_logger()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = self._logger.error if record.levelno >= logging.ERROR else self._logger.info
+        level(self.format(record))
+
+
+def _descriptor(parameter: Parameter) -> ParameterDescriptor:
+    descriptor = ParameterDescriptor(description=parameter.description)
+    if parameter.low is not None and isinstance(parameter.default, float):
+        descriptor.floating_point_range = [FloatingPointRange(
+            from_value=float(parameter.low), to_value=float(parameter.high))]
+    elif parameter.low is not None:
+        descriptor.integer_range = [IntegerRange(
+            from_value=int(parameter.low), to_value=int(parameter.high))]
+    return descriptor
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM; 1 where it could not start."""
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    stop = Flag()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        return _run(stop)
+    except ParameterException as error:
+        print(f'tinyllama_node: {error}', file=sys.stderr)
+        return 1
+    finally:
+        rclpy.try_shutdown()
+
+
+def _run(stop: Flag) -> int:
+    node = TinyLlamaNode()
+    handler = _ToRosLog(node)
+    logging.getLogger('tinyllama_ros').addHandler(handler)
+    logging.getLogger('tinyllama_ros').setLevel(logging.INFO)
+    executor = MultiThreadedExecutor(THREADS)
+    executor.add_node(node)
+    spinner = Thread(target=executor.spin)
+    spinner.start()
+    try:
+        if node.get_parameter('autostart').value and not node.start():
+            return 1
+        stop.wait()
+        return 0
+    finally:
+        node.trigger_shutdown()
+        executor.shutdown()
+        spinner.join()
+        node.destroy_node()

@@ -1,0 +1,64 @@
+"""The parameters of the node: one table, and what its values become."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tinyllama_ros.chat.conversation import ChatOptions
+from tinyllama_ros.engine.sampling import SamplingOptions
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter; its type is that of its default."""
+
+    default: bool | int | float | str
+    description: str
+    low: float | None = None
+    high: float | None = None
+    is_fixed: bool = False
+    """Read when the node is configured; cannot change afterwards."""
+
+
+PARAMETERS: Mapping[str, Parameter] = {
+    'model': Parameter('smollm2-135m-instruct-w8a8',
+                       'Artifact: the path of its folder, or its name in the cache folder.',
+                       is_fixed=True),
+    'backend': Parameter('onnx', 'What runs the graph: onnx (CPU).', is_fixed=True),
+    'threads': Parameter(0, 'Threads of the CPU backend; 0 takes the physical cores.', 0, 256,
+                         is_fixed=True),
+    'autostart': Parameter(True, 'Configure and activate at once; false waits for lifecycle '
+                           'transitions.', is_fixed=True),
+    'queue_depth': Parameter(16, 'Prompts that may wait; one more is refused on ~/error.', 1, 1000,
+                             is_fixed=True),
+    'system_prompt': Parameter('', "How the model should behave; empty leaves it to the model's "
+                               'template.'),
+    'max_tokens': Parameter(512, 'Tokens of an answer at most; 0 lets the model say when it ends.',
+                            0, 1_000_000),
+    'answer_room': Parameter(256, 'Slots of the cache that must be free when an answer begins.',
+                             2, 100_000),
+    'sampling.temperature': Parameter(0.2, 'Randomness; 0 takes the likeliest token.', 0, 10),
+    'sampling.top_k': Parameter(0, 'Keep the k likeliest tokens; 0 keeps all.', 0, 1_000_000),
+    'sampling.top_p': Parameter(0.9, 'Keep the likeliest tokens that hold this probability; 1 '
+                                'keeps all.', 0, 1),
+    'sampling.min_p': Parameter(0.0, "Keep tokens with this share of the likeliest one's "
+                                'probability; 0 keeps all.', 0, 1),
+    'sampling.repetition_penalty': Parameter(1.0, 'Above 1, tokens of the context become less '
+                                             'likely.', 1, 10),
+    'sampling.seed': Parameter(-1, 'Of the random numbers of each answer; -1 takes a fresh one.',
+                               -1, 2**31 - 1),
+}
+
+
+def chat_options(values: Mapping[str, Any]) -> ChatOptions:
+    """
+    Return the options of a turn.
+
+    :param values: of every parameter by name.
+    :raises ConfigError: names the value that is out of range.
+    """
+    prefix = 'sampling.'
+    sampling = SamplingOptions(**{name[len(prefix):]: values[name] for name in PARAMETERS
+                                  if name.startswith(prefix)})
+    return ChatOptions(system_prompt=values['system_prompt'], max_tokens=values['max_tokens'],
+                       answer_room=values['answer_room'], sampling=sampling)
