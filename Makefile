@@ -49,5 +49,5 @@ $(STAMP): setup.py setup.cfg pyproject.toml
 	    "$(PYTHON) is $(VERSION); this needs 3.10 to 3.13: make PYTHON=python3.12 ...")'
 	test -e $@ || { echo 'making .venv (some minutes the first time)'; \
 	    $(PYTHON) -m venv --clear $(VENV_OPTIONS) .venv; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(INSTALL)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check $(INSTALL)
 	touch $@
