@@ -179,6 +179,7 @@ def test_begin_token_stands_in_front_once(source: str, said: str) -> None:
     pytest.param('{{ messages[0] | tojson }}',
                  '{"role": "user", "content": "  it is <b> \\n"}', id='tojson'),
     pytest.param('{% for x in messages %}{% break %}{% endfor %}.', '.', id='break'),
+    pytest.param('.\n  {% if true %}\n.\n{% endif %}', '.\n.\n', id='blanks around blocks'),
     pytest.param("{{ strftime_now('%%') }}", '%', id='strftime_now'),
 ])
 def test_filters_and_functions_of_templates_work_on_seamed_contents(
@@ -225,7 +226,15 @@ def test_half_a_surrogate_pair_is_refused() -> None:
 
 
 def test_control_token_of_one_character_is_never_structure() -> None:
-    kind = replace(BPE, control_tokens=BPE.control_tokens | {'!': bpe.encode('!')[0]},
-                   chat_template='{{ messages[0].content }}!')
-    tokenizer = BpeTokenizer(bpe_file(), BPE.control_tokens)
-    assert ChatTemplate(kind, tokenizer).encode([Message('user', 'a!')]) == tokenizer.encode('a!!')
+    token = sentencepiece.spell('a')[0]
+    kind = replace(SENTENCEPIECE, eos_token='a', control_tokens={'a': token}, add_bos=False,
+                   chat_template='{{ messages[0].content }} a robot')
+    tokenizer = SentencePieceTokenizer(sentencepiece_file(), kind.control_tokens)
+    tokens = ChatTemplate(kind, tokenizer).encode([Message('user', 'a user')])
+    assert tokens == tokenizer.encode('a user a robot')
+    assert token not in tokens
+
+
+def test_longest_of_two_control_tokens_counts() -> None:
+    kind = replace(BPE, control_tokens=BPE.control_tokens | {'<|im': 300})
+    assert ChatTemplate(kind, bpe).encode_structure('<|im<|im_end|>') == [300, 2]

@@ -50,6 +50,12 @@ def test_only_the_first_space_of_sentencepiece_is_dropped(text: str, pieces: str
     assert ''.join(map(stream.push, tokens)) == pieces
 
 
+def test_of_two_spaces_in_one_token_one_is_kept() -> None:
+    tokenizer = SentencePieceTokenizer(sentencepiece_file(('\u2581\u2581',)), {'</s>': 2})
+    assert tokenizer.token_bytes(3) == b'  '
+    assert TextStream(tokenizer).push(3) == ' '
+
+
 @kinds
 def test_stream_starts_afresh_after_its_end(tokenizer: Tokenizer) -> None:
     stream = TextStream(tokenizer)

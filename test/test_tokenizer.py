@@ -8,7 +8,12 @@ import pytest
 from tiny_tokenizers import BPE, bpe_file, SENTENCEPIECE, sentencepiece_file
 
 from tinyllama_ros.chat.tokenizer import (
-    BpeTokenizer, load_tokenizer, SentencePieceTokenizer, SPACE, Tokenizer)
+    BpeTokenizer,
+    load_tokenizer,
+    SentencePieceTokenizer,
+    SPACE,
+    Tokenizer,
+)
 from tinyllama_ros.errors import ArtifactError, ConfigError
 from tinyllama_ros.model.tokenizer_settings import TokenizerSettings
 
@@ -21,7 +26,7 @@ files = pytest.mark.parametrize('data, settings', [
     pytest.param(bpe_file(), BPE, id='bpe'),
     pytest.param(sentencepiece_file(), SENTENCEPIECE, id='sentencepiece')])
 hostile = st.lists(st.sampled_from(
-    [*BPE.control_tokens, *SENTENCEPIECE.control_tokens, '<0x0A>', '<|', '|>', ' ', 'a', 'é', '🤖'])
+    [*BPE.control_tokens, *SENTENCEPIECE.control_tokens, '<0x0A>', '<|', '|>', ' ', 'a', '🤖'])
     | st.text(st.characters(exclude_categories=['Cs'], exclude_characters=SPACE), max_size=5)
 ).map(''.join)
 
@@ -79,6 +84,31 @@ def test_control_token_that_sentencepiece_finds_in_text_is_spelled() -> None:
                                        SENTENCEPIECE.control_tokens | {'<turn>': 3})
     assert tokenizer.token_text(3) == '<turn>'
     assert tokenizer.encode('a<turn>b', at_start=False) == tokenizer.spell('a<turn>b')
+    assert tokenizer.token_bytes(3) == b''
+
+
+def test_control_token_of_one_character_is_not_even_spelled() -> None:
+    token = sentencepiece.spell('a')[0]
+    tokenizer = SentencePieceTokenizer(sentencepiece_file(), {'a': token})
+    assert tokenizer.decode(tokenizer.encode('xay', at_start=False)) == 'xay'
+    assert token not in tokenizer.encode('xay')
+    assert bpe.spell('a')[0] not in BpeTokenizer(bpe_file(), {'a': bpe.spell('a')[0]}).spell('xay')
+
+
+def test_silent_tokens_of_sentencepiece_need_not_be_listed() -> None:
+    tokenizer = SentencePieceTokenizer(sentencepiece_file(), {'</s>': 2})
+    assert [tokenizer.token_bytes(token) for token in (0, 1, 2)] == [b''] * 3
+
+
+def test_spelled_space_is_sentencepieces_own() -> None:
+    assert [sentencepiece.token_text(token) for token in sentencepiece.spell('a b')] == [
+        'a', SPACE, 'b']
+
+
+def test_character_without_byte_fallback_is_left_out() -> None:
+    tokenizer = SentencePieceTokenizer(sentencepiece_file(byte_fallback=False), {'</s>': 2})
+    assert tokenizer.decode(tokenizer.spell('a🤖b')) == 'ab'
+    assert tokenizer.spell('🤖') == []
 
 
 def test_added_token_of_a_bpe_file_stands_for_its_own_text() -> None:

@@ -48,13 +48,13 @@ def bpe_file() -> bytes:
 
 
 @cache
-def sentencepiece_file(user_defined: tuple[str, ...] = ()) -> bytes:
+def sentencepiece_file(user_defined: tuple[str, ...] = (), byte_fallback: bool = True) -> bytes:
     """Return a tokenizer.model with Llama's options."""
     file = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS), model_writer=file, model_type='bpe', vocab_size=400,
-        hard_vocab_limit=False, byte_fallback=True, character_coverage=1.0, split_digits=True,
-        normalization_rule_name='identity', remove_extra_whitespaces=False,
+        hard_vocab_limit=False, byte_fallback=byte_fallback, character_coverage=1.0,
+        split_digits=True, normalization_rule_name='identity', remove_extra_whitespaces=False,
         allow_whitespace_only_pieces=True, user_defined_symbols=list(user_defined),
         minloglevel=2)
     return file.getvalue()

@@ -3,16 +3,17 @@ A conversation as token ids, written with the model's own chat template.
 
 What was said is data: it never becomes a control token or a role marker, whatever it spells.
 Before the template sees a content, an invisible *seam* (a private-use character that occurs
-nowhere else) is put around it and after each of its characters that a marker could begin with.
-In the rendered text, then,
+nowhere else) is put in front of it and after each of its characters that a marker could begin
+with. A marker that begins in data then has a seam after its first character, one that begins in
+structure and goes on in data has a seam where the data begins. So in the rendered text
 
 - a control token without a seam is structure, and only that becomes one token;
-- a marker with a seam inside has at least one character from data: it is spelled, one character
-  per token, which the model never saw as structure;
+- a marker with a seam inside is data, at least in part: it is spelled, one character per token,
+  which the model never saw as structure;
 - all else, structure and data together, is encoded without its seams as one text, so that tokens
   that span both are those the model was trained with.
 
-So it does not matter how a marker came to be: said outright, in halves that the template joins,
+It does not matter how a marker came to be: said outright, in halves that the template joins,
 with a part of the structure, or by a filter that deletes characters or changes their case. The
 price: a template that searches contents for a tag of its own finds none that begins like a marker.
 """
@@ -123,13 +124,13 @@ class ChatTemplate:
         return text if text.startswith(bos) else bos + text
 
     def _seam(self, content: str, seam: str) -> str:
-        """Return a content with its seams; outer blanks stay outside, for the template to trim."""
-        core = content.strip()
-        if not core:
+        """Return a content with its seams; leading blanks stay outside, for templates to trim."""
+        text = content.lstrip()
+        if not text:
             return content
-        before, _, after = content.partition(core)
-        core = core.translate({ord(initial): initial + seam for initial in self._initials})
-        return before + seam + core + seam + after
+        blanks = content[:-len(text)]
+        return blanks + seam + text.translate({ord(initial): initial + seam
+                                               for initial in self._initials})
 
     def _encode(self, text: str, seam: str) -> list[int]:
         tokens: list[int] = []

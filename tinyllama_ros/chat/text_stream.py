@@ -25,7 +25,6 @@ class TextStream:
     def finish(self) -> str:
         """Return what is left, U+FFFD for a character that was never completed; start afresh."""
         text = self._piece(self._decoder.decode(b'', final=True))
-        self._decoder.reset()
         self._drop_space = self._tokenizer.starts_with_space
         return text
 

@@ -100,7 +100,7 @@ class BpeTokenizer(Tokenizer):
 
     def spell(self, text: str) -> list[int]:
         tokens = (self._model.token_to_id(BYTE_TO_CHARACTER[byte]) for byte in text.encode())
-        return [token for token in tokens if token is not None]
+        return [token for token in tokens if token is not None and token not in self._control]
 
     def token_bytes(self, token: int) -> bytes:
         text = None if token in self._control else self.token_text(token)
@@ -138,7 +138,7 @@ class SentencePieceTokenizer(Tokenizer):
     def _spell_character(self, character: str) -> list[int]:
         model = self._in_the_middle
         token = model.piece_to_id(character)
-        if not model.is_unknown(token):
+        if not model.is_unknown(token) and token not in self._control:
             return [token]
         tokens = [model.piece_to_id(f'<0x{byte:02X}>') for byte in character.encode()]
         return [token for token in tokens if not model.is_unknown(token)]
@@ -171,8 +171,6 @@ def _sentencepiece_model(data: bytes) -> 'SentencePieceProcessor':
     except ImportError as error:
         raise ConfigError('this model has a SentencePiece vocabulary, which needs the package '
                           'sentencepiece: pip install sentencepiece') from error
-    if not data.removesuffix(NO_DUMMY_PREFIX):
-        raise ValueError('it is empty')  # the library takes b'' for "no model given"
     return SentencePieceProcessor(model_proto=data)
 
 
