@@ -1,0 +1,127 @@
+"""The workbench's commands: tinyllama-model fetch, build, random, bench."""
+
+import argparse
+from collections.abc import Callable, Sequence
+import json
+import logging
+from pathlib import Path
+import sys
+
+from tinyllama_ros.engine.backend import BACKENDS
+from tinyllama_ros.errors import ArtifactError, TinyLlamaError
+from tinyllama_ros.model.artifact import Artifact
+from tinyllama_ros.model.cache_folder import artifacts_folder, default_cache, find_artifact
+from tinyllama_ros.model.checkpoint import Checkpoint
+
+KV_LENGTH = 1024
+QUANTIZATIONS = ('w8a8', 'fp32')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; results go to stdout, an error is one line on stderr."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format='%(message)s')
+    try:
+        arguments.run(arguments)
+    except TinyLlamaError as error:
+        print(f'tinyllama-model: {error}', file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        print(f'tinyllama-model: the Python package {error.name} is missing here; '
+              f'run: pip install {error.name}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('tinyllama-model: interrupted; nothing is left half-written', file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog='tinyllama-model', description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+
+    fetch = commands.add_parser('fetch', help='download a known model and verify it')
+    fetch.add_argument('name', help='smollm2-135m-instruct or tinyllama-1.1b-chat')
+    fetch.set_defaults(run=_fetch)
+
+    build = commands.add_parser('build', help='make an artifact from a checkpoint')
+    build.add_argument('source', help='a known name (fetched if need be), a .gguf file, or a '
+                       'Hugging Face folder')
+    _add_build_options(build)
+    build.set_defaults(run=_build)
+
+    random = commands.add_parser('random', help='make an artifact with random weights, to measure')
+    random.add_argument('shape', help='tinyllama-1.1b, smollm2-135m or tiny')
+    _add_build_options(random)
+    random.set_defaults(run=_random)
+
+    bench = commands.add_parser('bench', help='measure an artifact on this machine')
+    bench.add_argument('model', help='artifact: its folder, or its name in the cache folder')
+    bench.add_argument('--backend', choices=BACKENDS, default=BACKENDS[0],
+                       help='what runs the graph (default: %(default)s)')
+    bench.add_argument('--threads', type=int, default=0,
+                       help='threads (default: 0, the physical cores)')
+    bench.add_argument('--runs', type=int, default=5,
+                       help='runs of each measurement (default: %(default)s)')
+    bench.add_argument('--json', action='store_true', help='print JSON instead of a table')
+    bench.set_defaults(run=_bench)
+    return parser
+
+
+def _add_build_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('out', nargs='?', type=Path, metavar='OUT',
+                        help=f'folder of the artifact (default: NAME-QUANT in {artifacts_folder()})')
+    parser.add_argument('--quant', choices=QUANTIZATIONS, default=QUANTIZATIONS[0],
+                        help='numbers of the weights (default: %(default)s)')
+    parser.add_argument('--kv-length', type=int, metavar='SLOTS',
+                        help=f'slots of the cache (default: {KV_LENGTH}, or what the model was '
+                        'trained on where that is less)')
+    parser.add_argument('--force', action='store_true',
+                        help='build again where the artifact is there already')
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    from tinyllama_ros.model.fetch import fetch
+    print(fetch(arguments.name, default_cache()))
+
+
+def _build(arguments: argparse.Namespace) -> None:
+    from tinyllama_ros.model.sources import open_checkpoint
+    source = arguments.source
+    _make(arguments, Path(source).stem if Path(source).exists() else source,
+          lambda: open_checkpoint(source, default_cache()))
+
+
+def _random(arguments: argparse.Namespace) -> None:
+    from tinyllama_ros.model.random import RandomCheckpoint
+    _make(arguments, f'random-{arguments.shape}',
+          lambda: RandomCheckpoint.named(arguments.shape))
+
+
+def _make(arguments: argparse.Namespace, name: str, source: Callable[[], Checkpoint]) -> None:
+    """Build an artifact where there is none like it yet, and print its folder."""
+    from tinyllama_ros.model.build import build
+    folder = arguments.out or artifacts_folder() / f'{name}-{arguments.quant}'
+    if arguments.force or not _is_there(folder, arguments):
+        checkpoint = source()
+        slots = arguments.kv_length or min(KV_LENGTH, checkpoint.architecture.context_length)
+        build(checkpoint, folder, name=name, quantization=arguments.quant, kv_length=slots,
+              progress=sys.stderr.isatty())
+    print(folder)
+
+
+def _is_there(folder: Path, arguments: argparse.Namespace) -> bool:
+    """Return whether a folder holds a sound artifact of what is asked for."""
+    try:
+        manifest = Artifact.open(folder).manifest
+    except ArtifactError:
+        return False
+    return (manifest.quantization == arguments.quant
+            and arguments.kv_length in (None, manifest.kv_length))
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    from tinyllama_ros.bench import measure
+    results = measure(find_artifact(arguments.model), backend=arguments.backend,
+                      threads=arguments.threads, runs=arguments.runs)
+    print(json.dumps(results.as_dict(), indent=1) if arguments.json else results.as_table())
