@@ -121,7 +121,7 @@ def _is_there(folder: Path, arguments: argparse.Namespace) -> bool:
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    from tinyllama_ros.bench import measure
-    results = measure(find_artifact(arguments.model), backend=arguments.backend,
-                      threads=arguments.threads, runs=arguments.runs)
-    print(json.dumps(results.as_dict(), indent=1) if arguments.json else results.as_table())
+    from tinyllama_ros.bench import as_json, as_table, measure
+    found = measure(find_artifact(arguments.model), backend=arguments.backend,
+                    threads=arguments.threads, runs=arguments.runs)
+    print(json.dumps(as_json(found), indent=1) if arguments.json else as_table(found))

@@ -1,0 +1,199 @@
+"""What an artifact costs on this machine: speed, memory, loading, and all that is not the graph."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+import psutil
+
+from tinyllama_ros.chat.conversation import ChatOptions, Conversation
+from tinyllama_ros.chat.serving import ResetReason, Server, State
+from tinyllama_ros.chat.tokenizer import load_tokenizer
+from tinyllama_ros.engine.backend import Backend, open_backend
+from tinyllama_ros.engine.engine import Engine
+from tinyllama_ros.engine.sampling import Sampler, SamplingOptions
+from tinyllama_ros.model.artifact import Artifact
+
+STEPS = 16
+"""Forward passes of one run of a speed."""
+PROMPTS = (20, 200)
+"""Lengths (tokens) for which the time to the first token is measured."""
+ANSWER = 128
+"""Tokens of the answer that shows what is not the graph."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The median of some runs, and how far they lie apart."""
+
+    name: str
+    unit: str
+    median: float
+    lowest: float
+    highest: float
+    runs: int
+
+    @classmethod
+    def of(cls, name: str, unit: str, values: list[float]) -> 'Measurement':
+        """Return the measurement that these runs make."""
+        return cls(name, unit, median(values), min(values), max(values), len(values))
+
+
+def measure(folder: Path, *, backend: str, threads: int, runs: int) -> list[Measurement]:
+    """
+    Return what was measured of an artifact, in an order to read.
+
+    :raises ArtifactError, BackendError, ConfigError: it could not be loaded.
+    """
+    began_s = time.perf_counter()
+    artifact = Artifact.open(folder)
+    verified_s = time.perf_counter()
+    loaded = open_backend(backend, artifact, threads=threads)
+    ready_s = time.perf_counter()
+    try:
+        found = [Measurement.of('verify', 's', [verified_s - began_s]),
+                 Measurement.of('load', 's', [ready_s - verified_s])]
+        found += _speeds(loaded, runs)
+        found += [_first_token(loaded, length, runs) for length in PROMPTS
+                  if length < loaded.kv_length]
+        found += _outside(loaded, artifact, runs)
+        resident = psutil.Process().memory_info().rss / 1e6
+        return [*found, Measurement.of('resident memory', 'MB', [resident])]
+    finally:
+        loaded.close()
+
+
+def as_table(measurements: list[Measurement]) -> str:
+    """Return a table to read in a terminal."""
+    rows = [('', 'median', 'lowest', 'highest', 'runs', 'unit')]
+    rows += [(m.name, f'{m.median:.4g}', f'{m.lowest:.4g}', f'{m.highest:.4g}', str(m.runs), m.unit)
+             for m in measurements]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return '\n'.join(
+        f'{row[0]:<{widths[0]}}  '
+        + '  '.join(f'{cell:>{width}}' for cell, width in zip(row[1:-1], widths[1:-1]))
+        + f'  {row[-1]}' for row in rows)
+
+
+def as_json(measurements: list[Measurement]) -> list[dict[str, Any]]:
+    """Return what json.dumps writes."""
+    return [asdict(measurement) for measurement in measurements]
+
+
+def _speeds(backend: Backend, runs: int) -> list[Measurement]:
+    """Measure every chunk size at an empty, a half full and a full cache."""
+    found = []
+    for fill in (0, backend.kv_length // 2, backend.kv_length - backend.chunk_sizes[-1]):
+        for size in backend.chunk_sizes:
+            tokens = np.arange(size, dtype=np.int64) % backend.vocab_size
+            steps = max(2, STEPS // size)
+
+            def run() -> float:
+                for _ in range(steps):
+                    backend.forward(tokens, fill)
+                return steps * size
+            found.append(Measurement.of(f'chunk {size} at fill {fill}', 'tok/s',
+                                        _rates(run, runs)))
+    return found
+
+
+def _rates(run: Callable[[], float], runs: int) -> list[float]:
+    """Return tokens per second of some runs, after one to warm up."""
+    run()
+    rates = []
+    for _ in range(runs):
+        began_s = time.perf_counter()
+        tokens = run()
+        rates.append(tokens / (time.perf_counter() - began_s))
+    return rates
+
+
+def _first_token(backend: Backend, length: int, runs: int) -> Measurement:
+    """Measure from an empty cache to the first token drawn."""
+    tokens = [index % backend.vocab_size for index in range(length)]
+    sampler = Sampler(SamplingOptions())
+    times_s = []
+    for _ in range(runs + 1):
+        engine = Engine(backend)
+        began_s = time.perf_counter()
+        for _ in engine.read(tokens):
+            pass
+        engine.draw(sampler)
+        times_s.append(time.perf_counter() - began_s)
+    return Measurement.of(f'time to first token, {length} tokens', 's', times_s[1:])
+
+
+def _outside(backend: Backend, artifact: Artifact, runs: int) -> list[Measurement]:
+    """Measure an answer through the server, and what of each token is not the graph."""
+    settings = artifact.manifest.tokenizer
+    timed = _Timed(backend, sorted(settings.control_tokens.values()))
+    conversation = Conversation(Engine(timed), settings,
+                                load_tokenizer(artifact.tokenizer, settings))
+    room = min(ANSWER, backend.kv_length // 2)
+    options = ChatOptions(max_tokens=room, answer_room=room,
+                          sampling=SamplingOptions(temperature=0.7, top_p=0.9))
+    server = Server(conversation, _Silent(), options=lambda: options, depth=1)
+    whole_ms, outside_ms = [], []
+    for _ in range(runs + 1):
+        conversation.reset()
+        timed.steps, timed.seconds = 0, 0.0
+        server.submit('Tell me about robots.')
+        began_s = time.perf_counter()
+        server.serve()
+        total_s = time.perf_counter() - began_s
+        whole_ms.append(total_s / timed.steps * 1e3)
+        outside_ms.append((total_s - timed.seconds) / timed.steps * 1e3)
+    return [Measurement.of('one token of an answer, sampled', 'ms', whole_ms[1:]),
+            Measurement.of('of that, outside the graph', 'ms', outside_ms[1:])]
+
+
+class _Timed:
+    """A backend that counts its passes and their time, and whose model never ends an answer."""
+
+    def __init__(self, backend: Backend, stop_tokens: list[int]) -> None:
+        self._backend = backend
+        self._stop_tokens = stop_tokens
+        self.kv_length = backend.kv_length
+        self.vocab_size = backend.vocab_size
+        self.chunk_sizes = backend.chunk_sizes
+        self.steps = 0
+        self.seconds = 0.0
+
+    def forward(self, tokens: NDArray[np.int64], start: int, *, all_logits: bool = False
+                ) -> NDArray[np.float32]:
+        began_s = time.perf_counter()
+        logits = self._backend.forward(tokens, start, all_logits=all_logits)
+        logits[:, self._stop_tokens] = -np.inf
+        self.seconds += time.perf_counter() - began_s
+        self.steps += 1
+        return logits
+
+    def close(self) -> None:
+        """Leave the backend to its owner."""
+
+
+class _Silent:
+    """A listener to whom nothing matters."""
+
+    def on_state(self, state: State) -> None:
+        pass
+
+    def on_token(self, text: str) -> None:
+        pass
+
+    def on_sentence(self, text: str) -> None:
+        pass
+
+    def on_response(self, text: str) -> None:
+        pass
+
+    def on_reset(self, reason: ResetReason) -> None:
+        pass
+
+    def on_error(self, message: str) -> None:
+        raise AssertionError(message)
