@@ -2,6 +2,7 @@ import io
 import os
 import signal
 from threading import Event as Flag, Thread
+from types import SimpleNamespace
 
 from hypothesis import given, strategies
 import pytest
@@ -11,7 +12,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from tinyllama_ros import terminal
-from tinyllama_ros.terminal import AnswerText, EVENTS, LATCHED, Link, NodeError
+from tinyllama_ros.terminal import AnswerText, Event, EVENTS, LATCHED, Link, NodeError
 
 PIECES = strategies.lists(strategies.text(min_size=1, max_size=4), min_size=1, max_size=8)
 
@@ -150,6 +151,15 @@ def test_once_prints_the_answer_alone_on_stdout(fake, capsys, prompt, answer, no
 def test_failed_prompt_is_an_error_and_a_status(fake, capsys, prompt, answer, error):
     assert chat('--once', prompt) == 1
     assert capsys.readouterr() == (answer, error)
+
+
+@pytest.mark.parametrize('order', [('error', 'response'), ('response', 'error')], ids='-'.join)
+def test_cut_answer_counts_as_failed_wherever_its_error_comes(order):
+    link = SimpleNamespace(state='answering', send=lambda prompt: None, waiting_events=list,
+                           events=lambda: [*(Event(kind, 'Half') for kind in order), None])
+    answers = io.StringIO()
+    assert not terminal.Conversation(link, answers, io.StringIO()).ask('Hi')
+    assert answers.getvalue() == 'Half\n'
 
 
 def test_piped_lines_are_prompts_in_order(fake, capsys, monkeypatch):
