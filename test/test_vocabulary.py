@@ -58,6 +58,24 @@ def test_each_pre_tokenizer_cuts_its_own_way(tmp_path, words, pieces):
     assert [text.replace('\u0120', ' ') for text, _ in cut] == pieces
 
 
+@pytest.mark.parametrize(('words', 'is_whole'), [('llama-bpe', True), ('gpt-2', False)])
+def test_only_llama_takes_a_word_of_the_vocabulary_past_the_merges(tmp_path, words, is_whole):
+    metadata = pieces_metadata(
+        tmp_path, [Piece(text, 0.0, PieceType.NORMAL) for text in ('a', 'b', 'ab')],
+        model='gpt2', pre=words, merges=[])
+    ids = bpe(tokenizer_from_metadata(metadata)).encode('ab').ids
+    assert ids == ([2] if is_whole else [0, 1])
+
+
+@pytest.mark.parametrize(('text', 'is_found'), [('robotics', True), ('<|tool|>', False)])
+def test_gguf_bpe_finds_user_defined_text_but_nothing_that_looks_special(text, is_found):
+    letters = [Piece(letter, 0.0, PieceType.NORMAL) for letter in 'robtics<|>l']
+    metadata = pieces_metadata(
+        'm.gguf', [*letters, Piece(text, 0.0, PieceType.USER_DEFINED)], model='gpt2', merges=[])
+    ids = bpe(tokenizer_from_metadata(metadata)).encode(text).ids
+    assert (len(letters) in ids) == is_found
+
+
 @pytest.mark.parametrize(('metadata', 'message'), [
     ({'tokenizer__ggml__pre': 'qwen2'}, "'qwen2' is not supported; supported: gpt-2, smollm, lla"),
     ({'tokenizer__ggml__model': 'bert'}, "'bert' is not supported; supported: gpt2"),
@@ -154,7 +172,8 @@ def test_folder_control_tokens_beside_the_vocabulary_keep_their_ids(tmp_path):
 def test_folder_sentencepiece_gets_the_tokens_added_to_it(tmp_path):
     size = len(read_pieces(sentencepiece_file())[0])
     write_tokenizer(tmp_path, sentencepiece_tokenizer(), added_tokens_decoder={
-        '1': {'content': '<s>', 'special': True}, str(size): {'content': '<|a|>', 'special': True}})
+        '1': {'content': '<s>', 'special': True},
+        str(size): {'content': '<|a|>', 'special': True}})
     made = tokenizer_from_folder(tmp_path)
     assert made.settings.control_tokens['<|a|>'] == size
     assert SentencePieceProcessor(model_proto=made.content).is_control(size)

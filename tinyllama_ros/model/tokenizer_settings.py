@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args, Literal
 
 from tinyllama_ros.errors import ModelError
 
@@ -23,7 +23,7 @@ class TokenizerSettings:
     add_bos: bool
     """Whether a conversation begins with the begin token even where the template has none."""
     control_tokens: Mapping[str, int] = field(default_factory=dict)
-    """Tokens that structure a conversation; text never becomes one. Text of the token to its id."""
+    """Ids, by their text, of the tokens that structure a conversation; text never becomes one."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(TokenizerKind):
