@@ -155,8 +155,9 @@ def test_failed_prompt_is_an_error_and_a_status(fake, capsys, prompt, answer, er
 
 @pytest.mark.parametrize('order', [('error', 'response'), ('response', 'error')], ids='-'.join)
 def test_cut_answer_counts_as_failed_wherever_its_error_comes(order):
+    events = iter([*(Event(kind, 'Half') for kind in order), None])
     link = SimpleNamespace(state='answering', send=lambda prompt: None, waiting_events=list,
-                           events=lambda: [*(Event(kind, 'Half') for kind in order), None])
+                           events=lambda: events)
     answers = io.StringIO()
     assert not terminal.Conversation(link, answers, io.StringIO()).ask('Hi')
     assert answers.getvalue() == 'Half\n'
