@@ -1,6 +1,5 @@
-"""What an artifact costs on this machine: speed, memory, loading, and all that is not the graph."""
+"""What an artifact costs on this machine: speed, memory, loading, and what is not the graph."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -71,12 +70,12 @@ def measure(folder: Path, *, backend: str, threads: int, runs: int) -> list[Meas
 def as_table(measurements: list[Measurement]) -> str:
     """Return a table to read in a terminal."""
     rows = [('', 'median', 'lowest', 'highest', 'runs', 'unit')]
-    rows += [(m.name, f'{m.median:.4g}', f'{m.lowest:.4g}', f'{m.highest:.4g}', str(m.runs), m.unit)
-             for m in measurements]
+    rows += [(m.name, f'{m.median:.4g}', f'{m.lowest:.4g}', f'{m.highest:.4g}', str(m.runs),
+              m.unit) for m in measurements]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return '\n'.join(
-        f'{row[0]:<{widths[0]}}  '
-        + '  '.join(f'{cell:>{width}}' for cell, width in zip(row[1:-1], widths[1:-1]))
+        row[0].ljust(widths[0]) + '  '
+        + '  '.join(row[i].rjust(widths[i]) for i in range(1, len(row) - 1))
         + f'  {row[-1]}' for row in rows)
 
 
@@ -87,30 +86,23 @@ def as_json(measurements: list[Measurement]) -> list[dict[str, Any]]:
 
 def _speeds(backend: Backend, runs: int) -> list[Measurement]:
     """Measure every chunk size at an empty, a half full and a full cache."""
-    found = []
-    for fill in (0, backend.kv_length // 2, backend.kv_length - backend.chunk_sizes[-1]):
-        for size in backend.chunk_sizes:
-            tokens = np.arange(size, dtype=np.int64) % backend.vocab_size
-            steps = max(2, STEPS // size)
-
-            def run() -> float:
-                for _ in range(steps):
-                    backend.forward(tokens, fill)
-                return steps * size
-            found.append(Measurement.of(f'chunk {size} at fill {fill}', 'tok/s',
-                                        _rates(run, runs)))
-    return found
+    fills = (0, backend.kv_length // 2, backend.kv_length - backend.chunk_sizes[-1])
+    return [Measurement.of(f'chunk {size} at fill {fill}', 'tok/s',
+                           _rates(backend, size, fill, runs))
+            for fill in fills for size in backend.chunk_sizes]
 
 
-def _rates(run: Callable[[], float], runs: int) -> list[float]:
+def _rates(backend: Backend, size: int, fill: int, runs: int) -> list[float]:
     """Return tokens per second of some runs, after one to warm up."""
-    run()
+    tokens = np.arange(size, dtype=np.int64) % backend.vocab_size
+    steps = max(2, STEPS // size)
     rates = []
-    for _ in range(runs):
+    for _ in range(runs + 1):
         began_s = time.perf_counter()
-        tokens = run()
-        rates.append(tokens / (time.perf_counter() - began_s))
-    return rates
+        for _ in range(steps):
+            backend.forward(tokens, fill)
+        rates.append(steps * size / (time.perf_counter() - began_s))
+    return rates[1:]
 
 
 def _first_token(backend: Backend, length: int, runs: int) -> Measurement:

@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_build_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('out', nargs='?', type=Path, metavar='OUT',
-                        help=f'folder of the artifact (default: NAME-QUANT in {artifacts_folder()})')
+                        help=f'folder of the artifact (default: {artifacts_folder()}/NAME-QUANT)')
     parser.add_argument('--quant', choices=QUANTIZATIONS, default=QUANTIZATIONS[0],
                         help='numbers of the weights (default: %(default)s)')
     parser.add_argument('--kv-length', type=int, metavar='SLOTS',

@@ -20,7 +20,11 @@ from tinyllama_ros.parameters import chat_options, Parameter, PARAMETERS
 try:
     from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
     from rcl_interfaces.msg import (
-        FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult)
+        FloatingPointRange,
+        IntegerRange,
+        ParameterDescriptor,
+        SetParametersResult,
+    )
     import rclpy
     from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
     from rclpy.exceptions import ParameterException
@@ -150,7 +154,8 @@ class TinyLlamaNode(LifecycleNode):
 
     def _has_namesake(self) -> bool:
         own = self.get_name(), self.get_namespace()
-        return self.get_node_names_and_namespaces().count(own) > 1
+        namesakes: int = self.get_node_names_and_namespaces().count(own)
+        return namesakes > 1
 
     def _stop(self) -> None:
         if self._prompts is not None:
@@ -246,12 +251,13 @@ class _ToRosLog(logging.Handler):
 
 def _descriptor(parameter: Parameter) -> ParameterDescriptor:
     descriptor = ParameterDescriptor(description=parameter.description)
-    if parameter.low is not None and isinstance(parameter.default, float):
-        descriptor.floating_point_range = [FloatingPointRange(
-            from_value=float(parameter.low), to_value=float(parameter.high))]
-    elif parameter.low is not None:
-        descriptor.integer_range = [IntegerRange(
-            from_value=int(parameter.low), to_value=int(parameter.high))]
+    if parameter.range is not None:
+        low, high = parameter.range
+        if isinstance(parameter.default, float):
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=float(low), to_value=float(high))]
+        else:
+            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
     return descriptor
 
 

@@ -14,8 +14,8 @@ class Parameter:
 
     default: bool | int | float | str
     description: str
-    low: float | None = None
-    high: float | None = None
+    range: tuple[float, float] | None = None
+    """Lowest and highest value, both allowed."""
     is_fixed: bool = False
     """Read when the node is configured; cannot change afterwards."""
 
@@ -25,28 +25,28 @@ PARAMETERS: Mapping[str, Parameter] = {
                        'Artifact: the path of its folder, or its name in the cache folder.',
                        is_fixed=True),
     'backend': Parameter('onnx', 'What runs the graph: onnx (CPU).', is_fixed=True),
-    'threads': Parameter(0, 'Threads of the CPU backend; 0 takes the physical cores.', 0, 256,
+    'threads': Parameter(0, 'Threads of the CPU backend; 0 takes the physical cores.', (0, 256),
                          is_fixed=True),
     'autostart': Parameter(True, 'Configure and activate at once; false waits for lifecycle '
                            'transitions.', is_fixed=True),
-    'queue_depth': Parameter(16, 'Prompts that may wait; one more is refused on ~/error.', 1, 1000,
-                             is_fixed=True),
+    'queue_depth': Parameter(16, 'Prompts that may wait; one more is refused on ~/error.',
+                             (1, 1000), is_fixed=True),
     'system_prompt': Parameter('', "How the model should behave; empty leaves it to the model's "
                                'template.'),
     'max_tokens': Parameter(512, 'Tokens of an answer at most; 0 lets the model say when it ends.',
-                            0, 1_000_000),
+                            (0, 1_000_000)),
     'answer_room': Parameter(256, 'Slots of the cache that must be free when an answer begins.',
-                             2, 100_000),
-    'sampling.temperature': Parameter(0.2, 'Randomness; 0 takes the likeliest token.', 0, 10),
-    'sampling.top_k': Parameter(0, 'Keep the k likeliest tokens; 0 keeps all.', 0, 1_000_000),
+                             (2, 100_000)),
+    'sampling.temperature': Parameter(0.2, 'Randomness; 0 takes the likeliest token.', (0, 10)),
+    'sampling.top_k': Parameter(0, 'Keep the k likeliest tokens; 0 keeps all.', (0, 1_000_000)),
     'sampling.top_p': Parameter(0.9, 'Keep the likeliest tokens that hold this probability; 1 '
-                                'keeps all.', 0, 1),
+                                'keeps all.', (0, 1)),
     'sampling.min_p': Parameter(0.0, "Keep tokens with this share of the likeliest one's "
-                                'probability; 0 keeps all.', 0, 1),
+                                'probability; 0 keeps all.', (0, 1)),
     'sampling.repetition_penalty': Parameter(1.0, 'Above 1, tokens of the context become less '
-                                             'likely.', 1, 10),
+                                             'likely.', (1, 10)),
     'sampling.seed': Parameter(-1, 'Of the random numbers of each answer; -1 takes a fresh one.',
-                               -1, 2**31 - 1),
+                               (-1, 2**31 - 1)),
 }
 
 

@@ -5,15 +5,15 @@ A turn renders the whole conversation, keeps the longest prefix that the cache a
 reads the rest; so a changed system prompt, a cancelled answer and a reset need no special case.
 """
 
-from os.path import commonprefix
-import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, Union
+from os.path import commonprefix
+import time
+from typing import Literal
 
 from tinyllama_ros.chat.template import ChatTemplate, Message
 from tinyllama_ros.chat.text_stream import TextStream
-from tinyllama_ros.chat.tokenizer import Tokenizer, load_tokenizer
+from tinyllama_ros.chat.tokenizer import load_tokenizer, Tokenizer
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.engine.sampling import Sampler, SamplingOptions
 from tinyllama_ros.errors import ConfigError, PromptError
@@ -98,7 +98,7 @@ class Answer:
                 f'{self.tokens_per_second:.1f} tok/s ({self.finish})')
 
 
-Event = Union[Reading, Piece, Reset, Answer]
+Event = Reading | Piece | Reset | Answer
 
 
 class Conversation:
@@ -178,12 +178,12 @@ class _Turn:
     def check(self) -> None:
         """Refuse a prompt that cannot be answered."""
         if not any(char.isprintable() and not char.isspace() for char in self.prompt.content):
-            raise PromptError('the prompt is blank; say something')
+            raise PromptError('it is blank; say something')
         capacity, room = self._conversation.capacity, self._options.room
         alone = len(self._tokens([]))
         if alone + room > capacity:
             raise PromptError(
-                f'the prompt is too long: with the system prompt it is {alone} tokens, and at most '
+                f'it is too long: with the system prompt it is {alone} tokens, and at most '
                 f'{max(0, capacity - room)} fit beside the {room} kept for the answer; shorten it')
 
     def run(self) -> Iterator[Event]:
@@ -218,7 +218,7 @@ class _Turn:
         self.said.append(text)
         return Piece(text)
 
-    def _begin(self) -> Iterator[Event]:
+    def _begin(self) -> Generator[Event, None, list[int]]:
         """Return the tokens to read before the answer, with a reset where all do not fit."""
         tokens = self._tokens(self.kept)
         if len(tokens) + self._options.room > self._conversation.capacity:

@@ -15,7 +15,14 @@ from threading import Event as Flag, Lock
 from typing import Literal, Protocol
 
 from tinyllama_ros.chat.conversation import (
-    Answer, ChatOptions, Conversation, Event, Piece, Reading, Reset)
+    Answer,
+    ChatOptions,
+    Conversation,
+    Event,
+    Piece,
+    Reading,
+    Reset,
+)
 from tinyllama_ros.chat.sentences import SentenceStream
 from tinyllama_ros.errors import PromptError, TinyLlamaError
 
@@ -26,25 +33,25 @@ log = logging.getLogger(__name__)
 
 
 class Listener(Protocol):
-    """Who is told what happens, in the worker's thread; prompts refused at once in the caller's."""
+    """Who is told what happens: in the worker's thread, or in that of whoever submits."""
 
     def on_state(self, state: State) -> None:
-        """The server is in another state."""
+        """Hear that the server is in another state."""
 
     def on_token(self, text: str) -> None:
-        """A piece of the answer: never empty, whole characters."""
+        """Hear a piece of the answer: never empty, whole characters."""
 
     def on_sentence(self, text: str) -> None:
-        """A sentence of the answer has ended."""
+        """Hear a sentence of the answer."""
 
     def on_response(self, text: str) -> None:
-        """An accepted prompt has its answer, whole or cut short."""
+        """Hear the answer to an accepted prompt, whole or cut short."""
 
     def on_reset(self, reason: ResetReason) -> None:
-        """The cache was cleared."""
+        """Hear that the cache was cleared."""
 
     def on_error(self, message: str) -> None:
-        """A prompt was refused, or an answer failed."""
+        """Hear that a prompt was refused, or that an answer failed."""
 
 
 @dataclass

@@ -38,7 +38,7 @@ class Cache:
 
     def shared_prefix(self, tokens: Sequence[int]) -> int:
         """Return how many tokens at the front are already in their slots."""
-        for index, (held, wanted) in enumerate(zip(self.tokens, tokens)):
+        for index, (held, wanted) in enumerate(zip(self.tokens, tokens, strict=False)):
             if held != wanted:
                 return index
         return min(self.fill, len(tokens))

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
+import psutil
 
 from tinyllama_ros.errors import BackendError
 from tinyllama_ros.model.artifact import Artifact
@@ -28,8 +28,8 @@ class OnnxBackend:
     def __init__(self, artifact: Artifact, *, threads: int = 0) -> None:
         manifest = artifact.manifest
         if manifest.dialect != 'cpu':
-            raise BackendError(f'{artifact.folder} holds a graph in the {manifest.dialect} dialect; '
-                               'the onnx backend runs the cpu dialect: build it for that')
+            raise BackendError(f'{artifact.folder} holds a graph in the {manifest.dialect} '
+                               'dialect; the onnx backend runs the cpu dialect: build that')
         self.kv_length = manifest.kv_length
         self.vocab_size = manifest.architecture.vocab_size
         self.chunk_sizes = manifest.chunk_sizes

@@ -1,9 +1,9 @@
 """From logits to the next token."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ class SamplingOptions:
     min_p: float = 0.0
     """Keep tokens with at least this share of the likeliest one's probability; 0 keeps all."""
     repetition_penalty: float = 1.0
-    """Divides positive logits of tokens that stand in the context, multiplies negative; 1 is off."""
+    """Divides positive logits of tokens in the context, multiplies negative ones; 1 is off."""
     seed: int = -1
     """Of the random numbers, from 0 up; -1 takes a fresh one."""
 
@@ -89,7 +89,7 @@ def penalize(logits: Logits, context: Sequence[int], penalty: float) -> Logits:
     Source: CTRL, arXiv 1909.05858, section 4.1, with the sign heeded, as is usual.
     """
     seen = np.unique(np.asarray(context, np.int64))
-    penalized = logits.copy()
+    penalized: Logits = logits.copy()
     values = logits[seen]
     penalized[seen] = np.where(values > 0, values / penalty, values * penalty)
     return penalized
@@ -97,8 +97,9 @@ def penalize(logits: Logits, context: Sequence[int], penalty: float) -> Logits:
 
 def softmax(logits: Logits, temperature: float) -> Probabilities:
     """Return probabilities (vocabulary,) that add up to 1."""
-    weights = np.exp((logits - logits.max()) / np.float32(temperature))
-    return np.asarray(weights / weights.sum(dtype=np.float64), np.float32)
+    weights: Probabilities = np.exp((logits - logits.max()) / np.float32(temperature))
+    weights /= weights.sum(dtype=np.float64)
+    return weights
 
 
 def keep_top_k(probabilities: Probabilities, top_k: int) -> Indices:

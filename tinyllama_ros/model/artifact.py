@@ -9,16 +9,16 @@ An artifact: a folder with one prepared model, and the manifest that vouches for
     tokenizer.json | tokenizer.model
 """
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 import errno
 import fcntl
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+import shutil
 from typing import Any
 
 from tinyllama_ros.errors import ArtifactError, ModelError

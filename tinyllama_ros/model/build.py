@@ -13,7 +13,7 @@ from tinyllama_ros.model.linear import FloatLinear, Int8Linear, Linear
 
 QUANTIZATIONS: Mapping[str, type[Linear]] = {'fp32': FloatLinear, 'w8a8': Int8Linear}
 CHUNK_SIZES = (1, 16, 64)
-"""One token when decoding; 64 when reading, after which a kernel gains little and a cancel waits."""
+"""One token to decode; 64 to read: more would gain little, and a cancel would wait longer."""
 
 
 def build(checkpoint: Checkpoint, folder: Path, *, name: str, quantization: str, kv_length: int,

@@ -28,7 +28,7 @@ from onnx import TensorProto
 from tinyllama_ros.model.architecture import Architecture
 from tinyllama_ros.model.artifact import GRAPH, WEIGHTS
 from tinyllama_ros.model.checkpoint import Checkpoint
-from tinyllama_ros.model.graph_writer import MICROSOFT, GraphWriter
+from tinyllama_ros.model.graph_writer import GraphWriter, MICROSOFT
 from tinyllama_ros.model.linear import Linear
 
 OPSETS = {'': 17, MICROSOFT: 1}
@@ -88,7 +88,7 @@ class _Decoder:
         writer.input('last_slot', TensorProto.INT32, (1,))
         writer.input('fill_after', TensorProto.INT32, ())
         rows = writer.input('logit_rows', TensorProto.INT64, ('R',))
-        for table, name in zip(rope_tables(arch, self._kv_length), ('cos', 'sin')):
+        for table, name in zip(rope_tables(arch, self._kv_length), ('cos', 'sin'), strict=True):
             writer.weight(f'rope/{name}', table)
         embedding = self._linear.embedding('embed', self._weight('model.embed_tokens'))
         block = writer.node('Gather', 'embed/rows', [embedding, input_ids])

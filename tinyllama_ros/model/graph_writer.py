@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+import onnx
+from onnx import helper, numpy_helper, TensorProto
 
 PAGE = 4096
 """Weights start at page boundaries (bytes), so that a runtime can map them."""

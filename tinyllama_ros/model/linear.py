@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from tinyllama_ros.model.graph_writer import MICROSOFT, GraphWriter
+from tinyllama_ros.model.graph_writer import GraphWriter, MICROSOFT
 from tinyllama_ros.model.quantize import QMAX, quantize_weight
 
 
