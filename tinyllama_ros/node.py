@@ -57,23 +57,23 @@ class Topics:
         self._states = node.create_publisher(String, '~/state', LATCHED)
 
     def on_state(self, state: State) -> None:
-        self._states.publish(String(data=state))
+        self._states.publish(_string(state))
 
     def on_token(self, text: str) -> None:
-        self._events['token'].publish(String(data=text))
+        self._events['token'].publish(_string(text))
 
     def on_sentence(self, text: str) -> None:
-        self._events['sentence'].publish(String(data=text))
+        self._events['sentence'].publish(_string(text))
 
     def on_response(self, text: str) -> None:
-        self._events['response'].publish(String(data=text))
+        self._events['response'].publish(_string(text))
 
     def on_reset(self, reason: ResetReason) -> None:
-        self._events['cache_reset'].publish(String(data=reason))
+        self._events['cache_reset'].publish(_string(reason))
 
     def on_error(self, message: str) -> None:
         self._logger.error(message)
-        self._events['error'].publish(String(data=message))
+        self._events['error'].publish(_string(message))
 
 
 class TinyLlamaNode(LifecycleNode):
@@ -139,10 +139,7 @@ class TinyLlamaNode(LifecycleNode):
     def _load(self) -> None:
         folder = find_artifact(self._value('model'))
         artifact = Artifact.open(folder)
-        options = self._options()
-        if options.answer_room > artifact.manifest.kv_length // 2:
-            raise ConfigError(f'answer_room is {options.answer_room}; it may be at most half of '
-                              f'the {artifact.manifest.kv_length} slots of {folder}')
+        _check_room(self._options(), artifact.manifest.kv_length)
         backend = open_backend(self._value('backend'), artifact, threads=self._value('threads'))
         self._conversation = open_conversation(artifact, Engine(backend))
         self._server = Server(self._conversation, self._topics, options=self._options,
@@ -185,7 +182,9 @@ class TinyLlamaNode(LifecycleNode):
                                            'the node is configured; clean it up first')
         try:
             if len(values) == len(PARAMETERS):
-                chat_options(values | {change.name: change.value for change in known})
+                options = chat_options(values | {change.name: change.value for change in known})
+                if self._conversation is not None:
+                    _check_room(options, self._conversation.capacity)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
@@ -247,6 +246,17 @@ class _ToRosLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         level = self._logger.error if record.levelno >= logging.ERROR else self._logger.info
         level(self.format(record))
+
+
+def _string(text: str) -> String:
+    """Return a message; a NUL, at which ROS would end the text, becomes U+FFFD."""
+    return String(data=text.replace('\0', '\N{REPLACEMENT CHARACTER}'))
+
+
+def _check_room(options: ChatOptions, capacity: int) -> None:
+    if options.answer_room > capacity // 2:
+        raise ConfigError(f'answer_room is {options.answer_room}; it may be at most half of the '
+                          f'{capacity} slots of the cache')
 
 
 def _descriptor(parameter: Parameter) -> ParameterDescriptor:

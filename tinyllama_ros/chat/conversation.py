@@ -99,32 +99,32 @@ class Answer:
 
 
 Event = Reading | Piece | Reset | Answer
+Exchange = tuple[Message, Message]
+"""A prompt and its answer."""
 
 
 class Conversation:
     """Owns the messages; asks the engine for the rest."""
 
     def __init__(self, engine: Engine, settings: TokenizerSettings, tokenizer: Tokenizer) -> None:
-        self._engine = engine
-        self._tokenizer = tokenizer
-        self._template = ChatTemplate(settings, tokenizer)
-        self._stop_tokens = frozenset(settings.control_tokens.values())
-        self._turns: list[tuple[Message, Message]] = []
+        self._model = _Model(engine, tokenizer, ChatTemplate(settings, tokenizer),
+                             frozenset(settings.control_tokens.values()))
+        self._exchanges: list[Exchange] = []
 
     @property
     def messages(self) -> list[Message]:
         """What was said, the system prompt aside."""
-        return [message for turn in self._turns for message in turn]
+        return [message for exchange in self._exchanges for message in exchange]
 
     @property
     def fill(self) -> int:
         """Slots of the cache that hold a token."""
-        return self._engine.cache.fill
+        return self._model.engine.cache.fill
 
     @property
     def capacity(self) -> int:
         """Slots of the cache."""
-        return self._engine.cache.capacity
+        return self._model.engine.cache.capacity
 
     def answer(self, prompt: str, options: ChatOptions) -> Generator[Event, None, None]:
         """
@@ -136,42 +136,53 @@ class Conversation:
 
         :raises PromptError: the prompt is blank, or does not fit the cache; nothing has changed.
         """
-        turn = _Turn(self, Message('user', prompt), options)
+        turn = _Turn(self._model, self._exchanges, Message('user', prompt), options)
         turn.check()
         try:
             yield from turn.run()
         finally:
             if said := ''.join(turn.said):
-                self._turns = [*turn.kept, (turn.prompt, Message('assistant', said))]
+                self._exchanges = [*turn.kept, (turn.prompt, Message('assistant', said))]
 
     def reset(self, system_prompt: str = '') -> None:
         """Forget everything said; the cache keeps the system prompt, if it holds it."""
-        self._turns = []
-        first, second = (self._encode([], Message('user', text), system_prompt)
+        self._exchanges = []
+        first, second = (self._model.encode(system_prompt, [], Message('user', text))
                          for text in ('a', 'b'))
-        cache = self._engine.cache
+        cache = self._model.engine.cache
         cache.rewind(cache.shared_prefix(commonprefix([first, second])))
 
     def close(self) -> None:
         """Free the engine."""
-        self._engine.close()
+        self._model.engine.close()
 
-    def _encode(self, turns: list[tuple[Message, Message]], prompt: Message, system_prompt: str
-                ) -> list[int]:
+
+@dataclass(frozen=True)
+class _Model:
+    """What a turn needs of the model."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    stop_tokens: frozenset[int]
+
+    def encode(self, system_prompt: str, exchanges: list[Exchange], prompt: Message) -> list[int]:
+        """Return the tokens of a conversation, up to where the answer begins."""
         system = [Message('system', system_prompt)] if system_prompt else []
-        said = [message for turn in turns for message in turn]
-        return self._template.encode([*system, *said, prompt])
+        said = [message for exchange in exchanges for message in exchange]
+        return self.template.encode([*system, *said, prompt])
 
 
 class _Turn:
     """One prompt on its way to its answer."""
 
-    def __init__(self, conversation: Conversation, prompt: Message, options: ChatOptions) -> None:
-        self._conversation = conversation
-        self._engine = conversation._engine
+    def __init__(self, model: _Model, exchanges: list[Exchange], prompt: Message,
+                 options: ChatOptions) -> None:
+        self._model = model
+        self._engine = model.engine
         self._options = options
         self.prompt = prompt
-        self.kept = conversation._turns
+        self.kept = exchanges
         self.said: list[str] = []
         self._drawn: list[int] = []
 
@@ -179,7 +190,7 @@ class _Turn:
         """Refuse a prompt that cannot be answered."""
         if not any(char.isprintable() and not char.isspace() for char in self.prompt.content):
             raise PromptError('it is blank; say something')
-        capacity, room = self._conversation.capacity, self._options.room
+        capacity, room = self._engine.cache.capacity, self._options.room
         alone = len(self._tokens([]))
         if alone + room > capacity:
             raise PromptError(
@@ -189,7 +200,7 @@ class _Turn:
     def run(self) -> Iterator[Event]:
         """Yield the events of the turn."""
         began_s = time.monotonic()
-        stream = TextStream(self._conversation._tokenizer)
+        stream = TextStream(self._model.tokenizer)
         sampler = Sampler(self._options.sampling)
         tokens = yield from self._begin()
         cache = self._engine.cache
@@ -199,7 +210,7 @@ class _Turn:
         finish: Finish = 'length'
         while not self._is_at_length():
             token = self._engine.draw(sampler)
-            if token in self._conversation._stop_tokens:
+            if token in self._model.stop_tokens:
                 finish = 'stop'
                 break
             self._drawn.append(token)
@@ -221,7 +232,7 @@ class _Turn:
     def _begin(self) -> Generator[Event, None, list[int]]:
         """Return the tokens to read before the answer, with a reset where all do not fit."""
         tokens = self._tokens(self.kept)
-        if len(tokens) + self._options.room > self._conversation.capacity:
+        if len(tokens) + self._options.room > self._engine.cache.capacity:
             yield Reset()
             tokens = self._rolled_over()
         return tokens
@@ -241,7 +252,7 @@ class _Turn:
         That is the prompt, the end of the answer so far, and the newest turns, together about half
         of the cache: a cache that was filled to the brim again would be full again at once.
         """
-        capacity, room = self._conversation.capacity, self._options.room
+        capacity, room = self._engine.cache.capacity, self._options.room
         alone = len(self._tokens([]))
         target = max(capacity // 2, alone + room // 2)
         answer = self._drawn[max(0, len(self._drawn) - (target - alone)):]
@@ -252,8 +263,8 @@ class _Turn:
     def _read(self, tokens: list[int]) -> Iterator[Event]:
         return (Reading(count) for count in self._engine.read(tokens))
 
-    def _tokens(self, turns: list[tuple[Message, Message]]) -> list[int]:
-        return self._conversation._encode(turns, self.prompt, self._options.system_prompt)
+    def _tokens(self, exchanges: list[Exchange]) -> list[int]:
+        return self._model.encode(self._options.system_prompt, exchanges, self.prompt)
 
 
 def open_conversation(artifact: Artifact, engine: Engine) -> Conversation:
