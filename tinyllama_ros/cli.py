@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 import sys
 
-from tinyllama_ros.engine.backend import BACKENDS
+from tinyllama_ros.engine.backend import BACKENDS, open_backend
 from tinyllama_ros.errors import ArtifactError, TinyLlamaError
 from tinyllama_ros.model.artifact import Artifact
 from tinyllama_ros.model.cache_folder import artifacts_folder, default_cache, find_artifact
@@ -55,12 +55,21 @@ def _parser() -> argparse.ArgumentParser:
     _add_build_options(random)
     random.set_defaults(run=_random)
 
+    perplexity = commands.add_parser('perplexity', help='measure how well an artifact predicts '
+                                     'a text')
+    perplexity.add_argument('model', help='artifact: its folder, or its name in the cache folder')
+    perplexity.add_argument('--text', type=Path, required=True, metavar='FILE', help='UTF-8 text')
+    perplexity.add_argument('--windows', type=int, metavar='N',
+                            help='take so many windows (default: all of the text)')
+    perplexity.add_argument('--window', type=int, default=KV_LENGTH, metavar='TOKENS',
+                            help='tokens of a window, each read into an empty cache '
+                            '(default: %(default)s)')
+    _add_backend_options(perplexity)
+    perplexity.set_defaults(run=_perplexity)
+
     bench = commands.add_parser('bench', help='measure an artifact on this machine')
     bench.add_argument('model', help='artifact: its folder, or its name in the cache folder')
-    bench.add_argument('--backend', choices=BACKENDS, default=BACKENDS[0],
-                       help='what runs the graph (default: %(default)s)')
-    bench.add_argument('--threads', type=int, default=0,
-                       help='threads (default: 0, the physical cores)')
+    _add_backend_options(bench)
     bench.add_argument('--runs', type=int, default=5,
                        help='runs of each measurement (default: %(default)s)')
     bench.add_argument('--json', action='store_true', help='print JSON instead of a table')
@@ -78,6 +87,13 @@ def _add_build_options(parser: argparse.ArgumentParser) -> None:
                         'trained on where that is less)')
     parser.add_argument('--force', action='store_true',
                         help='build again where the artifact is there already')
+
+
+def _add_backend_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--backend', choices=BACKENDS, default=BACKENDS[0],
+                        help='what runs the graph (default: %(default)s)')
+    parser.add_argument('--threads', type=int, default=0,
+                        help='threads (default: 0, the physical cores)')
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
@@ -118,6 +134,25 @@ def _is_there(folder: Path, arguments: argparse.Namespace) -> bool:
         return False
     return (manifest.quantization == arguments.quant
             and arguments.kv_length in (None, manifest.kv_length))
+
+
+def _perplexity(arguments: argparse.Namespace) -> None:
+    """Print the perplexity of an artifact on a text."""
+    from tqdm import tqdm
+
+    from tinyllama_ros.perplexity import measure_loss, text_windows
+    artifact = Artifact.open(find_artifact(arguments.model))
+    windows = text_windows(artifact, arguments.text, arguments.window, arguments.windows)
+    backend = open_backend(arguments.backend, artifact, threads=arguments.threads)
+    try:
+        with tqdm(measure_loss(backend, windows), total=len(windows), unit='window',
+                  disable=not sys.stderr.isatty()) as bar:
+            for loss in bar:
+                bar.set_description(f'perplexity {loss.perplexity:.3f}')
+    finally:
+        backend.close()
+    print(f'perplexity {loss.perplexity:.4f} (mean loss {loss.mean:.5f} nats over '
+          f'{loss.of_positions.size} tokens, {len(windows)} windows of {arguments.window})')
 
 
 def _bench(arguments: argparse.Namespace) -> None:

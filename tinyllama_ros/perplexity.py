@@ -1,0 +1,80 @@
+"""How well an artifact predicts a text: measured on the graph that will run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyllama_ros.chat.tokenizer import load_tokenizer
+from tinyllama_ros.engine.backend import Backend
+from tinyllama_ros.errors import ConfigError
+from tinyllama_ros.model.artifact import Artifact
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Negative log-likelihoods (nats) of the tokens of some windows."""
+
+    of_positions: NDArray[np.float64]
+    """(windows, window - 1): position p of a window predicts its token p + 1."""
+
+    @property
+    def mean(self) -> float:
+        """Mean over all predicted tokens, in nats."""
+        return float(self.of_positions.mean())
+
+    @property
+    def perplexity(self) -> float:
+        """Exponential of the mean."""
+        return math.exp(self.mean)
+
+
+def text_windows(artifact: Artifact, path: Path, window: int, windows: int | None
+                 ) -> list[NDArray[np.int64]]:
+    """
+    Return consecutive windows of a text's tokens; a rest shorter than a window is left out.
+
+    :param windows: at most so many; None for all.
+    :raises ConfigError: the text cannot be read, or has no whole window; the numbers are wrong.
+    """
+    capacity = artifact.manifest.kv_length
+    if not 2 <= window <= capacity:
+        raise ConfigError(f'window is {window}; it must be in 2..{capacity}, the slots of the cache')
+    if windows is not None and windows < 1:
+        raise ConfigError(f'windows is {windows}; it must be at least 1')
+    try:
+        text = path.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f'{path} cannot be read as UTF-8 text: {error}') from error
+    tokenizer = load_tokenizer(artifact.tokenizer, artifact.manifest.tokenizer)
+    tokens = np.array(tokenizer.encode(text), np.int64)
+    whole = len(tokens) // window
+    if not whole:
+        raise ConfigError(f'{path} has {len(tokens)} tokens, which is less than one window of '
+                          f'{window}; give a longer text or a smaller --window')
+    return list(tokens[:whole * window].reshape(whole, window)[:windows])
+
+
+def measure_loss(backend: Backend, windows: list[NDArray[np.int64]]) -> Iterator[Loss]:
+    """Yield the loss so far after each window, each of which is read into an empty cache."""
+    losses: list[NDArray[np.float64]] = []
+    for window in windows:
+        losses.append(window_loss(backend, window))
+        yield Loss(np.stack(losses))
+
+
+def window_loss(backend: Backend, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the negative log-likelihood (nats) of every token but the first: (window - 1,)."""
+    longest = backend.chunk_sizes[-1]
+    losses = []
+    for start in range(0, len(tokens) - 1, longest):
+        chunk = tokens[start:min(start + longest, len(tokens) - 1)]
+        logits = backend.forward(chunk, start, all_logits=True)
+        peak = logits.max(axis=1)
+        total = np.exp(logits - peak[:, None]).sum(axis=1, dtype=np.float64)
+        targets = tokens[start + 1:start + 1 + len(chunk)]
+        losses.append(np.log(total) + peak - logits[np.arange(len(chunk)), targets])
+    return np.concatenate(losses)
