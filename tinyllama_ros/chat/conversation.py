@@ -250,11 +250,13 @@ class _Turn:
         Return what the cache shall hold after a reset, and keep only the turns that are in it.
 
         That is the prompt, the end of the answer so far, and the newest turns, together about half
-        of the cache: a cache that was filled to the brim again would be full again at once.
+        of the cache: a cache that was filled to the brim again would be full again at once. Before
+        the answer begins, its room stays free.
         """
         capacity, room = self._engine.cache.capacity, self._options.room
         alone = len(self._tokens([]))
-        target = max(capacity // 2, alone + room // 2)
+        least = alone + (room // 2 if self._drawn else 0)
+        target = max(least, min(capacity // 2, capacity - room))
         answer = self._drawn[max(0, len(self._drawn) - (target - alone)):]
         while self.kept and len(self._tokens(self.kept)) + len(answer) > target:
             self.kept = self.kept[1:]
