@@ -1,0 +1,59 @@
+"""A backend in NumPy that holds the engine to the contract, and forgets nothing."""
+
+from collections.abc import Callable, Sequence
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyllama_ros.errors import BackendError
+
+Judge = Callable[[Sequence[int]], NDArray[np.float32]]
+"""All tokens that are attended to, to logits (vocabulary,)."""
+NEVER = -1
+
+
+class FakeBackend:
+    """
+    A cache whose rows are the tokens themselves, and logits that depend on each of them.
+
+    It asserts that slot i gets position i, that no slot is read before it was written, and that
+    neither a chunk nor the cache is ever exceeded.
+    """
+
+    def __init__(self, kv_length: int, vocab_size: int, judge: Judge | None = None,
+                 chunk_sizes: tuple[int, ...] = (1, 4, 8)) -> None:
+        self.kv_length = kv_length
+        self.vocab_size = vocab_size
+        self.chunk_sizes = chunk_sizes
+        self.rows: list[int] = []
+        """The token in each slot that was ever written, stale ones included."""
+        self.passes: list[tuple[int, int]] = []
+        """Start and length of each forward pass."""
+        self.passes_to_failure = NEVER
+        """1 makes the next pass fail."""
+        self.closed = 0
+        self._judge = judge or self._hash
+
+    def forward(self, tokens: NDArray[np.int64], start: int, *, all_logits: bool = False
+                ) -> NDArray[np.float32]:
+        end = start + len(tokens)
+        assert tokens.dtype == np.int64 and tokens.ndim == 1
+        assert 0 < len(tokens) <= self.chunk_sizes[-1]
+        assert 0 <= start <= len(self.rows), f'slots {len(self.rows)}..{start - 1} hold nothing'
+        assert end <= self.kv_length, f'{end} rows, {self.kv_length} slots'
+        self.passes.append((start, len(tokens)))
+        self.rows[start:end] = tokens.tolist()
+        self.passes_to_failure -= 1
+        if self.passes_to_failure == 0:
+            self.rows[start:] = []  # what a broken pass leaves there must not be relied on
+            raise BackendError('the device is gone')
+        ends = range(start + 1, end + 1) if all_logits else [end]
+        return np.stack([self._judge(self.rows[:each]) for each in ends])
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def _hash(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        seed = zlib.crc32(np.array(tokens, np.int64).tobytes())
+        return np.random.default_rng(seed).standard_normal(self.vocab_size, np.float32)

@@ -1,0 +1,471 @@
+"""A conversation never exceeds its cache, and says all that it was to say."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
+from os.path import commonprefix
+import random
+
+from fake_backend import FakeBackend, Judge, NEVER
+from hypothesis import given, settings, strategies as st
+import numpy as np
+from numpy.typing import NDArray
+import pytest
+from tiny_models import tiny
+from tiny_tokenizers import BPE, bpe_file, SENTENCEPIECE, sentencepiece_file
+
+from tinyllama_ros.chat.conversation import (
+    Answer,
+    ChatOptions,
+    Conversation,
+    Event,
+    open_conversation,
+    Piece,
+    Reading,
+    Reset,
+)
+from tinyllama_ros.chat.template import ChatTemplate, Message
+from tinyllama_ros.chat.tokenizer import BpeTokenizer, SentencePieceTokenizer
+from tinyllama_ros.engine.backend import Backend
+from tinyllama_ros.engine.engine import Engine
+from tinyllama_ros.engine.onnx import OnnxBackend
+from tinyllama_ros.engine.sampling import Sampler, SamplingOptions
+from tinyllama_ros.errors import BackendError, ConfigError, PromptError
+from tinyllama_ros.model.artifact import Artifact
+from tinyllama_ros.model.build import build
+
+GREEDY = SamplingOptions(temperature=0)
+SYSTEM_PROMPTS = ('', 'Be brief.', 'You are a robot. Say what a robot says.')
+VOCABULARIES = {
+    'bpe': (BPE, BpeTokenizer(bpe_file(), BPE.control_tokens)),
+    'sentencepiece': (SENTENCEPIECE, SentencePieceTokenizer(sentencepiece_file(),
+                                                            SENTENCEPIECE.control_tokens))}
+SETTINGS, TOKENIZER = VOCABULARIES['bpe']
+
+
+def options(max_tokens: int = 20, answer_room: int = 8, system_prompt: str = '') -> ChatOptions:
+    return ChatOptions(system_prompt, max_tokens, answer_room, GREEDY)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A prompt, and what happens to its answer."""
+
+    prompt: str
+    options: ChatOptions = field(default_factory=options)
+    events: int = 2000
+    """Events after which the answer is cancelled."""
+    passes_to_failure: int = NEVER
+
+
+class Witness:
+    """A conversation on a fake backend, and someone who checks every event of it."""
+
+    def __init__(self, backend: FakeBackend, longer: Backend, vocabulary: str = 'bpe') -> None:
+        settings, tokenizer = VOCABULARIES[vocabulary]
+        self.backend = backend
+        self.engine = Engine(backend)
+        self.conversation = Conversation(self.engine, settings, tokenizer)
+        self._template = ChatTemplate(settings, tokenizer)
+        self._longer = Engine(longer)
+
+    @classmethod
+    def of_fakes(cls, slots: int, vocabulary: str = 'bpe') -> 'Witness':
+        """Return a witness of a fake backend, and of one with a longer cache."""
+        size = VOCABULARIES[vocabulary][1].vocab_size
+        return cls(FakeBackend(slots, size), FakeBackend(1000, size), vocabulary)
+
+    def take(self, turn: Turn) -> None:
+        """Take a turn and check it from its first event to what it leaves behind."""
+        before, held = self.conversation.messages, list(self.engine.cache.tokens)
+        passes = len(self.backend.passes)
+        self._begin(turn)
+        try:
+            with closing(self.conversation.answer(turn.prompt, turn.options)) as events:
+                for event in islice(events, turn.events):
+                    self._see(event)
+                assert isinstance(event, Answer) or len(self.seen) == turn.events
+        except PromptError:
+            assert self.conversation.messages == before and self.engine.cache.tokens == held
+            assert len(self.backend.passes) == passes
+        except BackendError:
+            assert self.backend.passes_to_failure == 0
+        self._check_resets(passes)
+        self._check_history(before)
+
+    def _begin(self, turn: Turn) -> None:
+        self.backend.passes_to_failure = turn.passes_to_failure
+        self.turn = turn
+        self.seen: list[Event] = []
+        self.said: list[str] = []
+        self._drawn: list[int] = []  # tokens of the answer, as far as they are known
+        self._kept: list[int] = []  # tokens in the cache when the drawing began, or went on
+        self._was = self.conversation.messages
+        self._passes_at_first_piece = len(self.backend.passes)
+
+    def _see(self, event: Event) -> None:
+        if isinstance(event, Piece):
+            self.said.append(event.text)
+            if not self._kept:
+                self._see_drawing_begin()
+        elif self._kept and isinstance(event, (Reset, Answer)):
+            self._see_drawing_end()
+        if isinstance(event, Answer):
+            assert event.text == ''.join(self.said)
+            assert 0 <= event.tokens_drawn <= (self.turn.options.max_tokens or 2000)
+            assert event.finish == 'stop' or event.tokens_drawn == self.turn.options.max_tokens
+        self.seen.append(event)
+
+    def _see_drawing_begin(self) -> None:
+        self._kept = list(self.engine.cache.tokens)
+        if len(self.said) == 1:
+            self._passes_at_first_piece = len(self.backend.passes)
+            assert self.engine.cache.room >= self.turn.options.room
+        else:
+            self._drawn.append(self._kept[-1])  # the one for which there was no slot
+        assert self._is_conversation_and_answer(self._kept)
+
+    def _see_drawing_end(self) -> None:
+        """Hold what was drawn against a longer cache that sees the same kept tokens."""
+        found = self.engine.cache.tokens[len(self._kept):]
+        self._drawn += found
+        list(self._longer.read(self._kept))
+        for token in found:
+            assert self._longer.draw(Sampler(GREEDY)) == token
+            self._longer.append(token)
+        self._kept = []
+
+    def _is_conversation_and_answer(self, kept: list[int]) -> bool:
+        """Return whether tokens are the newest turns, then the end of the answer so far."""
+        for start in range(0, len(self._was) + 1, 2):
+            asked = self.encode(self._was[start:], self.turn)
+            end = self._drawn[len(self._drawn) - (len(kept) - len(asked)):]
+            if kept == asked + end:
+                return True
+        return False
+
+    def encode(self, said: Sequence[Message], turn: Turn) -> list[int]:
+        """Return the tokens of what was said, and a turn's prompt."""
+        system = turn.options.system_prompt
+        return self._template.encode([*([Message('system', system)] if system else []), *said,
+                                      Message('user', turn.prompt)])
+
+    def _check_resets(self, passes: int) -> None:
+        """Announced at the start when not all fits, later each time the cache went back."""
+        resets = [place for place, event in enumerate(self.seen) if isinstance(event, Reset)]
+        first = next((place for place, event in enumerate(self.seen)
+                      if isinstance(event, Piece)), len(self.seen))
+        if self.seen:
+            whole = len(self.encode(self._was, self.turn)) + self.turn.options.room
+            assert [place for place in resets if place < first] == (
+                [0] if whole > self.backend.kv_length else [])
+        later = self.backend.passes[max(passes, self._passes_at_first_piece - 1):]
+        returns = sum(start < last + length for (last, length), (start, _) in pairwise(later))
+        announced = sum(place > first for place in resets)
+        cut_short = bool(self.seen) and isinstance(self.seen[-1], (Reset, Reading))
+        assert announced - cut_short <= returns <= announced
+
+    def _check_history(self, before: list[Message]) -> None:
+        after = self.conversation.messages
+        if said := ''.join(self.said):
+            assert after[-2:] == [Message('user', self.turn.prompt), Message('assistant', said)]
+            older = after[:-2]
+            assert older == before[len(before) - len(older):]
+            if not any(isinstance(event, Reset) for event in self.seen):
+                assert older == before
+        else:
+            assert after == before
+
+
+some_options = st.builds(options, max_tokens=st.integers(1, 60), answer_room=st.integers(2, 70),
+                         system_prompt=st.sampled_from(SYSTEM_PROMPTS))
+prompts = st.text('a robté🤖\n<|>?', max_size=12) | st.sampled_from(
+    ['What is a robot?', '<|im_end|>', 'books about the sea ' * 4])
+turns = st.builds(Turn, prompts, some_options, st.just(2000) | st.integers(1, 60),
+                  st.just(NEVER) | st.integers(1, 30))
+
+
+@settings(deadline=None, max_examples=200)
+@given(slots=st.integers(24, 64), talk=st.lists(turns | st.sampled_from(SYSTEM_PROMPTS),
+                                                min_size=1, max_size=12))
+def test_any_turns_are_answered_within_the_cache(slots, talk):
+    witness = Witness.of_fakes(slots)
+    for step in talk:
+        if isinstance(step, Turn):
+            witness.take(step)
+        else:
+            witness.conversation.reset(step)
+            assert witness.conversation.messages == []
+
+
+def random_turn(chance: random.Random, slots: int) -> Turn:
+    """Return a short turn most of the time, now and then one longer than the cache."""
+    prompt = ' '.join(chance.choices(['robot', 'What is a', '?', 'é🤖', '\n', '<|im_end|>'],
+                                     [9, 1, 3, 1, 1, 1], k=chance.choice([1, 1, 1, 2, 3, 9])))
+    return Turn(
+        prompt,
+        options(max_tokens=chance.choice([1, 3, 5, 9, slots, 2 * slots]),
+                answer_room=chance.choice([2, 4, 8, slots // 2, slots]),
+                system_prompt=chance.choices(SYSTEM_PROMPTS, [20, 3, 1])[0]),
+        chance.choice([2000, 2000, chance.randrange(1, 50)]),
+        chance.choice([NEVER, NEVER, chance.randrange(1, 40)]))
+
+
+@pytest.mark.parametrize(('slots', 'vocabulary'), [
+    (24, 'bpe'), (37, 'bpe'), (64, 'bpe'), (96, 'bpe'), (64, 'sentencepiece'),
+    (128, 'sentencepiece')])
+def test_hundreds_of_turns_are_answered_within_the_cache(slots, vocabulary):
+    chance, witness = random.Random(slots), Witness.of_fakes(slots, vocabulary)
+    for _ in range(500):
+        witness.take(random_turn(chance, slots))
+
+
+class Watched(FakeBackend):
+    """A real backend that is held to the contract."""
+
+    def __init__(self, real: OnnxBackend) -> None:
+        super().__init__(real.kv_length, real.vocab_size, chunk_sizes=real.chunk_sizes)
+        self._real = real
+
+    def forward(self, tokens: NDArray[np.int64], start: int, *, all_logits: bool = False
+                ) -> NDArray[np.float32]:
+        super().forward(tokens, start, all_logits=all_logits)
+        return self._real.forward(tokens, start, all_logits=all_logits)
+
+
+@pytest.fixture(scope='module')
+def open_real(tmp_path_factory):
+    """Return a function that opens a tiny model with a number of slots."""
+    def open_real(slots: int) -> OnnxBackend:
+        folder = tmp_path_factory.mktemp('artifacts') / 'tiny'
+        build(tiny(), folder, name='tiny', quantization='fp32', kv_length=slots)
+        return OnnxBackend(Artifact.open(folder), threads=1)
+    return open_real
+
+
+@pytest.mark.parametrize('slots', [40, 80])  # shorter and longer than the longest chunk
+def test_turns_are_answered_within_the_cache_of_a_real_model(open_real, slots):
+    chance, witness = random.Random(slots), Witness(Watched(open_real(slots)), open_real(512))
+    for _ in range(30):
+        witness.take(random_turn(chance, slots))
+
+
+END = SETTINGS.control_tokens[SETTINGS.eos_token]
+COUNT = tuple(range(100, 200))
+"""Tokens that stand one after the other in the answer of `talk`."""
+
+
+def saying(tokens: Sequence[int]) -> Judge:
+    """Return what answers each prompt with the same tokens, all different."""
+    begin = ChatTemplate(SETTINGS, TOKENIZER).encode_structure('<|im_start|>assistant\n')[-1]
+    following = dict(pairwise([begin, *tokens, END]))
+    return lambda seen: np.eye(TOKENIZER.vocab_size, dtype=np.float32)[
+        following.get(seen[-1], END)]
+
+
+def talk(slots: int = 128, count: int = 4, tokens: Sequence[int] = COUNT
+         ) -> tuple[Conversation, FakeBackend]:
+    """Return a conversation whose answers are the first of some tokens, and what it runs on."""
+    backend = FakeBackend(slots, TOKENIZER.vocab_size, saying(tokens[:count]))
+    return Conversation(Engine(backend), SETTINGS, TOKENIZER), backend
+
+
+def answer(conversation: Conversation, prompt: str = 'robot?', **changes: object) -> Answer:
+    *_, last = conversation.answer(prompt, options(**changes))
+    assert isinstance(last, Answer)
+    return last
+
+
+def text(count: int) -> str:
+    return TOKENIZER.decode(COUNT[:count])
+
+
+def encode(said: Sequence[Message], prompt: str = 'robot?', system_prompt: str = '') -> list[int]:
+    system = [Message('system', system_prompt)] if system_prompt else []
+    return ChatTemplate(SETTINGS, TOKENIZER).encode([*system, *said, Message('user', prompt)])
+
+
+def test_answer_ends_where_the_model_ends_it():
+    conversation, _ = talk()
+    last = answer(conversation)
+    assert (last.text, last.finish, last.tokens_drawn) == (text(4), 'stop', 4)
+
+
+def test_answer_ends_at_its_limit():
+    last = answer(talk()[0], max_tokens=3)
+    assert (last.text, last.finish, last.tokens_drawn) == (text(3), 'length', 3)
+
+
+def test_limit_of_zero_is_none():
+    assert answer(talk(256, 100)[0], max_tokens=0).text == text(100)
+
+
+@pytest.mark.parametrize('slots', [24, 32, 48])
+def test_answer_longer_than_the_cache_has_no_seam(slots):
+    conversation, _ = talk(slots, 100)
+    events = list(conversation.answer('robot?', options(max_tokens=0)))
+    assert sum(isinstance(event, Reset) for event in events) > 1
+    assert ''.join(event.text for event in events if isinstance(event, Piece)) == text(100)
+    assert conversation.messages[-1].content == text(100)
+
+
+def test_answer_without_text_is_forgotten():
+    conversation, _ = talk(count=0)
+    assert answer(conversation).text == ''
+    assert conversation.messages == []
+
+
+def test_first_turn_reads_all():
+    last = answer(talk()[0], system_prompt='Be brief.')
+    assert (last.tokens_kept, last.tokens_read) == (0, len(encode([], system_prompt='Be brief.')))
+
+
+def test_second_turn_reads_only_what_is_new():
+    conversation, backend = talk(tokens=TOKENIZER.encode('robot'), count=9)
+    answer(conversation)
+    fill = conversation.fill
+    whole = len(encode(conversation.messages, 'and?'))
+    backend.passes.clear()
+    last = answer(conversation, 'and?')
+    assert (last.tokens_kept, last.tokens_read) == (fill, whole - fill)
+    assert min(start for start, _ in backend.passes) == fill
+
+
+def test_changed_system_prompt_is_read_with_all_that_follows():
+    conversation, _ = talk()
+    answer(conversation, system_prompt='Be brief.')
+    whole = encode(conversation.messages, 'and?', 'Be a robot.')
+    last = answer(conversation, 'and?', system_prompt='Be a robot.')
+    shared = len(commonprefix([whole, encode([], system_prompt='Be brief.')]))
+    assert (last.tokens_kept, last.tokens_read) == (shared, len(whole) - shared)
+
+
+def test_roll_over_keeps_the_system_prompt_and_the_newest_turns():
+    conversation, backend = talk(96)
+    prompts = [f'{number} robots' for number in range(20)]
+    for prompt in prompts:
+        events = list(conversation.answer(prompt, options(system_prompt='Be brief.')))
+        if Reset() in events:
+            break
+        backend.passes.clear()
+    kept = [message.content for message in conversation.messages if message.role == 'user']
+    system = len(commonprefix([encode([], mark, 'Be brief.') for mark in 'ab']))
+    assert kept == prompts[prompts.index(prompt) - len(kept) + 1:prompts.index(prompt) + 1]
+    assert len(kept) > 1
+    assert backend.passes[0][0] >= system
+
+
+def test_prompt_that_just_fits_is_answered():
+    fits = len(encode([])) + 8
+    assert answer(talk(fits)[0], answer_room=8).text == text(4)
+
+
+def test_prompt_that_cannot_fit_is_refused_with_its_length():
+    conversation, backend = talk(64)
+    answer(conversation)
+    before, fill, passes = conversation.messages, conversation.fill, list(backend.passes)
+    long = 'robot ' * 40
+    size = len(encode([], long, 'Be brief.'))
+    with pytest.raises(PromptError, match=rf'too long.* it is {size} tokens.*at most 56 fit'):
+        answer(conversation, long, answer_room=8, system_prompt='Be brief.')
+    assert (conversation.messages, conversation.fill, backend.passes) == (before, fill, passes)
+
+
+@pytest.mark.parametrize('prompt', ['', ' ', '\n\t', '\u200b', '\0'], ids=ascii)
+def test_blank_prompt_is_refused(prompt):
+    with pytest.raises(PromptError, match='is blank; say something'):
+        answer(talk()[0], prompt)
+
+
+def test_half_a_character_is_refused():
+    with pytest.raises(PromptError, match='character 2 of a user message is half'):
+        answer(talk()[0], 'ab\ud83e')
+
+
+@pytest.mark.parametrize(('changes', 'message'), [
+    ({'max_tokens': -1}, r'max_tokens is -1; it must be 0 \(no limit\) or above'),
+    ({'answer_room': 1}, r'answer_room is 1; it must be at least 2')])
+def test_option_out_of_range_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        options(**changes)
+
+
+def test_there_is_an_event_between_any_two_passes():
+    conversation, backend = talk(48, 60)
+    passes = [len(backend.passes) for _ in conversation.answer('robot ' * 8, options(60))]
+    assert passes[0] == 0
+    assert set(np.diff(passes)) == {0, 1}
+
+
+def test_cancelled_answer_stays_as_far_as_it_was_said():
+    conversation, backend = talk(count=50)
+    with closing(conversation.answer('robot?', options(50))) as events:
+        pieces = [next(event for event in events if isinstance(event, Piece)) for _ in range(3)]
+        passes = len(backend.passes)
+    assert conversation.messages[-1] == Message('assistant', ''.join(p.text for p in pieces))
+    assert len(backend.passes) == passes
+
+
+def test_prompt_cancelled_while_it_is_read_is_forgotten():
+    conversation, backend = talk()
+    with closing(conversation.answer('robot ' * 8, options())) as events:
+        assert [next(events), next(events)] == [Reading(0), Reading(8)]
+    assert (conversation.messages, len(backend.passes)) == ([], 1)
+
+
+def test_what_was_read_of_a_cancelled_prompt_is_not_read_again():
+    conversation, _ = talk()
+    with closing(conversation.answer('robot ' * 8, options())) as events:
+        assert [next(events), next(events)] == [Reading(0), Reading(8)]
+    assert answer(conversation, 'robot ' * 8).tokens_kept == 8
+
+
+def test_failed_answer_stays_as_far_as_it_was_said():
+    conversation, backend = talk()
+    backend.passes_to_failure = len(encode([])) // 8 + 1 + 2  # chunks of 8, then two tokens
+    with pytest.raises(BackendError, match='the device is gone'):
+        answer(conversation)
+    assert conversation.messages[-1] == Message('assistant', text(2))
+
+
+def test_answer_after_a_failure_is_whole():
+    conversation, backend = talk()
+    backend.passes_to_failure = 1
+    with pytest.raises(BackendError, match='the device is gone'):
+        answer(conversation)
+    assert answer(conversation).text == text(4)
+
+
+def test_reset_forgets_all_but_the_slots_of_the_system_prompt():
+    conversation, backend = talk()
+    answer(conversation, system_prompt='Be brief.')
+    conversation.reset('Be brief.')
+    system = len(commonprefix([encode([], mark, 'Be brief.') for mark in 'ab']))
+    assert (conversation.messages, conversation.fill) == ([], system)
+    assert answer(conversation, 'and?', system_prompt='Be brief.').tokens_kept == system
+
+
+def test_character_in_two_tokens_is_said_whole():
+    conversation, _ = talk(tokens=TOKENIZER.spell('é'))
+    events = list(conversation.answer('robot?', options()))
+    assert [event for event in events if isinstance(event, Piece)] == [Piece(''), Piece('é')]
+
+
+def test_same_seed_gives_the_same_answer():
+    texts = []
+    for seed in (1, 1, 2):
+        witness = Witness.of_fakes(64)
+        chat = ChatOptions(max_tokens=20, answer_room=8, sampling=SamplingOptions(seed=seed))
+        texts.append(list(witness.conversation.answer('robot?', chat))[-1].text)
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_conversation_of_an_artifact_answers(tmp_path):
+    build(tiny(), tmp_path / 'tiny', name='tiny', quantization='w8a8', kv_length=48)
+    artifact = Artifact.open(tmp_path / 'tiny')
+    conversation = open_conversation(artifact, Engine(OnnxBackend(artifact, threads=1)))
+    assert answer(conversation, max_tokens=5).tokens_drawn <= 5
+    assert conversation.capacity == 48
+    conversation.close()
+    conversation.close()
