@@ -147,6 +147,7 @@ class Server:
             for prompt in dropped:
                 self._fail(f'the prompt {_quote(prompt)} was not answered: the node is stopping; '
                            'send it again', '')
+            self.state = 'loading'
 
     def _next(self) -> Callable[[], None] | None:
         with self._lock:
