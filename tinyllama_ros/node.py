@@ -286,6 +286,16 @@ def main(args: Sequence[str] | None = None) -> int:
         rclpy.try_shutdown()
 
 
+def _spin(executor: MultiThreadedExecutor, node: TinyLlamaNode) -> None:
+    """Run callbacks until the executor is shut down, also after one of them has failed."""
+    while rclpy.ok():
+        try:
+            executor.spin()
+            return
+        except Exception as error:  # the edge; rclpy raises here where a transition is impossible
+            node.get_logger().error(f'a callback failed: {error!r}')
+
+
 def _run(stop: Flag) -> int:
     node = TinyLlamaNode()
     handler = _ToRosLog(node)
@@ -293,7 +303,7 @@ def _run(stop: Flag) -> int:
     logging.getLogger('tinyllama_ros').setLevel(logging.INFO)
     executor = MultiThreadedExecutor(THREADS)
     executor.add_node(node)
-    spinner = Thread(target=executor.spin)
+    spinner = Thread(target=_spin, args=(executor, node))
     spinner.start()
     try:
         if node.get_parameter('autostart').value and not node.start():
