@@ -1,6 +1,7 @@
 """The lifecycle node: topics, services, parameters and diagnostics around one conversation."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 import logging
 import signal
 import sys
@@ -311,7 +312,8 @@ def _run(stop: Flag) -> int:
         stop.wait()
         return 0
     finally:
-        node.trigger_shutdown()
+        with suppress(RuntimeError):  # it was shut down already, by a lifecycle manager
+            node.trigger_shutdown()
         executor.shutdown()
         spinner.join()
         node.destroy_node()
