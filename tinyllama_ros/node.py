@@ -274,7 +274,11 @@ def _descriptor(parameter: Parameter) -> ParameterDescriptor:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; 1 where it could not start."""
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # what rclpy raises on arguments that it cannot read
+        print(f'tinyllama_node: {error}', file=sys.stderr)
+        return 1
     stop = Flag()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
