@@ -1,9 +1,11 @@
 """The lifecycle node: topics, services, parameters and diagnostics around one conversation."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import sha256
 import logging
 import signal
+import socket
 import sys
 from threading import Event as Flag, Thread
 from typing import Any
@@ -146,8 +148,7 @@ class TinyLlamaNode(LifecycleNode):
         self._server = Server(self._conversation, self._topics, options=self._options,
                               depth=self._value('queue_depth'))
         if self._has_namesake():
-            raise ConfigError(f'another node is called {self.get_fully_qualified_name()}; give '
-                              'this one another name: --ros-args -r __node:=...')
+            raise _taken(self)
         self.get_logger().info(f'loaded {folder} ({artifact.manifest.kv_length} slots)')
 
     def _has_namesake(self) -> bool:
@@ -283,12 +284,38 @@ def main(args: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
-        return _run(stop)
-    except ParameterException as error:
+        node = TinyLlamaNode()
+        with _sole(node):
+            return _run(node, stop)
+    except (ConfigError, ParameterException) as error:
         print(f'tinyllama_node: {error}', file=sys.stderr)
         return 1
     finally:
         rclpy.try_shutdown()
+
+
+@contextmanager
+def _sole(node: TinyLlamaNode) -> Iterator[None]:
+    """
+    Hold the name of the node on this machine.
+
+    The graph shows a namesake up to 3 s late (DDS announces itself at that period), and by then
+    both would have answered. An abstract socket is taken at once, and freed however we end.
+
+    :raises ConfigError: another process holds it.
+    """
+    name = f'{node.context.get_domain_id()} {node.get_fully_qualified_name()}'
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as holder:
+        try:
+            holder.bind(f'\0tinyllama_ros {sha256(name.encode()).hexdigest()}')
+        except OSError as error:
+            raise _taken(node) from error
+        yield
+
+
+def _taken(node: TinyLlamaNode) -> ConfigError:
+    return ConfigError(f'another node is called {node.get_fully_qualified_name()}; give this one '
+                       'another name: --ros-args -r __node:=...')
 
 
 def _spin(executor: MultiThreadedExecutor, node: TinyLlamaNode) -> None:
@@ -301,8 +328,7 @@ def _spin(executor: MultiThreadedExecutor, node: TinyLlamaNode) -> None:
             node.get_logger().error(f'a callback failed: {error!r}')
 
 
-def _run(stop: Flag) -> int:
-    node = TinyLlamaNode()
+def _run(node: TinyLlamaNode, stop: Flag) -> int:
     handler = _ToRosLog(node)
     logging.getLogger('tinyllama_ros').addHandler(handler)
     logging.getLogger('tinyllama_ros').setLevel(logging.INFO)
