@@ -110,7 +110,7 @@ class Witness:
             if not self._kept:
                 self._see_drawing_begin()
         elif self._kept and isinstance(event, (Reset, Answer)):
-            self._see_drawing_end()
+            self._see_drawing_end(event)
         if isinstance(event, Answer):
             assert event.text == ''.join(self.said)
             assert 0 <= event.tokens_drawn <= (self.turn.options.max_tokens or 2000)
@@ -126,8 +126,9 @@ class Witness:
             self._drawn.append(self._kept[-1])  # the one for which there was no slot
         assert self._is_conversation_and_answer(self._kept)
 
-    def _see_drawing_end(self) -> None:
+    def _see_drawing_end(self, event: Event) -> None:
         """Hold what was drawn against a longer cache that sees the same kept tokens."""
+        assert isinstance(event, Answer) or self.engine.cache.room == 0
         found = self.engine.cache.tokens[len(self._kept):]
         self._drawn += found
         list(self._longer.read(self._kept))
@@ -297,6 +298,14 @@ def test_answer_ends_at_its_limit():
     assert (last.text, last.finish, last.tokens_drawn) == (text(3), 'length', 3)
 
 
+def test_last_token_of_an_answer_is_not_read():
+    size = len(encode([]))
+    conversation, _ = talk(size + 2)
+    events = list(conversation.answer('robot?', options(max_tokens=3, answer_room=2)))
+    assert Reset() not in events
+    assert conversation.fill == size + 2
+
+
 def test_limit_of_zero_is_none():
     assert answer(talk(256, 100)[0], max_tokens=0).text == text(100)
 
@@ -354,6 +363,16 @@ def test_roll_over_keeps_the_system_prompt_and_the_newest_turns():
     assert kept == prompts[prompts.index(prompt) - len(kept) + 1:prompts.index(prompt) + 1]
     assert len(kept) > 1
     assert backend.passes[0][0] >= system
+
+
+def test_roll_over_leaves_the_room_of_the_answer_free():
+    conversation, _ = talk(96)
+    while conversation.fill < 80:
+        answer(conversation)
+    events = conversation.answer('robot?', options(max_tokens=70, answer_room=70))
+    assert next(events) == Reset()
+    assert isinstance(next(event for event in events if not isinstance(event, Reading)), Piece)
+    assert conversation.fill <= 96 - 70
 
 
 def test_prompt_that_just_fits_is_answered():
@@ -450,6 +469,12 @@ def test_character_in_two_tokens_is_said_whole():
     conversation, _ = talk(tokens=TOKENIZER.spell('é'))
     events = list(conversation.answer('robot?', options()))
     assert [event for event in events if isinstance(event, Piece)] == [Piece(''), Piece('é')]
+
+
+def test_answer_that_ends_inside_a_character_says_so():
+    conversation, _ = talk(tokens=TOKENIZER.spell('é'), count=1)
+    assert answer(conversation).text == '\ufffd'
+    assert conversation.messages[-1].content == '\ufffd'
 
 
 def test_same_seed_gives_the_same_answer():
