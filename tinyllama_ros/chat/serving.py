@@ -159,7 +159,10 @@ class Server:
             return None
 
     def _clear(self, done: Flag) -> None:
-        self._conversation.reset(self._options().system_prompt)
+        try:
+            self._conversation.reset(self._options().system_prompt)
+        except TinyLlamaError as error:  # all is forgotten, but the system prompt cannot be kept
+            self._listener.on_error(f'the system prompt cannot be used: {error}')
         self.statistics.resets['requested'] += 1
         self._listener.on_reset('requested')
         self._become('idle')
