@@ -318,13 +318,15 @@ def _taken(node: TinyLlamaNode) -> ConfigError:
                        'another name: --ros-args -r __node:=...')
 
 
-def _spin(executor: MultiThreadedExecutor, node: TinyLlamaNode) -> None:
+def _spin(executor: MultiThreadedExecutor, node: TinyLlamaNode, stop: Flag) -> None:
     """Run callbacks until the executor is shut down, also after one of them has failed."""
-    while rclpy.ok():
+    while True:
         try:
             executor.spin()
             return
         except Exception as error:  # the edge; rclpy raises here where a transition is impossible
+            if stop.is_set():  # rclpy fails where a callback ends while the executor does
+                return
             node.get_logger().error(f'a callback failed: {error!r}')
 
 
@@ -334,7 +336,7 @@ def _run(node: TinyLlamaNode, stop: Flag) -> int:
     logging.getLogger('tinyllama_ros').setLevel(logging.INFO)
     executor = MultiThreadedExecutor(THREADS)
     executor.add_node(node)
-    spinner = Thread(target=_spin, args=(executor, node))
+    spinner = Thread(target=_spin, args=(executor, node, stop))
     spinner.start()
     try:
         if node.get_parameter('autostart').value and not node.start():
@@ -342,6 +344,7 @@ def _run(node: TinyLlamaNode, stop: Flag) -> int:
         stop.wait()
         return 0
     finally:
+        stop.set()
         with suppress(RuntimeError):  # it was shut down already, by a lifecycle manager
             node.trigger_shutdown()
         executor.shutdown()
