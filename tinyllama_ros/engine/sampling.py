@@ -97,7 +97,8 @@ def penalize(logits: Logits, context: Sequence[int], penalty: float) -> Logits:
 
 def softmax(logits: Logits, temperature: float) -> Probabilities:
     """Return probabilities (vocabulary,) that add up to 1."""
-    weights: Probabilities = np.exp((logits - logits.max()) / np.float32(temperature))
+    divisor = np.float32(max(temperature, 1e-6))  # below, float32 overflows or knows only 0
+    weights: Probabilities = np.exp((logits - logits.max()) / divisor)
     weights /= weights.sum(dtype=np.float64)
     return weights
 
