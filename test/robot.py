@@ -1,6 +1,7 @@
 """A node in a process of its own, and whoever listens and talks to it."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 import functools
 import json
 from pathlib import Path
@@ -53,9 +54,16 @@ class TalkativeCheckpoint(RandomCheckpoint):
         return values
 
 
-def build_model(folder: Path, shape: Architecture = SLOW_SHAPE) -> Path:
-    """Write an artifact whose greedy answers are as long as they may be; return its folder."""
-    checkpoint = TalkativeCheckpoint(shape, byte_tokenizer(shape.vocab_size))
+def build_model(folder: Path, shape: Architecture = SLOW_SHAPE, template: str = '') -> Path:
+    """
+    Write an artifact whose greedy answers are as long as they may be; return its folder.
+
+    :param template: goes in front of the chat template.
+    """
+    tokenizer = byte_tokenizer(shape.vocab_size)
+    settings = replace(tokenizer.settings,
+                       chat_template=template + tokenizer.settings.chat_template)
+    checkpoint = TalkativeCheckpoint(shape, replace(tokenizer, settings=settings))
     build(checkpoint, folder, name='talkative', quantization='fp32', kv_length=KV_LENGTH)
     return folder
 
@@ -236,8 +244,8 @@ class Ear:
 
     def diagnostics(self) -> dict[str, str]:
         """Return the values of the next diagnostics that the node publishes from here on."""
-        before = len(self.statuses)
-        self.wait_for(lambda: len(self.statuses) > before + 1, 'diagnostics')
+        now_s = time.time()
+        self.wait_for(lambda: self._stamps_s and self._stamps_s[-1] > now_s, 'diagnostics')
         return {value.key: value.value for value in self.statuses[-1].values}
 
     def diagnostics_periods_s(self, count: int) -> list[float]:
@@ -291,6 +299,7 @@ class Robots:
         self._folder = folder
         self._processes: list[NodeProcess] = []
         self._ears: list[Ear] = []
+        self._namespaces = 0
 
     def start(self, **options: Any) -> NodeProcess:
         """Start a node, in a namespace of its own unless one is named; see NodeProcess."""
@@ -318,7 +327,8 @@ class Robots:
         return process, ear
 
     def new_namespace(self) -> str:
-        return f'/{self._folder.name}_{len(self._processes)}_{len(self._ears)}'.replace('-', '_')
+        self._namespaces += 1
+        return f'/{self._folder.name}_{self._namespaces}'
 
     def close(self) -> None:
         for ear in self._ears:
