@@ -131,12 +131,14 @@ def _check_shapes(session: ort.InferenceSession, artifact: Artifact) -> None:
     """Compare what the manifest says with what the graph is."""
     manifest = artifact.manifest
     arch = manifest.architecture
-    expected = {f'{kind}.{layer}': [1, arch.kv_heads, manifest.kv_length, arch.head_dim]
-                for layer in range(arch.layers) for kind in ('key', 'value')}
-    found = _cache_shapes(session)
+    expected: dict[str, list[int | str]] = {
+        f'{kind}.{layer}': [1, arch.kv_heads, manifest.kv_length, arch.head_dim]
+        for layer in range(arch.layers) for kind in ('key', 'value')}
+    expected['logits'] = ['R', arch.vocab_size]
+    found = {output.name: output.shape for output in session.get_outputs()}
     for name in sorted(expected.keys() | found.keys()):
         if found.get(name) != expected.get(name):
             raise BackendError(
-                f'{artifact.graph}: cache tensor {name} has the shape {found.get(name)}, the '
-                f'manifest makes it {expected.get(name)} (1, kv_heads, kv_length, head_dim); '
-                'build the artifact again')
+                f'{artifact.graph}: {name} has the shape {found.get(name)}, the manifest makes it '
+                f'{expected.get(name)} (logits: rows, vocabulary; cache: 1, kv_heads, kv_length, '
+                'head_dim); build the artifact again')
