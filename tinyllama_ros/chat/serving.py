@@ -122,9 +122,10 @@ class Server:
         Then have `serve` called; the flag returned is set when the conversation is cleared.
         """
         done = Flag()
-        with self._lock:
+        with self._lock:  # both at once, or the cancel could meet the next answer
             self._resets.append(done)
-        self.cancel()
+            if self._cancelled is not None:
+                self._cancelled.set()
         return done
 
     def serve(self) -> None:
