@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 import errno
 import fcntl
 import hashlib
+from itertools import pairwise
 import json
 import os
 from pathlib import Path
@@ -63,6 +64,9 @@ class Manifest:
         if self.kv_length > self.architecture.context_length:
             raise ModelError(f'kv_length is {self.kv_length}; {self.name} was trained on at most '
                              f'{self.architecture.context_length} positions')
+        steps = pairwise((0, *self.chunk_sizes))
+        if not self.chunk_sizes or any(low >= high for low, high in steps):
+            raise ModelError(f'chunk_sizes are {self.chunk_sizes}; they must ascend from above 0')
 
     def to_json(self) -> str:
         """Return the manifest as it stands in its file."""
@@ -79,7 +83,7 @@ class Manifest:
         try:
             fields: dict[str, Any] = json.loads(text)
             version = fields.pop('format_version')
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ArtifactError(f'is no manifest ({error!r})') from error
         if version != FORMAT_VERSION:
             raise ArtifactError(f'has format version {version}; this program reads version '
@@ -119,6 +123,9 @@ class Artifact:
             raise ArtifactError(f'{path} cannot be read ({error})') from error
         except ArtifactError as error:
             raise ArtifactError(f'{path} {error}; build the artifact again') from error
+        if missing := {GRAPH, WEIGHTS, manifest.tokenizer.file_name} - manifest.files.keys():
+            raise ArtifactError(f'{path} does not vouch for {min(missing)}; build the artifact '
+                                'again')
         for name, record in manifest.files.items():
             _verify(folder, name, record)
         return cls(folder, manifest)
@@ -136,7 +143,7 @@ class Artifact:
 
 def _verify(folder: Path, name: str, record: FileRecord) -> None:
     path = folder / name
-    if path.parent != folder:
+    if path.parent != folder or '\0' in name:
         raise ArtifactError(f'{folder / MANIFEST} names {name!r}, which lies outside its folder')
     try:
         found = _record(path)
