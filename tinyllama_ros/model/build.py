@@ -6,7 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tinyllama_ros.errors import ArtifactError, ConfigError
-from tinyllama_ros.model.artifact import Manifest, new_artifact
+from tinyllama_ros.model.artifact import MANIFEST, Manifest, new_artifact
 from tinyllama_ros.model.checkpoint import Checkpoint
 from tinyllama_ros.model.cpu_graph import write_cpu_graph
 from tinyllama_ros.model.linear import FloatLinear, Int8Linear, Linear
@@ -34,8 +34,10 @@ def build(checkpoint: Checkpoint, folder: Path, *, name: str, quantization: str,
     manifest = Manifest(name=name, quantization=quantization, dialect='cpu', kv_length=kv_length,
                         chunk_sizes=CHUNK_SIZES, architecture=checkpoint.architecture,
                         tokenizer=tokenizer.settings, files={})
-    if folder.exists() and any(folder.iterdir()) and not (folder / 'manifest.json').exists():
-        raise ArtifactError(f'{folder} holds something that is no artifact; choose another folder')
+    is_something = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if is_something and not (folder / MANIFEST).exists():
+        raise ArtifactError(f'{folder} is or holds something that is no artifact; choose another '
+                            'folder')
     with new_artifact(folder, manifest) as partial:
         (partial / tokenizer.settings.file_name).write_bytes(tokenizer.content)
         parts = write_cpu_graph(checkpoint, QUANTIZATIONS[quantization], kv_length, partial)
