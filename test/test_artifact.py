@@ -227,6 +227,13 @@ def test_first_build_that_is_killed_leaves_nothing_under_the_name(tmp_path, mani
     assert os.listdir(tmp_path) == ['tiny']
 
 
+def test_what_a_build_killed_at_its_end_put_aside_is_cleared(folder, manifest):
+    folder.rename(folder.with_name('.tiny.replaced'))
+    write(write(folder, manifest), manifest, b'new content')
+    assert Artifact.open(folder).graph.read_bytes() == b'new content'
+    assert os.listdir(folder.parent) == ['tiny']
+
+
 def test_full_disk_is_told_and_leaves_the_old_artifact(folder, manifest):
     before = contents(folder)
     with pytest.raises(ArtifactError, match=rf'no space left for {folder}; free some, or choose'):
