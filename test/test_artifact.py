@@ -235,6 +235,14 @@ def test_what_a_build_killed_at_its_end_put_aside_is_cleared(folder, manifest):
     assert os.listdir(folder.parent) == ['tiny']
 
 
+def test_artifact_that_a_killed_build_put_aside_is_brought_back(folder, manifest):
+    before = contents(folder)
+    folder.rename(folder.with_name('.tiny.replaced'))
+    with pytest.raises(ValueError, match='oh'), new_artifact(folder, manifest):
+        raise ValueError('oh')
+    assert contents(folder) == before
+
+
 def test_full_disk_is_told_and_leaves_the_old_artifact(folder, manifest):
     before = contents(folder)
     with pytest.raises(ArtifactError, match=rf'no space left for {folder}; free some, or choose'):
@@ -260,7 +268,7 @@ def test_path_below_a_file_is_told(tmp_path, manifest):
 
 def test_two_builds_at_once_do_not_meet(folder, manifest):
     with new_artifact(folder, replace(manifest, name='first')) as partial:
-        with pytest.raises(ArtifactError, match=r'another build holds .*\.tiny\.lock; wait'):
+        with pytest.raises(ArtifactError, match='another build is filling .*; wait'):
             write(folder, replace(manifest, name='second'))
         for name in FILES:
             (partial / name).write_bytes(b'first')

@@ -141,8 +141,8 @@ def test_file_in_the_folders_place_is_left_alone(tmp_path):
 
 @pytest.mark.parametrize(('weight', 'action', 'message'), [
     ('lm_head.weight', fail, 'the last weight is cut short'),
-    ('model.layers.1.self_attn.k_proj.weight', set_nan, r'output channel \d+ .* not finite'),
-    ('lm_head.weight', set_nan, 'output channel 3 .* not finite'),
+    ('model.layers.1.self_attn.k_proj.weight', set_nan, r'k_proj.weight holds .* not finite'),
+    ('lm_head.weight', set_nan, 'lm_head.weight holds .* not finite'),
 ], ids=['cut_short', 'nan_in_a_layer', 'nan_in_the_head'])
 def test_damaged_checkpoint_leaves_the_old_artifact(tmp_path, weight, action, message):
     before = contents(make(tmp_path / 'tiny', tiny()).folder)

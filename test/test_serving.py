@@ -135,9 +135,10 @@ def test_waiting_counts_the_queue():
 
 
 def test_refused_prompt_has_an_error_and_no_response():
-    stage = Stage(a=[PromptError('it is blank; say something')])
+    stage = Stage(a=[PromptError('it is blank, or no text in UTF-8; say something')])
     stage.serve('a', 'b')
-    assert stage.ear.all('error') == ["the prompt 'a' was refused: it is blank; say something"]
+    assert stage.ear.all('error') == [
+        "the prompt 'a' was refused: it is blank, or no text in UTF-8; say something"]
     assert stage.ear.all('response') == [SAID]
     assert stage.ear.all('state')[-1] == 'idle'
 

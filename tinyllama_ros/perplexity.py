@@ -42,7 +42,8 @@ def text_windows(artifact: Artifact, path: Path, window: int, windows: int | Non
     """
     capacity = artifact.manifest.kv_length
     if not 2 <= window <= capacity:
-        raise ConfigError(f'window is {window}; it must be in 2..{capacity}, the slots of the cache')
+        raise ConfigError(f'window is {window}; it must be in 2..{capacity} (the slots of the '
+                          'cache)')
     if windows is not None and windows < 1:
         raise ConfigError(f'windows is {windows}; it must be at least 1')
     try:

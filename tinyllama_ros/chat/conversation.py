@@ -20,6 +20,7 @@ from tinyllama_ros.errors import ConfigError, PromptError
 from tinyllama_ros.model.artifact import Artifact
 from tinyllama_ros.model.tokenizer_settings import TokenizerSettings
 
+REPLACEMENT = '\N{REPLACEMENT CHARACTER}'
 Finish = Literal['stop', 'length']
 
 
@@ -188,8 +189,10 @@ class _Turn:
 
     def check(self) -> None:
         """Refuse a prompt that cannot be answered."""
-        if not any(char.isprintable() and not char.isspace() for char in self.prompt.content):
-            raise PromptError('it is blank; say something')
+        # What ROS cannot decode as UTF-8 arrives as replacement characters
+        if not any(char.isprintable() and not char.isspace() and char != REPLACEMENT
+                   for char in self.prompt.content):
+            raise PromptError('it is blank, or no text in UTF-8; say something')
         capacity, room = self._engine.cache.capacity, self._options.room
         alone = len(self._tokens([]))
         if alone + room > capacity:

@@ -80,7 +80,9 @@ class Server:
 
         :param options: asked at the start of each turn.
         :param depth: prompts that may wait; one more is refused.
+        :raises ConfigError: the library that finds sentences is not installed.
         """
+        SentenceStream()  # to fail here rather than at the first answer
         self.statistics = Statistics()
         self.state: State = 'loading'
         self._conversation = conversation
@@ -148,6 +150,8 @@ class Server:
             for prompt in dropped:
                 self._fail(f'the prompt {_quote(prompt)} was not answered: the node is stopping; '
                            'send it again', '')
+            while self._resets:
+                self._clear(self._resets.popleft())
             self.state = 'loading'
 
     def _next(self) -> Callable[[], None] | None:

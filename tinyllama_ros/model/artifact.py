@@ -172,8 +172,8 @@ def new_artifact(folder: Path, manifest: Manifest) -> Iterator[Path]:
     """
     Give a folder to write an artifact's files into; it becomes the artifact when all went well.
 
-    The finished folder appears under its name in one step, so a build that fails or is killed
-    leaves what was there before. Left-overs of a killed build are cleared by the next.
+    A build that fails or is killed leaves what was there before; should it be killed between the
+    two renames that end it, the next build brings that back. Left-overs are cleared then, too.
 
     :param manifest: its files are recorded here, from what was written.
     :raises ArtifactError: another build of this artifact is under way; no space; no permission.
@@ -181,11 +181,11 @@ def new_artifact(folder: Path, manifest: Manifest) -> Iterator[Path]:
     folder = folder.absolute()
     partial = folder.with_name(f'.{folder.name}.partial')
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_name(f'.{folder.name}.lock')):
+        partial.mkdir(parents=True, exist_ok=True)
+        with _locked(partial):
+            _recover(folder)
             try:
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir()
+                _empty(partial)
                 yield partial
                 files = {path.name: _record(path) for path in sorted(partial.iterdir())}
                 text = replace(manifest, files=files).to_json()
@@ -198,28 +198,50 @@ def new_artifact(folder: Path, manifest: Manifest) -> Iterator[Path]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open('w', encoding='utf-8') as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ArtifactError(f'another build holds {path}; wait for it to end') from error
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+def _locked(partial: Path) -> Iterator[None]:
+    """Hold the folder that is being filled, so that two builds never write the same artifact."""
+    descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(descriptor), partial.stat()):
+            raise BlockingIOError  # it was put in place while we reached for it
+        yield
+    except BlockingIOError as error:
+        raise ArtifactError(f'another build is filling {partial}; wait for it to end') from error
+    finally:
+        os.close(descriptor)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:
     for path in partial.iterdir():
         with path.open('rb') as file:
             os.fsync(file.fileno())
-    replaced = folder.with_name(f'.{folder.name}.replaced')
-    shutil.rmtree(replaced, ignore_errors=True)
+    replaced = _replaced(folder)
     if folder.exists():
         folder.rename(replaced)
     partial.rename(folder)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _replaced(folder: Path) -> Path:
+    """Return where an artifact lies while another takes its place."""
+    return folder.with_name(f'.{folder.name}.replaced')
+
+
+def _recover(folder: Path) -> None:
+    """Mend what a build that was killed while it put its artifact in place has left."""
+    if folder.exists():
+        shutil.rmtree(_replaced(folder), ignore_errors=True)
+    elif _replaced(folder).exists():
+        _replaced(folder).rename(folder)
 
 
 def _explain(error: OSError, folder: Path) -> str:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from tinyllama_ros.errors import ModelError
 from tinyllama_ros.model.architecture import Architecture
 from tinyllama_ros.model.artifact import GRAPH, WEIGHTS
 from tinyllama_ros.model.checkpoint import Checkpoint
@@ -111,7 +112,11 @@ class _Decoder:
         yield 'head'
 
     def _weight(self, name: str) -> NDArray[np.float32]:
-        return self._checkpoint.tensor(f'{name}.weight')
+        weight = self._checkpoint.tensor(f'{name}.weight')
+        if not np.isfinite(weight).all():
+            raise ModelError(f'{name}.weight holds a number that is not finite; the checkpoint is '
+                             'damaged, fetch it again')
+        return weight
 
     def _stack(self, prefix: str, names: tuple[str, ...]) -> NDArray[np.float32]:
         return np.concatenate([self._weight(f'{prefix}.{name}') for name in names])
