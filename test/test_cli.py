@@ -1,0 +1,80 @@
+import json
+
+import pytest
+
+from tinyllama_ros.cli import main
+from tinyllama_ros.model.artifact import Artifact, WEIGHTS
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('TINYLLAMA_ROS_CACHE', str(tmp_path))
+    return tmp_path
+
+
+def test_artifact_is_built_under_its_default_name_and_printed(cache, capsys):
+    assert main(['random', 'tiny']) == 0
+    folder = cache / 'artifacts' / 'random-tiny-w8a8'
+    assert capsys.readouterr().out == f'{folder}\n'
+    assert Artifact.open(folder).manifest.kv_length == 512  # what the shape was "trained" on
+
+
+def test_sound_artifact_is_not_built_again(cache, capsys):
+    main(['random', 'tiny'])
+    path = cache / 'artifacts' / 'random-tiny-w8a8' / WEIGHTS
+    before = path.stat().st_mtime_ns
+    assert main(['random', 'tiny']) == 0
+    assert path.stat().st_mtime_ns == before
+    assert main(['random', 'tiny', '--force']) == 0
+    assert path.stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize('options', [['--kv-length', '64'], ['--quant', 'fp32']])
+def test_artifact_of_another_kind_is_built_anew(cache, options):
+    folder = str(cache / 'out')
+    main(['random', 'tiny', folder])
+    assert main(['random', 'tiny', folder, *options]) == 0
+    manifest = Artifact.open(cache / 'out').manifest
+    assert (manifest.kv_length, manifest.quantization) in ((64, 'w8a8'), (512, 'fp32'))
+
+
+def test_damaged_artifact_is_built_anew(cache):
+    main(['random', 'tiny', str(cache / 'out')])
+    (cache / 'out' / WEIGHTS).write_bytes(b'')
+    assert main(['random', 'tiny', str(cache / 'out')]) == 0
+    Artifact.open(cache / 'out')
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['fetch', 'gpt-5'], "model 'gpt-5' is unknown; known: smollm2-135m-instruct"),
+    (['build', 'no-such-model'], "there is no model 'no-such-model'"),
+    (['random', 'huge'], "shape 'huge' is unknown; known: tinyllama-1.1b"),
+    (['random', 'tiny', '--kv-length', '4096'], 'kv_length is 4096; random-tiny was trained on'),
+    (['random', 'tiny', '--kv-length', '1'], 'kv_length is 1; a cache needs at least 2 slots'),
+    (['bench', 'nothing'], "there is no artifact 'nothing'"),
+], ids=' '.join)
+def test_error_is_one_line_and_status_1(capsys, arguments, message):
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ''
+    assert captured.err.startswith(f'tinyllama-model: {message}')
+    assert captured.err.count('\n') == 1
+
+
+def test_bench_measures_what_the_readme_says(capsys):
+    main(['random', 'tiny'])
+    capsys.readouterr()
+    assert main(['bench', 'random-tiny-w8a8', '--runs', '1', '--json']) == 0
+    found = {row['name']: row for row in json.loads(capsys.readouterr().out)}
+    assert {'verify', 'load', 'resident memory', 'of that, outside the graph',
+            'time to first token, 20 tokens', 'time to first token, 200 tokens',
+            'chunk 1 at fill 0', 'chunk 64 at fill 448'} <= found.keys()
+    assert all(row['lowest'] <= row['median'] <= row['highest'] for row in found.values())
+    assert all(row['median'] > 0 for row in found.values())
+
+
+def test_bench_prints_a_table_with_units(capsys):
+    main(['random', 'tiny'])
+    assert main(['bench', 'random-tiny-w8a8', '--runs', '1']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith('load ') and line.endswith('  s') for line in lines)

@@ -1,0 +1,60 @@
+from pathlib import Path
+import re
+
+import pytest
+import yaml
+
+from tinyllama_ros.chat.conversation import ChatOptions
+from tinyllama_ros.engine.sampling import SamplingOptions
+from tinyllama_ros.errors import ConfigError
+from tinyllama_ros.parameters import chat_options, PARAMETERS
+
+ROOT = Path(__file__).parents[1]
+DEFAULTS = {name: parameter.default for name, parameter in PARAMETERS.items()}
+
+
+def flat(section: dict[str, object], prefix: str = '') -> dict[str, object]:
+    """Return nested values by their dotted names."""
+    found: dict[str, object] = {}
+    for name, value in section.items():
+        found |= (flat(value, f'{prefix}{name}.') if isinstance(value, dict)
+                  else {prefix + name: value})
+    return found
+
+
+def test_config_file_holds_every_parameter_with_its_default():
+    text = (ROOT / 'config' / 'tinyllama.yaml').read_text()
+    assert flat(yaml.safe_load(text)['/**']['ros__parameters']) == DEFAULTS
+
+
+@pytest.mark.parametrize('name', PARAMETERS)
+def test_config_file_comments_every_parameter_as_the_table_does(name):
+    text = (ROOT / 'config' / 'tinyllama.yaml').read_text()
+    mark = ' (configure)' if PARAMETERS[name].is_fixed else ''
+    line = rf'# {re.escape(PARAMETERS[name].description + mark)}\n +{name.split(".")[-1]}:'
+    assert re.search(line, text)
+
+
+def test_readme_lists_every_parameter_with_its_default():
+    readme = (ROOT / 'README.md').read_text()
+    rows = re.findall(r'^\| `([\w.]+)` \| (\S+) \|', readme, re.MULTILINE)
+    assert {name: yaml.safe_load(value.strip('`')) for name, value in rows
+            if name in PARAMETERS} == DEFAULTS
+
+
+def test_parameters_become_the_options_of_a_turn():
+    values = DEFAULTS | {'system_prompt': 'Be brief.', 'max_tokens': 7, 'sampling.top_k': 5}
+    assert chat_options(values) == ChatOptions(
+        system_prompt='Be brief.', max_tokens=7, answer_room=256,
+        sampling=SamplingOptions(temperature=0.2, top_k=5, top_p=0.9))
+
+
+def test_defaults_lie_in_their_ranges():
+    for parameter in PARAMETERS.values():
+        low, high = parameter.range or (0, 0)
+        assert parameter.range is None or low <= parameter.default <= high
+
+
+def test_value_out_of_range_is_refused():
+    with pytest.raises(ConfigError, match='temperature is nan; it must be in 0..10'):
+        chat_options(DEFAULTS | {'sampling.temperature': float('nan')})
