@@ -96,6 +96,7 @@ class TinyLlamaNode(LifecycleNode):
         self.create_timer(1.0, self._publish_diagnostics, callback_group=self._group)
         self.create_service(Trigger, '~/reset', self._reset, callback_group=self._group)
         self.create_service(Trigger, '~/cancel', self._cancel, callback_group=self._group)
+        self._hearing = MutuallyExclusiveCallbackGroup()  # or two prompts could overtake each other
         self._work = self.create_guard_condition(self._serve, MutuallyExclusiveCallbackGroup())
 
     def start(self) -> bool:
@@ -118,7 +119,7 @@ class TinyLlamaNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Serve prompts from here on: whoever waits for a subscriber finds one that answers."""
         self._prompts = self.create_subscription(String, '~/prompt', self._hear, EVENTS,
-                                                 callback_group=self._group)
+                                                 callback_group=self._hearing)
         self._work.trigger()
         return super().on_activate(state)
 
