@@ -96,7 +96,7 @@ class TinyLlamaNode(LifecycleNode):
         self.create_timer(1.0, self._publish_diagnostics, callback_group=self._group)
         self.create_service(Trigger, '~/reset', self._reset, callback_group=self._group)
         self.create_service(Trigger, '~/cancel', self._cancel, callback_group=self._group)
-        self._hearing = MutuallyExclusiveCallbackGroup()  # or two prompts could overtake each other
+        self._hearing = MutuallyExclusiveCallbackGroup()  # or prompts overtake each other
         self._work = self.create_guard_condition(self._serve, MutuallyExclusiveCallbackGroup())
 
     def start(self) -> bool:
