@@ -35,7 +35,7 @@ class GraphWriter:
         self._inputs.append(helper.make_tensor_value_info(name, dtype, shape))
         return name
 
-    def output(self, name: str, dtype: int, shape: Sequence[int | str]) -> None:
+    def output(self, name: str, dtype: int, shape: Sequence[int | str] | None) -> None:
         """Declare the tensor of this name to be an output of the graph."""
         self._outputs.append(helper.make_tensor_value_info(name, dtype, shape))
 
