@@ -28,6 +28,11 @@ def w8a8(x: Array, weight: Array) -> Array:
     return _in_steps(x) @ _in_steps(weight).T
 
 
+def w8a16(x: Array, weight: Array) -> Array:
+    """Return x times the weight, x in steps of 1/254 of what w8a8 takes: the quantised head."""
+    return _in_steps(x, 127 * 254) @ _in_steps(weight).T
+
+
 def logits(checkpoint: Checkpoint, tokens: Sequence[int], linear: Linear = exact) -> Array:
     """
     Return the logits (n, vocabulary) after each token.
@@ -53,7 +58,8 @@ def logits(checkpoint: Checkpoint, tokens: Sequence[int], linear: Linear = exact
         gate, up = (linear(h, weight(f'{name}.mlp.{part}_proj')) for part in ('gate', 'up'))
         x = x + linear(gate / (1 + np.exp(-gate)) * up, weight(f'{name}.mlp.down_proj'))
     x = _rms_norm(x, weight('model.norm'), shape.norm_eps)
-    return linear(x, embeddings if shape.tied_embeddings else weight('lm_head'))
+    head = embeddings if shape.tied_embeddings else weight('lm_head')
+    return w8a16(x, head) if linear is w8a8 else linear(x, head)
 
 
 def _rms_norm(x: Array, gain: Array, epsilon: float) -> Array:
@@ -86,6 +92,6 @@ def _rotate(x: Array, base: float) -> Array:
     return np.concatenate([pairs.real, pairs.imag], axis=-1)
 
 
-def _in_steps(rows: Array) -> Array:
-    step = np.abs(rows).max(axis=-1, keepdims=True) / 127
+def _in_steps(rows: Array, steps: int = 127) -> Array:
+    step = np.abs(rows).max(axis=-1, keepdims=True) / steps
     return np.rint(rows / np.where(step > 0, step, 1)) * step

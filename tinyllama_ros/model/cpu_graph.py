@@ -104,10 +104,8 @@ class _Decoder:
         hidden = writer.node('Gather', 'head/rows', [hidden, rows], axis=1)
         hidden = writer.node('Squeeze', 'head/flat',
                              [hidden, writer.constant('head/axis', np.array([0]))])
-        if arch.tied_embeddings:
-            logits = self._linear.tied_head('logits', hidden, self._weight('model.embed_tokens'))
-        else:
-            logits = self._linear.apply('logits', hidden, self._weight('lm_head'))
+        head = self._weight('model.embed_tokens' if arch.tied_embeddings else 'lm_head')
+        logits = self._linear.head('logits', hidden, head, is_tied=arch.tied_embeddings)
         writer.output(logits, TensorProto.FLOAT, ('R', arch.vocab_size))
         yield 'head'
 

@@ -24,8 +24,8 @@ class Linear(Protocol):
     def embedding(self, path: str, weight: NDArray[np.float32]) -> str:
         """Return the name of the embedding table (vocabulary, hidden)."""
 
-    def tied_head(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
-        """Return the name of x times the embedding table, transposed."""
+    def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
+        """Return the name of x (tokens, in) times the head; a tied one is the embedding table."""
 
 
 class FloatLinear:
@@ -43,8 +43,8 @@ class FloatLinear:
         self._table = self._writer.weight(f'{path}/weight', weight)
         return self._table
 
-    def tied_head(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
-        return self._product(path, x, self._table)
+    def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
+        return self._product(path, x, self._table) if is_tied else self.apply(path, x, weight)
 
     def _product(self, path: str, x: str, weight: str) -> str:
         return self._writer.node('FusedMatMul', path, [x, weight], domain=MICROSOFT, transB=1)
@@ -74,27 +74,57 @@ class Int8Linear:
 
     def __init__(self, writer: GraphWriter) -> None:
         self._writer = writer
-        for name, value in (('one', np.float32(1)), ('step', np.float32(1 / QMAX)),
-                            ('zero_point', np.uint8(128))):
+        for name, value in (('one', np.float32(1)), ('zero_point', np.uint8(128)),
+                            ('step', np.float32(1 / QMAX)),
+                            ('fine_step', np.float32(1 / (2 * QMAX * QMAX))),
+                            ('fine_share', np.float32(1 / (2 * QMAX)))):
             writer.constant(f'w8a8/{name}', np.array(value))
 
     def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
-        writer = self._writer
-        quantized, scale = quantize_weight(weight)
-        weight_name = writer.weight(f'{path}/weight', quantized.T)
-        scale_name = writer.constant(f'{path}/scale', scale / np.float32(QMAX))
-        magnitude = writer.node('Abs', f'{path}/abs', [x])
-        peak = writer.node('ReduceMax', f'{path}/peak', [magnitude], axes=[-1])
-        scaled = writer.node('Div', f'{path}/scaled', [x, peak])
-        codes = writer.node('QuantizeLinear', f'{path}/codes',
-                            [scaled, 'w8a8/step', 'w8a8/zero_point'])
-        product = writer.node(
-            'MatMulIntegerToFloat', f'{path}/product',
-            [codes, weight_name, 'w8a8/one', scale_name, 'w8a8/zero_point'], domain=MICROSOFT)
-        return writer.node('Mul', path, [product, peak])
+        scaled, peak = self._scaled(path, x)
+        product = self._product(path, self._codes(f'{path}/codes', scaled, 'step'), weight)
+        return self._writer.node('Mul', path, [product, peak])
 
     def embedding(self, path: str, weight: NDArray[np.float32]) -> str:
         return self._writer.weight(f'{path}/weight', weight.astype(np.float16))
 
-    def tied_head(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
-        return self.apply(path, x, weight)
+    def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
+        """
+        Return the logits, from activations of nearly 16 bits.
+
+        What rounding to 8 bits leaves of a token is rounded to 8 bits again, and travels as a
+        second row through the same product. The head is only multiplied by the rows whose logits
+        are wanted, and reading its weights is what that takes, so the second row is free.
+        """
+        writer = self._writer
+        scaled, peak = self._scaled(path, x)
+        coarse = self._codes(f'{path}/coarse', scaled, 'step')
+        rounded = writer.node('DequantizeLinear', f'{path}/rounded',
+                              [coarse, 'w8a8/step', 'w8a8/zero_point'])
+        rest = writer.node('Sub', f'{path}/rest', [scaled, rounded])
+        fine = self._codes(f'{path}/fine', rest, 'fine_step')
+        codes = writer.node('Concat', f'{path}/codes', [coarse, fine], axis=0)
+        product = self._product(path, codes, weight)
+        halves = [f'{path}/halves', f'{path}/halves:1']
+        writer.node('Split', f'{path}/halves', [product], outputs=halves, axis=0)
+        fine = writer.node('Mul', f'{path}/fine_part', [halves[1], 'w8a8/fine_share'])
+        total = writer.node('Add', f'{path}/total', [halves[0], fine])
+        return writer.node('Mul', path, [total, peak])
+
+    def _scaled(self, path: str, x: str) -> tuple[str, str]:
+        """Return x divided by the largest magnitude of each token, and that magnitude."""
+        magnitude = self._writer.node('Abs', f'{path}/abs', [x])
+        peak = self._writer.node('ReduceMax', f'{path}/peak', [magnitude], axes=[-1])
+        return self._writer.node('Div', f'{path}/scaled', [x, peak]), peak
+
+    def _codes(self, path: str, scaled: str, step: str) -> str:
+        return self._writer.node('QuantizeLinear', path,
+                                 [scaled, f'w8a8/{step}', 'w8a8/zero_point'])
+
+    def _product(self, path: str, codes: str, weight: NDArray[np.float32]) -> str:
+        quantized, scale = quantize_weight(weight)
+        return self._writer.node(
+            'MatMulIntegerToFloat', f'{path}/product',
+            [codes, self._writer.weight(f'{path}/weight', quantized.T), 'w8a8/one',
+             self._writer.constant(f'{path}/scale', scale / np.float32(QMAX)),
+             'w8a8/zero_point'], domain=MICROSOFT)
