@@ -63,7 +63,7 @@ class GraphWriter:
         return name
 
     def save(self, path: Path, name: str, opsets: dict[str, int]) -> None:
-        """Write the graph, checked by ONNX's own checker as far as it knows the operators."""
+        """Write the graph, which finds its weights by the name of their file."""
         graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs,
                                   list(self._initializers.values()))
         model = helper.make_model(
