@@ -33,7 +33,7 @@ class FakeBackend:
         self.passes_to_failure = NEVER
         """1 makes the next pass fail."""
         self.closed = 0
-        self._judge = judge or self._hash
+        self._judge = judge or hashed(vocab_size)
 
     def forward(self, tokens: NDArray[np.int64], start: int, *, all_logits: bool = False
                 ) -> NDArray[np.float32]:
@@ -54,6 +54,23 @@ class FakeBackend:
     def close(self) -> None:
         self.closed += 1
 
-    def _hash(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        seed = zlib.crc32(np.array(tokens, np.int64).tobytes())
-        return np.random.default_rng(seed).standard_normal(self.vocab_size, np.float32)
+
+def hashed(vocab_size: int) -> Judge:
+    """Return a judge whose logits depend on each token, and on nothing that a reader would see."""
+    def judge(seen: Sequence[int]) -> NDArray[np.float32]:
+        seed = zlib.crc32(np.array(seen, np.int64).tobytes())
+        return np.random.default_rng(seed).standard_normal(vocab_size, np.float32)
+    return judge
+
+
+def repeating(vocab_size: int) -> Judge:
+    """Return a judge that mostly prefers what followed the last token before, else as hashed."""
+    anything = hashed(vocab_size)
+
+    def judge(seen: Sequence[int]) -> NDArray[np.float32]:
+        logits = anything(seen)
+        before = [place for place in range(1, len(seen)) if seen[place - 1] == seen[-1]]
+        if before and logits[0] < 1:  # five times in six
+            logits[seen[before[-1]]] += 5
+        return logits
+    return judge

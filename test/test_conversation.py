@@ -1,13 +1,13 @@
 """A conversation never exceeds its cache, and says all that it was to say."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from os.path import commonprefix
 import random
 
-from fake_backend import FakeBackend, Judge, NEVER
+from fake_backend import FakeBackend, hashed, Judge, NEVER, repeating
 from hypothesis import given, settings, strategies as st
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +44,9 @@ VOCABULARIES = {
 SETTINGS, TOKENIZER = VOCABULARIES['bpe']
 
 
-def options(max_tokens: int = 20, answer_room: int = 8, system_prompt: str = '') -> ChatOptions:
-    return ChatOptions(system_prompt, max_tokens, answer_room, GREEDY)
+def options(max_tokens: int = 20, answer_room: int = 8, system_prompt: str = '',
+            drafting: bool = True) -> ChatOptions:
+    return ChatOptions(system_prompt, max_tokens, answer_room, GREEDY, drafting)
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,12 @@ class Witness:
         self._longer = Engine(longer)
 
     @classmethod
-    def of_fakes(cls, slots: int, vocabulary: str = 'bpe') -> 'Witness':
+    def of_fakes(cls, slots: int, vocabulary: str = 'bpe',
+                 judge: Callable[[int], Judge] = hashed) -> 'Witness':
         """Return a witness of a fake backend, and of one with a longer cache."""
         size = VOCABULARIES[vocabulary][1].vocab_size
-        return cls(FakeBackend(slots, size), FakeBackend(1000, size), vocabulary)
+        return cls(FakeBackend(slots, size, judge(size)), FakeBackend(1000, size, judge(size)),
+                   vocabulary)
 
     def take(self, turn: Turn) -> None:
         """Take a turn and check it from its first event to what it leaves behind."""
@@ -91,7 +94,7 @@ class Witness:
             assert len(self.backend.passes) == passes
         except BackendError:
             assert self.backend.passes_to_failure == 0
-        self._check_resets(passes)
+        self._check_resets()
         self._check_history(before)
 
     def _begin(self, turn: Turn) -> None:
@@ -102,7 +105,7 @@ class Witness:
         self._drawn: list[int] = []  # tokens of the answer, as far as they are known
         self._kept: list[int] = []  # tokens in the cache when the drawing began, or went on
         self._was = self.conversation.messages
-        self._passes_at_first_piece = len(self.backend.passes)
+        self._fills: list[int] = []  # of the cache, from the first piece on
 
     def _see(self, event: Event) -> None:
         if isinstance(event, Piece):
@@ -116,11 +119,12 @@ class Witness:
             assert 0 <= event.tokens_drawn <= (self.turn.options.max_tokens or 2000)
             assert event.finish == 'stop' or event.tokens_drawn == self.turn.options.max_tokens
         self.seen.append(event)
+        if self.said:
+            self._fills.append(self.engine.cache.fill)
 
     def _see_drawing_begin(self) -> None:
         self._kept = list(self.engine.cache.tokens)
         if len(self.said) == 1:
-            self._passes_at_first_piece = len(self.backend.passes)
             assert self.engine.cache.room >= self.turn.options.room
         else:
             self._drawn.append(self._kept[-1])  # the one for which there was no slot
@@ -152,7 +156,7 @@ class Witness:
         return self._template.encode([*([Message('system', system)] if system else []), *said,
                                       Message('user', turn.prompt)])
 
-    def _check_resets(self, passes: int) -> None:
+    def _check_resets(self) -> None:
         """Announced at the start when not all fits, later each time the cache went back."""
         resets = [place for place, event in enumerate(self.seen) if isinstance(event, Reset)]
         first = next((place for place, event in enumerate(self.seen)
@@ -161,8 +165,7 @@ class Witness:
             whole = len(self.encode(self._was, self.turn)) + self.turn.options.room
             assert [place for place in resets if place < first] == (
                 [0] if whole > self.backend.kv_length else [])
-        later = self.backend.passes[max(passes, self._passes_at_first_piece - 1):]
-        returns = sum(start < last + length for (last, length), (start, _) in pairwise(later))
+        returns = sum(fill < before for before, fill in pairwise(self._fills))
         announced = sum(place > first for place in resets)
         cut_short = bool(self.seen) and isinstance(self.seen[-1], (Reset, Reading))
         assert announced - cut_short <= returns <= announced
@@ -180,7 +183,7 @@ class Witness:
 
 
 some_options = st.builds(options, max_tokens=st.integers(1, 60), answer_room=st.integers(2, 70),
-                         system_prompt=st.sampled_from(SYSTEM_PROMPTS))
+                         system_prompt=st.sampled_from(SYSTEM_PROMPTS), drafting=st.booleans())
 prompts = st.text('a robté🤖\n<|>?', max_size=12) | st.sampled_from(
     ['What is a robot?', '<|im_end|>', 'books about the sea ' * 4])
 turns = st.builds(Turn, prompts, some_options, st.just(2000) | st.integers(1, 60),
@@ -189,9 +192,10 @@ turns = st.builds(Turn, prompts, some_options, st.just(2000) | st.integers(1, 60
 
 @settings(deadline=None, max_examples=200)
 @given(slots=st.integers(24, 64), talk=st.lists(turns | st.sampled_from(SYSTEM_PROMPTS),
-                                                min_size=1, max_size=12))
-def test_any_turns_are_answered_within_the_cache(slots, talk):
-    witness = Witness.of_fakes(slots)
+                                                min_size=1, max_size=12),
+       judge=st.sampled_from([hashed, repeating]))
+def test_any_turns_are_answered_within_the_cache(slots, talk, judge):
+    witness = Witness.of_fakes(slots, judge=judge)
     for step in talk:
         if isinstance(step, Turn):
             witness.take(step)
@@ -208,16 +212,18 @@ def random_turn(chance: random.Random, slots: int) -> Turn:
         prompt,
         options(max_tokens=chance.choice([1, 3, 5, 9, slots, 2 * slots]),
                 answer_room=chance.choice([2, 4, 8, slots // 2, slots]),
-                system_prompt=chance.choices(SYSTEM_PROMPTS, [20, 3, 1])[0]),
+                system_prompt=chance.choices(SYSTEM_PROMPTS, [20, 3, 1])[0],
+                drafting=chance.random() < 0.8),
         chance.choice([2000, 2000, chance.randrange(1, 50)]),
         chance.choice([NEVER, NEVER, chance.randrange(1, 40)]))
 
 
-@pytest.mark.parametrize(('slots', 'vocabulary'), [
-    (24, 'bpe'), (37, 'bpe'), (64, 'bpe'), (96, 'bpe'), (64, 'sentencepiece'),
-    (128, 'sentencepiece')])
-def test_hundreds_of_turns_are_answered_within_the_cache(slots, vocabulary):
-    chance, witness = random.Random(slots), Witness.of_fakes(slots, vocabulary)
+@pytest.mark.parametrize(('slots', 'vocabulary', 'judge'), [
+    (24, 'bpe', hashed), (37, 'bpe', hashed), (64, 'bpe', hashed), (96, 'bpe', hashed),
+    (64, 'sentencepiece', hashed), (128, 'sentencepiece', hashed), (24, 'bpe', repeating),
+    (64, 'bpe', repeating), (96, 'sentencepiece', repeating)])
+def test_hundreds_of_turns_are_answered_within_the_cache(slots, vocabulary, judge):
+    chance, witness = random.Random(slots), Witness.of_fakes(slots, vocabulary, judge)
     for _ in range(500):
         witness.take(random_turn(chance, slots))
 

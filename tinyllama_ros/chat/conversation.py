@@ -14,6 +14,7 @@ from typing import Literal
 from tinyllama_ros.chat.template import ChatTemplate, Message
 from tinyllama_ros.chat.text_stream import TextStream
 from tinyllama_ros.chat.tokenizer import load_tokenizer, Tokenizer
+from tinyllama_ros.engine.drafting import Drafter, LONGEST_DRAFT
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.engine.sampling import Sampler, SamplingOptions
 from tinyllama_ros.errors import ConfigError, PromptError
@@ -35,6 +36,8 @@ class ChatOptions:
     answer_room: int = 256
     """Slots that must be free when an answer begins."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    drafting: bool = True
+    """Verify several tokens in one pass where the conversation repeats itself."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 0:
@@ -150,8 +153,8 @@ class Conversation:
         self._exchanges = []
         first, second = (self._model.encode(system_prompt, [], Message('user', text))
                          for text in ('a', 'b'))
-        cache = self._model.engine.cache
-        cache.rewind(cache.shared_prefix(commonprefix([first, second])))
+        engine = self._model.engine
+        engine.rewind(engine.cache.shared_prefix(commonprefix([first, second])))
 
     def close(self) -> None:
         """Free the engine."""
@@ -186,6 +189,7 @@ class _Turn:
         self.kept = exchanges
         self.said: list[str] = []
         self._drawn: list[int] = []
+        self._drafter = Drafter() if options.drafting else None
 
     def check(self) -> None:
         """Refuse a prompt that cannot be answered."""
@@ -228,6 +232,11 @@ class _Turn:
     def _is_at_length(self) -> bool:
         return 0 < self._options.max_tokens <= len(self._drawn)
 
+    def _draftable(self) -> int:
+        """Return how many tokens a draft may have; the last of an answer is never read."""
+        limit = self._options.max_tokens
+        return limit - len(self._drawn) - 1 if limit else LONGEST_DRAFT
+
     def _say(self, text: str) -> Piece:
         self.said.append(text)
         return Piece(text)
@@ -243,7 +252,7 @@ class _Turn:
     def _advance(self, token: int) -> Iterator[Event]:
         """Read the token just drawn, with a reset where no slot is free."""
         if self._engine.cache.room:
-            self._engine.append(token)
+            self._engine.append(token, self._drafter, self._draftable())
         else:
             yield Reset()
             yield from self._read(self._rolled_over())
