@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, TYPE_CHECKING
 
 from tinyllama_ros.errors import ArtifactError, ConfigError
+from tinyllama_ros.model.byte_alphabet import BYTE_TO_CHARACTER, CHARACTER_TO_BYTE
 from tinyllama_ros.model.tokenizer_settings import TokenizerSettings
 
 if TYPE_CHECKING:
@@ -172,22 +173,3 @@ def _sentencepiece_model(data: bytes) -> 'SentencePieceProcessor':
         raise ConfigError('this model has a SentencePiece vocabulary, which needs the package '
                           'sentencepiece: pip install sentencepiece') from error
     return SentencePieceProcessor(model_proto=data)
-
-
-def _byte_characters() -> dict[int, str]:
-    """
-    Return the character that byte-level BPE writes for each byte.
-
-    Printable Latin-1 stands for itself, the other bytes for U+0100 and up in their order.
-    Source: bytes_to_unicode in encoder.py of GPT-2,
-    https://github.com/openai/gpt-2/blob/9b63575ef42771a015060c964af2c3da4cf7c8ab/src/encoder.py
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return ({byte: chr(byte) for byte in printable}
-            | {byte: chr(0x100 + place) for place, byte in enumerate(others)})
-
-
-BYTE_TO_CHARACTER: Mapping[int, str] = _byte_characters()
-CHARACTER_TO_BYTE: Mapping[str, bytes] = {
-    character: bytes([byte]) for byte, character in BYTE_TO_CHARACTER.items()}

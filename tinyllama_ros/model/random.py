@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tinyllama_ros.errors import ModelError
 from tinyllama_ros.model.architecture import Architecture
+from tinyllama_ros.model.byte_alphabet import BYTE_TO_CHARACTER
 from tinyllama_ros.model.checkpoint import TokenizerFile
 from tinyllama_ros.model.tokenizer_settings import TokenizerSettings
 
@@ -82,7 +83,7 @@ def byte_tokenizer(vocab_size: int) -> TokenizerFile:
 
     :raises ModelError: the bytes and the control tokens alone are more than `vocab_size`.
     """
-    tokens = [*_byte_alphabet(), *_CONTROL_TOKENS]
+    tokens = [*BYTE_TO_CHARACTER.values(), *_CONTROL_TOKENS]
     if vocab_size < len(tokens):
         raise ModelError(f'vocab_size is {vocab_size}; a random model needs {len(tokens)} tokens')
     tokens += [_word(number) for number in range(vocab_size - len(tokens))]
@@ -100,20 +101,6 @@ def byte_tokenizer(vocab_size: int) -> TokenizerFile:
     return TokenizerFile(settings, json.dumps(content, ensure_ascii=False).encode())
 
 
-def _byte_alphabet() -> list[str]:
-    """
-    Return the letter that stands for each byte 0..255 in a byte-level BPE.
-
-    A printable byte stands for itself, the others for the code points from 256 on (GPT-2).
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    letters, others = [], 0
-    for byte in range(256):
-        letters.append(chr(byte) if byte in printable else chr(256 + others))
-        others += byte not in printable
-    return letters
-
-
 def _word(number: int) -> str:
     """Return a made-up word with the space before it, another one for each number."""
     word = ''
@@ -122,4 +109,4 @@ def _word(number: int) -> str:
         number, syllable = divmod(number, len(_SYLLABLES))
         word = _SYLLABLES[syllable] + word
         number -= 1
-    return f'\u0120{word}'  # the letter of the space byte
+    return BYTE_TO_CHARACTER[ord(' ')] + word
