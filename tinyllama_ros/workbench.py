@@ -1,0 +1,81 @@
+"""From a checkpoint to a finished artifact: calibrate, smooth, quantise, build, measure."""
+
+from functools import partial
+from pathlib import Path
+import tempfile
+
+import numpy as np
+
+from tinyllama_ros.chat.tokenizer import load_tokenizer
+from tinyllama_ros.engine.backend import open_backend
+from tinyllama_ros.errors import ConfigError
+from tinyllama_ros.model.artifact import Artifact, HeldOutLoss, record_held_out
+from tinyllama_ros.model.build import build
+from tinyllama_ros.model.calibrate import calibrate, Calibration, held_out, own_text
+from tinyllama_ros.model.checkpoint import Checkpoint
+from tinyllama_ros.model.smooth import check_smoothing, smooth
+from tinyllama_ros.perplexity import window_loss
+
+SEPARATOR = '\n---\n'
+
+
+def make_artifact(checkpoint: Checkpoint, folder: Path, *, name: str, quantization: str,
+                  kv_length: int, smoothing: str = 'refined', text: Path | None = None,
+                  recipe: str = '', progress: bool = False) -> None:
+    """
+    Write the artifact of a checkpoint, for w8a8 with its activations smoothed.
+
+    :param kv_length: slots of the cache.
+    :param smoothing: ``refined``, ``searched``, an alpha, or ``none``; see model/smooth.py.
+    :param text: to calibrate on, UTF-8; pieces may be parted by lines of three hyphens. The
+        project's own where there is none.
+    :param recipe: noted in the manifest.
+    :param progress: show bars on stderr.
+    :raises ConfigError: an option is out of range, or the text is too short.
+    :raises ModelError: the checkpoint cannot be read or built.
+    :raises ArtifactError: the folder cannot be written, or holds something else.
+    """
+    check_smoothing(smoothing)
+    write = partial(build, folder=folder, name=name, quantization=quantization,
+                    kv_length=kv_length, recipe=recipe, progress=progress)
+    if quantization != 'w8a8' or smoothing == 'none':
+        write(checkpoint)
+        return
+    pieces = calibration_pieces(checkpoint, text)
+    path = folder.with_name(f'{folder.name}.calibration.safetensors')
+    calibration = calibrate(checkpoint, pieces, path, progress=progress)
+    smoothed = smooth(checkpoint, calibration.inputs, smoothing, progress=progress)
+    write(smoothed)
+    _measure(folder, calibration, pieces)
+
+
+def calibration_pieces(checkpoint: Checkpoint, text: Path | None) -> list[list[int]]:
+    """
+    Return the tokens of each piece of a calibration text; None is the project's own.
+
+    :raises ConfigError: the text cannot be read.
+    """
+    try:
+        content = own_text() if text is None else text.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f'{text} cannot be read as UTF-8 text: {error}') from error
+    settings = checkpoint.tokenizer.settings
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / settings.file_name
+        path.write_bytes(checkpoint.tokenizer.content)
+        tokenizer = load_tokenizer(path, settings)
+    return [tokenizer.encode(piece) for piece in content.split(SEPARATOR) if piece.strip()]
+
+
+def _measure(folder: Path, calibration: Calibration, pieces: list[list[int]]) -> None:
+    """Write into the manifest what the finished graph loses on the text that was held out."""
+    artifact = Artifact.open(folder)
+    backend = open_backend('onnx', artifact)
+    slots, read = backend.kv_length, held_out(pieces)
+    try:
+        found = np.concatenate([window_loss(backend, np.array(piece[:slots])) for piece in read])
+    finally:
+        backend.close()
+    fits = np.concatenate([np.arange(1, len(piece)) < slots for piece in read])
+    record_held_out(artifact, HeldOutLoss(float(calibration.held_out_losses[fits].mean()),
+                                          float(found.mean()), len(found)))
