@@ -23,7 +23,7 @@ EXTRAS = {
         'gguf',  # reads GGUF checkpoints
         'huggingface_hub',  # fetches checkpoints: resumes, verifies, knows mirrors
         'onnx',  # writes the static graph
-        'safetensors',  # reads safetensors checkpoints
+        'safetensors',  # keeps what calibration gathered
         'tqdm',  # progress bars
     ],
     # ROS 2 Jazzy for a machine without ROS. Pinned together: these versions are one release.
@@ -52,6 +52,7 @@ setup(
     description='A small language model on the robot itself, as a ROS 2 node',
     license='Apache-2.0',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
+    package_data={f'{PACKAGE}.model': ['calibration.txt']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
         (f'share/{PACKAGE}', ['package.xml']),

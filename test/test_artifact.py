@@ -28,7 +28,7 @@ FILES = (GRAPH, WEIGHTS, 'tokenizer.json')
 @pytest.fixture
 def manifest() -> Manifest:
     model = tiny()
-    return Manifest(name='tiny', quantization='fp32', dialect='cpu', kv_length=64,
+    return Manifest(name='tiny', quantization='fp32', recipe='', dialect='cpu', kv_length=64,
                     chunk_sizes=(1, 16), architecture=model.architecture,
                     tokenizer=model.tokenizer.settings, files={})
 

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from tiny_models import tiny, write_gguf
 
 from tinyllama_ros.cli import main
 from tinyllama_ros.model.artifact import Artifact, WEIGHTS
@@ -36,6 +37,26 @@ def test_artifact_of_another_kind_is_built_anew(cache, options):
     assert main(['random', 'tiny', folder, *options]) == 0
     manifest = Artifact.open(cache / 'out').manifest
     assert (manifest.kv_length, manifest.quantization) in ((64, 'w8a8'), (512, 'fp32'))
+
+
+def test_another_model_in_the_folder_is_not_taken_for_this_one(cache):
+    main(['random', 'tiny', str(cache / 'out')])
+    write_gguf(cache / 'other.gguf', tiny())
+    assert main(['build', str(cache / 'other.gguf'), str(cache / 'out'), '--smoothing', 'none',
+                 '--kv-length', '512']) == 0
+    assert Artifact.open(cache / 'out').manifest.name == 'other'
+
+
+def test_changed_checkpoint_is_built_anew_and_the_same_one_is_not(cache):
+    build = ['build', str(cache / 'model.v0.3.gguf'), '--smoothing', 'none', '--kv-length', '64']
+    path = cache / 'artifacts' / 'model.v0.3-w8a8' / WEIGHTS
+    stamps = []
+    for layers in (1, 1, 2):
+        if not stamps or layers == 2:
+            write_gguf(cache / 'model.v0.3.gguf', tiny(layers=layers))
+        assert main(build) == 0
+        stamps.append(path.stat().st_mtime_ns)
+    assert stamps[0] == stamps[1] < stamps[2]
 
 
 def test_damaged_artifact_is_built_anew(cache):

@@ -1,7 +1,8 @@
-"""The workbench's commands: tinyllama-model fetch, build, random, bench."""
+"""Prepare models for the robot, and measure them."""
 
 import argparse
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 import json
 import logging
 from pathlib import Path
@@ -48,12 +49,17 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument('source', help='a known name (fetched if need be), a .gguf file, or a '
                        'Hugging Face folder')
     _add_build_options(build)
+    build.add_argument('--smoothing', default='refined', metavar='HOW',
+                       help='of w8a8: refined; searched, the best alpha of each linear; one alpha '
+                       'in 0..1; none (default: %(default)s)')
+    build.add_argument('--text', type=Path, metavar='FILE',
+                       help="UTF-8 text to calibrate on (default: the project's own)")
     build.set_defaults(run=_build)
 
-    random = commands.add_parser('random', help='make an artifact with random weights, to measure')
+    random = commands.add_parser('random', help='make an artifact with random weights')
     random.add_argument('shape', help='tinyllama-1.1b, smollm2-135m or tiny')
     _add_build_options(random)
-    random.set_defaults(run=_random)
+    random.set_defaults(run=_random, smoothing='none', text=None)
 
     perplexity = commands.add_parser('perplexity', help='measure how well an artifact predicts '
                                      'a text')
@@ -102,37 +108,55 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> None:
+    from tinyllama_ros.model.fetch import KNOWN_MODELS
     from tinyllama_ros.model.sources import open_checkpoint
     source = arguments.source
-    _make(arguments, Path(source).stem if Path(source).exists() else source,
-          lambda: open_checkpoint(source, default_cache()))
+    recipe = f'{_identity(source)}, smoothing {arguments.smoothing}'
+    if arguments.text:
+        recipe += f', text {_identity(str(arguments.text))}'
+    name = source
+    if source not in KNOWN_MODELS and Path(source).exists():
+        name = Path(source).resolve().name.removesuffix('.gguf')
+    _make(arguments, name, recipe, lambda: open_checkpoint(source, default_cache()))
 
 
 def _random(arguments: argparse.Namespace) -> None:
     from tinyllama_ros.model.random import RandomCheckpoint
-    _make(arguments, f'random-{arguments.shape}',
-          lambda: RandomCheckpoint.named(arguments.shape))
+    name = f'random-{arguments.shape}'
+    _make(arguments, name, name, lambda: RandomCheckpoint.named(arguments.shape))
 
 
-def _make(arguments: argparse.Namespace, name: str, source: Callable[[], Checkpoint]) -> None:
+def _identity(source: str) -> str:
+    """Return a known name as it is, and of files on the disk what tells their versions apart."""
+    path = Path(source).resolve()
+    if not path.exists():
+        return source
+    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return f'{path} {sha256(repr(stats).encode()).hexdigest()[:16]}'
+
+
+def _make(arguments: argparse.Namespace, name: str, recipe: str,
+          source: Callable[[], Checkpoint]) -> None:
     """Build an artifact where there is none like it yet, and print its folder."""
-    from tinyllama_ros.model.build import build
+    from tinyllama_ros.workbench import make_artifact
     folder = arguments.out or artifacts_folder() / f'{name}-{arguments.quant}'
-    if arguments.force or not _is_there(folder, arguments):
+    if arguments.force or not _is_there(folder, recipe, arguments):
         checkpoint = source()
         slots = arguments.kv_length or min(KV_LENGTH, checkpoint.architecture.context_length)
-        build(checkpoint, folder, name=name, quantization=arguments.quant, kv_length=slots,
-              progress=sys.stderr.isatty())
+        make_artifact(checkpoint, folder, name=name, quantization=arguments.quant,
+                      kv_length=slots, smoothing=arguments.smoothing, text=arguments.text,
+                      recipe=recipe, progress=sys.stderr.isatty())
     print(folder)
 
 
-def _is_there(folder: Path, arguments: argparse.Namespace) -> bool:
+def _is_there(folder: Path, recipe: str, arguments: argparse.Namespace) -> bool:
     """Return whether a folder holds a sound artifact of what is asked for."""
     try:
         manifest = Artifact.open(folder).manifest
     except ArtifactError:
         return False
-    return (manifest.quantization == arguments.quant
+    return (manifest.recipe == recipe and manifest.quantization == arguments.quant
             and arguments.kv_length in (None, manifest.kv_length))
 
 

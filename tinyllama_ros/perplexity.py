@@ -12,6 +12,7 @@ from tinyllama_ros.chat.tokenizer import load_tokenizer
 from tinyllama_ros.engine.backend import Backend
 from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.model.artifact import Artifact
+from tinyllama_ros.model.loss import losses
 
 
 @dataclass(frozen=True)
@@ -61,21 +62,18 @@ def text_windows(artifact: Artifact, path: Path, window: int, windows: int | Non
 
 def measure_loss(backend: Backend, windows: list[NDArray[np.int64]]) -> Iterator[Loss]:
     """Yield the loss so far after each window, each of which is read into an empty cache."""
-    losses: list[NDArray[np.float64]] = []
+    found: list[NDArray[np.float64]] = []
     for window in windows:
-        losses.append(window_loss(backend, window))
-        yield Loss(np.stack(losses))
+        found.append(window_loss(backend, window))
+        yield Loss(np.stack(found))
 
 
 def window_loss(backend: Backend, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the negative log-likelihood (nats) of every token but the first: (window - 1,)."""
     longest = backend.chunk_sizes[-1]
-    losses = []
+    found = []
     for start in range(0, len(tokens) - 1, longest):
         chunk = tokens[start:min(start + longest, len(tokens) - 1)]
         logits = backend.forward(chunk, start, all_logits=True)
-        peak = logits.max(axis=1)
-        total = np.exp(logits - peak[:, None]).sum(axis=1, dtype=np.float64)
-        targets = tokens[start + 1:start + 1 + len(chunk)]
-        losses.append(np.log(total) + peak - logits[np.arange(len(chunk)), targets])
-    return np.concatenate(losses)
+        found.append(losses(logits, tokens[start + 1:start + 1 + len(chunk)]))
+    return np.concatenate(found)

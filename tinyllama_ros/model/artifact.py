@@ -42,12 +42,23 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class HeldOutLoss:
+    """Negative log-likelihood (nats per token) of text that was not calibrated on."""
+
+    fp32: float
+    quantized: float
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What an artifact says of itself."""
 
     name: str
     quantization: str
     """``fp32`` or ``w8a8``."""
+    recipe: str
+    """What it was made from and how, to tell whether it has to be made again."""
     dialect: str
     """``cpu``: what the ONNX Runtime backend runs."""
     kv_length: int
@@ -57,6 +68,8 @@ class Manifest:
     architecture: Architecture
     tokenizer: TokenizerSettings
     files: Mapping[str, FileRecord]
+    held_out: HeldOutLoss | None = None
+    """What the quantisation lost where the build measured it."""
 
     def __post_init__(self) -> None:
         if self.kv_length < 2:
@@ -94,6 +107,7 @@ class Manifest:
                 'architecture': Architecture(**fields['architecture']),
                 'tokenizer': TokenizerSettings(**fields['tokenizer']),
                 'files': {name: FileRecord(**record) for name, record in fields['files'].items()},
+                'held_out': _held_out(fields.get('held_out')),
             })
         except (KeyError, TypeError, AttributeError, ModelError) as error:
             raise ArtifactError(f'has a missing or wrong field ({error})') from error
@@ -141,6 +155,19 @@ class Artifact:
         return self.folder / self.manifest.tokenizer.file_name
 
 
+def _held_out(fields: dict[str, Any] | None) -> HeldOutLoss | None:
+    return None if fields is None else HeldOutLoss(**fields)
+
+
+def record_held_out(artifact: Artifact, loss: HeldOutLoss) -> None:
+    """Write into an artifact's manifest what its quantisation lost."""
+    path = artifact.folder / MANIFEST
+    part = path.with_name(f'{MANIFEST}.part')
+    with disk_errors(path):
+        part.write_text(replace(artifact.manifest, held_out=loss).to_json(), encoding='utf-8')
+        part.replace(path)
+
+
 def _verify(folder: Path, name: str, record: FileRecord) -> None:
     path = folder / name
     if path.parent != folder or '\0' in name:
@@ -180,7 +207,7 @@ def new_artifact(folder: Path, manifest: Manifest) -> Iterator[Path]:
     """
     folder = folder.absolute()
     partial = folder.with_name(f'.{folder.name}.partial')
-    try:
+    with disk_errors(folder):
         partial.mkdir(parents=True, exist_ok=True)
         with _locked(partial):
             _recover(folder)
@@ -191,10 +218,18 @@ def new_artifact(folder: Path, manifest: Manifest) -> Iterator[Path]:
                 text = replace(manifest, files=files).to_json()
                 (partial / MANIFEST).write_text(text, encoding='utf-8')
                 _put_in_place(partial, folder)
-            finally:
+            except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
+                raise
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses into an ArtifactError that names the path and the remedy."""
+    try:
+        yield
     except OSError as error:
-        raise ArtifactError(_explain(error, folder)) from error
+        raise ArtifactError(_explain(error, path)) from error
 
 
 @contextmanager
@@ -245,7 +280,7 @@ def _recover(folder: Path) -> None:
 
 
 def _explain(error: OSError, folder: Path) -> str:
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f'no space left for {folder}; free some, or choose another folder'
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return (f'no permission to write {error.filename or folder}; choose another folder, for '

@@ -6,7 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tinyllama_ros.errors import ArtifactError, ConfigError
-from tinyllama_ros.model.artifact import MANIFEST, Manifest, new_artifact
+from tinyllama_ros.model.artifact import disk_errors, MANIFEST, Manifest, new_artifact
 from tinyllama_ros.model.checkpoint import Checkpoint
 from tinyllama_ros.model.cpu_graph import write_cpu_graph
 from tinyllama_ros.model.linear import FloatLinear, Int8Linear, Linear
@@ -16,12 +16,13 @@ CHUNK_SIZES = (1, 16, 64)
 """One token to decode; 64 to read: more would gain little, and a cancel would wait longer."""
 
 
-def build(checkpoint: Checkpoint, folder: Path, *, name: str, quantization: str, kv_length: int,
-          progress: bool = False) -> None:
+def build(checkpoint: Checkpoint, folder: Path, *, name: str, quantization: str,
+          kv_length: int, recipe: str = '', progress: bool = False) -> None:
     """
     Write the artifact of a checkpoint for the CPU; weights pass through memory one at a time.
 
     :param kv_length: slots of the cache.
+    :param recipe: noted in the manifest.
     :param progress: show a bar on stderr.
     :raises ConfigError: the quantization is unknown.
     :raises ModelError: the checkpoint cannot be read or built.
@@ -31,13 +32,15 @@ def build(checkpoint: Checkpoint, folder: Path, *, name: str, quantization: str,
         raise ConfigError(f'quantization {quantization!r} is unknown; known: '
                           f'{", ".join(QUANTIZATIONS)}')
     tokenizer = checkpoint.tokenizer
-    manifest = Manifest(name=name, quantization=quantization, dialect='cpu', kv_length=kv_length,
-                        chunk_sizes=CHUNK_SIZES, architecture=checkpoint.architecture,
-                        tokenizer=tokenizer.settings, files={})
-    is_something = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if is_something and not (folder / MANIFEST).exists():
-        raise ArtifactError(f'{folder} is or holds something that is no artifact; choose another '
-                            'folder')
+    manifest = Manifest(name=name, quantization=quantization, recipe=recipe, dialect='cpu',
+                        kv_length=kv_length, chunk_sizes=CHUNK_SIZES,
+                        architecture=checkpoint.architecture, tokenizer=tokenizer.settings,
+                        files={})
+    with disk_errors(folder):
+        is_something = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        if is_something and not (folder / MANIFEST).exists():
+            raise ArtifactError(f'{folder} is or holds something that is no artifact; choose '
+                                'another folder')
     with new_artifact(folder, manifest) as partial:
         (partial / tokenizer.settings.file_name).write_bytes(tokenizer.content)
         parts = write_cpu_graph(checkpoint, QUANTIZATIONS[quantization], kv_length, partial)
