@@ -5,6 +5,7 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
+from launch_ros.parameter_descriptions import ParameterValue
 
 CONFIG = get_package_share_path('tinyllama_ros') / 'config' / 'tinyllama.yaml'
 LEVELS = ['debug', 'info', 'warn', 'error', 'fatal']
@@ -16,7 +17,9 @@ def start_node(context: LaunchContext) -> list[LifecycleNode]:
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
-    given = {name: value(name) for name in ('model', 'backend') if value(name)}
+    # As text: launch_ros would read a model called 1 or on as YAML
+    given = {name: ParameterValue(value(name), value_type=str)
+             for name in ('model', 'backend') if value(name)}
     if value('autostart'):
         given['autostart'] = value('autostart') == 'true'
     return [LifecycleNode(

@@ -1,6 +1,8 @@
 """The node in the test's own process: transitions, parameters, and passes let through singly."""
 
+import logging
 from threading import Condition, Event as Flag, Thread
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,6 +10,7 @@ rclpy = pytest.importorskip('rclpy', reason='no ROS 2 is sourced or installed')
 
 from rclpy.executors import MultiThreadedExecutor  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
+from rclpy.logging import get_logger  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from robot import build_model, DEADLINE_S, KV_LENGTH, poll_until, Robots  # noqa: E402
 
@@ -364,3 +367,17 @@ def test_reset_is_done_where_the_model_takes_no_system_prompt(make_node, robots,
     assert ear.call('reset').success
     ear.say('hello')
     assert 'no system role' in ear.wait_for_texts('error')[-1]
+
+
+def test_log_of_the_layers_below_reaches_ros_at_every_severity(capfd):
+    handler = node_module._ToRosLog(SimpleNamespace(get_logger=lambda: get_logger('layers')))
+    for level in (logging.INFO, logging.ERROR, logging.INFO):
+        handler.handle(logging.LogRecord('below', level, '', 0, 'line %d', (level,), None))
+    heard = capfd.readouterr()
+    assert [line in heard.out + heard.err for line in ('line 20', 'line 40')] == [True, True]
+
+
+def test_model_that_cannot_be_looked_up_fails_with_its_reason(make_node, capfd):
+    assert make_node(model='~no-such-user/model').trigger_configure() == REFUSED
+    heard = capfd.readouterr()
+    assert "the model '~no-such-user/model' cannot be looked up" in heard.out + heard.err

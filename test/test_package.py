@@ -19,9 +19,9 @@ CONFIG = ROOT / 'config' / 'tinyllama.yaml'
 # Looked up in ros/rosdistro: rosdep/python.yaml, and distribution.yaml of humble and jazzy. One
 # key that rosdep does not know makes a user's `rosdep install` fail.
 ROSDEP_KEYS = {
-    'diagnostic_msgs', 'launch', 'launch_ros', 'python3-hypothesis', 'python3-jinja2',
-    'python3-numpy', 'python3-psutil', 'python3-pytest', 'python3-tqdm', 'python3-yaml', 'rclpy',
-    'ros2launch', 'std_msgs', 'std_srvs'}
+    'ament_index_python', 'diagnostic_msgs', 'launch', 'launch_ros', 'python3-hypothesis',
+    'python3-jinja2', 'python3-numpy', 'python3-psutil', 'python3-pytest', 'python3-tqdm',
+    'python3-yaml', 'rcl_interfaces', 'rclpy', 'ros2launch', 'std_msgs', 'std_srvs'}
 
 
 def setup_arguments():
@@ -55,6 +55,8 @@ def launch_file(monkeypatch):
     monkeypatch.setitem(sys.modules, 'launch.substitutions', keep(
         LaunchConfiguration=lambda name: keep(perform=lambda context: context[name])))
     monkeypatch.setitem(sys.modules, 'launch_ros.actions', keep(LifecycleNode=keep))
+    monkeypatch.setitem(sys.modules, 'launch_ros.parameter_descriptions', keep(
+        ParameterValue=lambda value, value_type: value_type(value)))
     *arguments, start = runpy.run_path(str(LAUNCH))['generate_launch_description']()
     defaults = {argument.name: argument.default_value for argument in arguments}
     return keep(arguments=arguments,

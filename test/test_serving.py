@@ -284,8 +284,32 @@ def test_close_may_come_twice_and_serving_go_on():
     stage = Stage()
     stage.server.close()
     stage.server.close()
+    stage.server.open()
     stage.serve('a')
     assert stage.ear.all('response') == [SAID]
+
+
+def test_closed_server_refuses_prompts_and_is_silent():
+    stage = Stage()
+    stage.server.close()
+    assert stage.serve('late') == [
+        ('error', "the prompt 'late' was refused: the node is stopping; send it again when "
+         '~/state is idle')]
+
+
+def test_reset_that_waits_at_the_close_is_done():
+    stage = Stage()
+    done = stage.server.reset()
+    stage.server.close()
+    assert done.is_set()
+
+
+def test_failing_listener_does_not_leave_a_finished_answer_to_cancel():
+    stage = Stage()
+    stage.ear.on_response = lambda text: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        stage.serve('a')
+    assert not stage.server.cancel()
 
 
 def test_statistics_count_what_happened():

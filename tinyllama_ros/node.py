@@ -110,14 +110,15 @@ class TinyLlamaNode(LifecycleNode):
         try:
             self._load()
         except TinyLlamaError as error:
-            self._release()
-            self._topics.on_error(str(error))
-            self._topics.on_state('error')
-            return TransitionCallbackReturn.FAILURE
+            return self._fail(str(error))
+        except Exception as error:  # the edge: rclpy would swallow it without a word
+            return self._fail(f'the model could not be loaded: {error!r}')
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Serve prompts from here on: whoever waits for a subscriber finds one that answers."""
+        assert self._server is not None
+        self._server.open()
         self._prompts = self.create_subscription(String, '~/prompt', self._hear, EVENTS,
                                                  callback_group=self._hearing)
         self._work.trigger()
@@ -152,6 +153,12 @@ class TinyLlamaNode(LifecycleNode):
             raise _taken(self)
         self.get_logger().info(f'loaded {folder} ({artifact.manifest.kv_length} slots)')
 
+    def _fail(self, message: str) -> TransitionCallbackReturn:
+        self._release()
+        self._topics.on_error(message)
+        self._topics.on_state('error')
+        return TransitionCallbackReturn.FAILURE
+
     def _has_namesake(self) -> bool:
         own = self.get_name(), self.get_namespace()
         namesakes: int = self.get_node_names_and_namespaces().count(own)
@@ -177,35 +184,35 @@ class TinyLlamaNode(LifecycleNode):
 
     def _check_parameters(self, changes: Sequence[RosParameter]) -> SetParametersResult:
         """Refuse values that the turns could not use, and what is fixed while configured."""
-        values = {name: self._value(name) for name in PARAMETERS if self.has_parameter(name)}
+        values = {name: self._value(name) for name in PARAMETERS}
         known = [change for change in changes if change.name in values]
         for change in known:
             if PARAMETERS[change.name].is_fixed and self._server is not None:
                 return SetParametersResult(successful=False, reason=f'{change.name} is read when '
                                            'the node is configured; clean it up first')
         try:
-            if len(values) == len(PARAMETERS):
-                options = chat_options(values | {change.name: change.value for change in known})
-                if self._conversation is not None:
-                    _check_room(options, self._conversation.capacity)
+            options = chat_options(values | {change.name: change.value for change in known})
+            if self._conversation is not None:
+                _check_room(options, self._conversation.capacity)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
     def _hear(self, prompt: String) -> None:
-        if self._server is not None:
-            self._server.submit(prompt.data)
+        if (server := self._server) is not None:
+            server.submit(prompt.data)
             self._work.trigger()
 
     def _serve(self) -> None:
-        if self._server is not None and self._prompts is not None:
-            self._server.serve()
+        if (server := self._server) is not None and self._prompts is not None:
+            server.serve()
 
     def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self._server is None or self._prompts is None:
+        server = self._server
+        if server is None or self._prompts is None:
             response.message = 'the node is not active'
             return response
-        done = self._server.reset()
+        done = server.reset()
         self._work.trigger()
         response.success = done.wait(RESET_TIMEOUT_S)
         response.message = ('the conversation is cleared' if response.success else
@@ -213,7 +220,8 @@ class TinyLlamaNode(LifecycleNode):
         return response
 
     def _cancel(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        is_stopped = self._server is not None and self._server.cancel()
+        server = self._server
+        is_stopped = server is not None and server.cancel()
         response.success = True
         response.message = 'the answer is stopped' if is_stopped else 'nothing was being answered'
         return response
@@ -221,18 +229,19 @@ class TinyLlamaNode(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         status = DiagnosticStatus(name=f'{self.get_fully_qualified_name()}: language model',
                                   hardware_id=self._value('backend'))
-        if self._server is None or self._conversation is None:
+        server, conversation = self._server, self._conversation
+        if server is None or conversation is None:
             status.level, status.message = DiagnosticStatus.WARN, 'no model is loaded'
-        elif self._server.state == 'error':
+        elif server.state == 'error':
             status.level, status.message = DiagnosticStatus.ERROR, 'the last answer failed'
         elif self._has_namesake():
             status.level = DiagnosticStatus.WARN
             status.message = 'another node has the same name; both answer every prompt'
         else:
-            status.level, status.message = DiagnosticStatus.OK, self._server.state
-        if self._server is not None and self._conversation is not None:
+            status.level, status.message = DiagnosticStatus.OK, server.state
+        if server is not None and conversation is not None:
             values = {'model': self._value('model'), 'backend': self._value('backend'),
-                      **describe(self._server, self._conversation)}
+                      **describe(server, conversation)}
             status.values = [KeyValue(key=key, value=value) for key, value in values.items()]
         array = DiagnosticArray(status=[status])
         array.header.stamp = self.get_clock().now().to_msg()
@@ -247,8 +256,11 @@ class _ToRosLog(logging.Handler):
         self._logger = node.get_logger()
 
     def emit(self, record: logging.LogRecord) -> None:
-        level = self._logger.error if record.levelno >= logging.ERROR else self._logger.info
-        level(self.format(record))
+        # rclpy binds a severity to the line of the call, so each has its own
+        if record.levelno >= logging.ERROR:
+            self._logger.error(self.format(record))
+        else:
+            self._logger.info(self.format(record))
 
 
 def _string(text: str) -> String:

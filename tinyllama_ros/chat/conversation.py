@@ -17,7 +17,7 @@ from tinyllama_ros.chat.tokenizer import load_tokenizer, Tokenizer
 from tinyllama_ros.engine.drafting import Drafter, LONGEST_DRAFT
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.engine.sampling import Sampler, SamplingOptions
-from tinyllama_ros.errors import ConfigError, PromptError
+from tinyllama_ros.errors import ArtifactError, ConfigError, PromptError
 from tinyllama_ros.model.artifact import Artifact
 from tinyllama_ros.model.tokenizer_settings import TokenizerSettings
 
@@ -288,4 +288,9 @@ def open_conversation(artifact: Artifact, engine: Engine) -> Conversation:
     :raises ArtifactError: its tokenizer is damaged.
     """
     settings = artifact.manifest.tokenizer
-    return Conversation(engine, settings, load_tokenizer(artifact.tokenizer, settings))
+    tokenizer = load_tokenizer(artifact.tokenizer, settings)
+    size = artifact.manifest.architecture.vocab_size
+    if tokenizer.vocab_size > size:
+        raise ArtifactError(f'{artifact.tokenizer} has {tokenizer.vocab_size} tokens, the graph '
+                            f'knows {size}; use the tokenizer that the model was trained with')
+    return Conversation(engine, settings, tokenizer)

@@ -91,6 +91,7 @@ class Server:
         self._depth = depth
         self._serving = Lock()  # held by the worker while it serves
         self._lock = Lock()  # guards all below
+        self._is_open = True
         self._prompts: deque[str] = deque()
         self._resets: deque[Flag] = deque()
         self._cancelled: Flag | None = None
@@ -103,9 +104,12 @@ class Server:
     def submit(self, prompt: str) -> None:
         """Queue a prompt, or tell the listener why not; then have `serve` called."""
         with self._lock:
-            if is_queued := len(self._prompts) < self._depth:
+            is_open, is_full = self._is_open, len(self._prompts) >= self._depth
+            if is_open and not is_full:
                 self._prompts.append(prompt)
-        if not is_queued:
+        if not is_open:
+            self._refuse(prompt, 'the node is stopping; send it again when ~/state is idle')
+        elif is_full:
             self._refuse(prompt, f'{self._depth} prompts are waiting already; send it again when '
                          'an answer has come, or raise queue_depth')
 
@@ -130,19 +134,27 @@ class Server:
                 self._cancelled.set()
         return done
 
+    def open(self) -> None:
+        """Take prompts again after a close."""
+        with self._lock:
+            self._is_open = True
+
     def serve(self) -> None:
         """Serve until nothing waits."""
         with self._serving:
             while (job := self._next()) is not None:
-                job()
-                with self._lock:
-                    self._cancelled = None
-            if self.state != 'error':
+                try:
+                    job()
+                finally:
+                    with self._lock:
+                        self._cancelled = None
+            if self._is_open and self.state != 'error':
                 self._become('idle')
 
     def close(self) -> None:
         """Cut the answer under way short, and answer what waits with nothing, saying so."""
         with self._lock:
+            self._is_open = False
             dropped = list(self._prompts)
             self._prompts.clear()
         self.cancel()

@@ -29,9 +29,13 @@ def find_artifact(model: str) -> Path:
     :raises ArtifactError: there is none; says which there are.
     """
     named = artifacts_folder() / model
-    for folder in (Path(model).expanduser(), named):
-        if model and (folder / MANIFEST).is_file():
-            return folder
+    try:
+        for folder in (Path(model).expanduser(), named):
+            if model and (folder / MANIFEST).is_file():
+                return folder
+    except (OSError, RuntimeError, ValueError) as error:  # no permission, no such user, a NUL
+        raise ArtifactError(f'the model {model!r} cannot be looked up: {error}; give the path of '
+                            'an artifact that may be read') from error
     known = sorted(path.parent.name for path in artifacts_folder().glob(f'[!.]*/{MANIFEST}'))
     raise ArtifactError(f'there is no artifact {model!r}: neither a folder of that path nor '
                         f'{named} holds a {MANIFEST}; here are: {", ".join(known) or "none"}; '
