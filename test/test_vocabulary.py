@@ -231,6 +231,55 @@ def test_tokenizer_json_of_another_kind_is_refused(tmp_path, model):
         tokenizer_from_folder(tmp_path)
 
 
+@pytest.mark.parametrize(('change', 'message'), [
+    ({'model': {'type': 'BPE', 'merges': []}}, r'vocab is missing'),
+    ({'model': {'type': 'BPE', 'vocab': ['a'], 'merges': []}}, r'vocab is .* of kind dict'),
+    ({'added_tokens': [{'id': 1}]}, r'added_tokens has "{.*; it must be a token with'),
+    ({'added_tokens': [{'content': 'x'}]}, r'added_tokens has .* with its id and content'),
+    ({'added_tokens': ['x']}, r"added_tokens has 'x'; it must be a token"),
+    ({'pre_tokenizer': 'ByteLevel'}, r'is not a byte-level BPE'),
+], ids=['no words', 'list of words', 'no content', 'no id', 'bare text', 'bare name'])
+def test_malformed_tokenizer_json_is_refused(tmp_path, change, message):
+    write_tokenizer(tmp_path, bpe_tokenizer())
+    path = tmp_path / 'tokenizer.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ModelError, match=rf'{path}:? {message}'):
+        tokenizer_from_folder(tmp_path)
+
+
+@pytest.mark.parametrize('decoder', [
+    {'nine': {'content': 'x'}}, {'9999': {'special': True}}, {'9999': 'x'}],
+    ids=['id', 'content', 'bare text'])
+def test_malformed_added_token_is_refused(tmp_path, decoder):
+    write_tokenizer(tmp_path, sentencepiece_tokenizer(), added_tokens_decoder=decoder)
+    with pytest.raises(ModelError, match=rf'{tmp_path}/.*: added_tokens_decoder has '
+                                         rf"'{next(iter(decoder))}' as .*must map ids to tokens"):
+        tokenizer_from_folder(tmp_path)
+
+
+@pytest.mark.parametrize('template', [[{'template': 'x'}], [{'name': 'default'}], ['x']],
+                         ids=['no name', 'no template', 'bare text'])
+def test_malformed_list_of_templates_is_refused(tmp_path, template):
+    write_tokenizer(tmp_path, bpe_tokenizer(), chat_template=template)
+    with pytest.raises(ModelError, match=rf'{tmp_path}.* chat.template'):
+        tokenizer_from_folder(tmp_path)
+
+
+def test_template_file_that_is_not_utf8_is_refused(tmp_path):
+    write_tokenizer(tmp_path, bpe_tokenizer())
+    (tmp_path / 'chat_template.jinja').write_bytes(b'\xff')
+    with pytest.raises(ModelError, match=rf"{tmp_path}/chat_template\.jinja .*can't decode byte"):
+        tokenizer_from_folder(tmp_path)
+
+
+def test_added_token_that_is_no_text_is_refused(tmp_path):
+    size = len(read_pieces(sentencepiece_file())[0])
+    write_tokenizer(tmp_path, sentencepiece_tokenizer(),
+                    added_tokens_decoder={str(size): {'content': '\ud800'}})
+    with pytest.raises(ModelError, match='the vocabulary cannot be used: .* surrogates'):
+        tokenizer_from_folder(tmp_path)
+
+
 @pytest.mark.parametrize('content', [b'', b'\xff\xff', sentencepiece_file()[:-3]],
                          ids=['empty', 'rubbish', 'cut'])
 def test_damaged_sentencepiece_file_is_refused(tmp_path, content):

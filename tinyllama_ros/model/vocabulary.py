@@ -172,13 +172,19 @@ def _sentencepiece_from_folder(folder: Path, config: NamedValues) -> TokenizerFi
 def _pieces_added(config: NamedValues, first: int) -> list[Piece]:
     """Return the tokens that the configuration adds after the vocabulary's last."""
     decoder: dict[str, Any] = config.optional('added_tokens_decoder', dict, {})
-    added = {int(number): token for number, token in decoder.items() if int(number) >= first}
-    if sorted(added) != list(range(first, first + len(added))):
+    added = {}
+    for key, token in decoder.items():
+        if not key.isdecimal() or not _is_token(token):
+            raise ModelError(f'{config.path}: added_tokens_decoder has {key!r} as '
+                             f'{str(token)[:60]!r}; it must map ids to tokens with their content, '
+                             'fetch the model again')
+        added[int(key)] = Piece(token['content'], 0.0, PieceType.CONTROL if token.get('special')
+                                else PieceType.USER_DEFINED)
+    numbers = sorted(number for number in added if number >= first)
+    if numbers != list(range(first, first + len(numbers))):
         raise ModelError(f'{config.path}: added_tokens_decoder leaves ids out after {first - 1}; '
                          'fetch the model again')
-    return [Piece(added[number]['content'], 0.0,
-                  PieceType.CONTROL if added[number].get('special') else PieceType.USER_DEFINED)
-            for number in sorted(added)]
+    return [added[number] for number in numbers]
 
 
 def _bpe_from_folder(folder: Path, config: NamedValues) -> TokenizerFile:
@@ -189,21 +195,41 @@ def _bpe_from_folder(folder: Path, config: NamedValues) -> TokenizerFile:
         raise ModelError(f'{path} is not a byte-level BPE; put the tokenizer.model '
                          'of the same model beside it')
     begin, end = (_special_token(config, key, '') for key in ('bos_token', 'eos_token'))
-    added: list[dict[str, Any]] = content.optional('added_tokens', list, [])
-    model['vocab'] |= {token['content']: token['id'] for token in added}
+    added = _tokens_added(content)
+    words: dict[str, Any] = NamedValues(path, model).required('vocab', dict)
+    vocabulary = words | {token['content']: token['id'] for token in added}
     control = {token['content']: token['id'] for token in added
                if token.get('special') or _LOOKS_SPECIAL.fullmatch(token['content'])}
-    control |= {text: model['vocab'][text] for text in (begin, end) if text in model['vocab']}
+    control |= {text: vocabulary[text] for text in (begin, end) if text in vocabulary}
     settings = _settings_from_folder('bpe', folder, config, begin, end, control)
     return _bpe_file(settings, path, {
-        'version': '1.0', 'normalizer': content.raw('normalizer'), 'model': model,
+        'version': '1.0', 'normalizer': content.raw('normalizer'),
+        'model': model | {'vocab': vocabulary},
         'added_tokens': [token for token in added if token['content'] not in control],
         'pre_tokenizer': content.raw('pre_tokenizer'), 'decoder': _GPT2})
 
 
+def _tokens_added(content: NamedValues) -> list[dict[str, Any]]:
+    """Return the tokens that a tokenizer.json adds to its vocabulary, each with text and id."""
+    added: list[Any] = content.optional('added_tokens', list, [])
+    for token in added:
+        if not _is_token(token) or not isinstance(token.get('id'), int):
+            raise ModelError(f'{content.path}: added_tokens has {str(token)[:60]!r}; it must be '
+                             'a token with its id and content, fetch the model again')
+    return added
+
+
+def _is_token(token: Any) -> bool:
+    return isinstance(token, dict) and isinstance(token.get('content'), str)
+
+
 def _is_byte_level(pre_tokenizer: Any) -> bool:
-    steps = [pre_tokenizer, *(pre_tokenizer or {}).get('pretokenizers', [])]
-    return any(step and step.get('type') == 'ByteLevel' for step in steps)
+    """Return whether a pre-tokenizer writes bytes, by itself or in one of its steps."""
+    if not isinstance(pre_tokenizer, dict):
+        return False
+    steps = pre_tokenizer.get('pretokenizers')
+    return (pre_tokenizer.get('type') == 'ByteLevel'
+            or (isinstance(steps, list) and any(map(_is_byte_level, steps))))
 
 
 def _settings_from_folder(kind: TokenizerKind, folder: Path, config: NamedValues, begin: str,
@@ -222,15 +248,25 @@ def _folder_template(folder: Path, config: NamedValues) -> str:
     """Return the chat template from its own file, else from the tokenizer's configuration."""
     path = folder / 'chat_template.jinja'
     if path.exists():
-        return path.read_text(encoding='utf-8')
+        return _text_of(path)
     template = config.raw('chat_template')
     if isinstance(template, list):
-        template = {entry['name']: entry['template'] for entry in template}.get('default')
+        templates = config.several('chat_template', dict)
+        template = next((entry.get('template') for entry in templates
+                         if entry.get('name') == 'default'), None)
     if not isinstance(template, str) or not template:
         raise ModelError(f'{folder} has no chat template, neither chat_template.jinja nor in '
                          'tokenizer_config.json; use the instruct or chat form of the model, '
                          'or put its template into chat_template.jinja')
     return template
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f'{path} cannot be read: {error}; fetch the model again, or write the '
+                         'file as UTF-8') from error
 
 
 def _special_token(config: NamedValues, key: str, default: str) -> str:
@@ -263,10 +299,10 @@ def _sentencepiece_file(settings: TokenizerSettings, path: Path, pieces: list[Pi
     sealed = [replace(piece, type=PieceType.CONTROL)
               if piece.text in settings.control_tokens and piece.type != PieceType.UNKNOWN
               else piece for piece in pieces]
-    content = write_pieces(sealed, others)
     try:
+        content = write_pieces(sealed, others)
         SentencePieceProcessor(model_proto=content)
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeEncodeError) as error:
         raise ModelError(f'{path}: the vocabulary cannot be used: {error}; '
                          'fetch the model again') from error
     return TokenizerFile(settings, content)
