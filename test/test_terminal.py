@@ -3,6 +3,7 @@ import os
 import signal
 from threading import Event as Flag, Thread
 from types import SimpleNamespace
+import unicodedata
 
 from hypothesis import given, strategies
 import pytest
@@ -20,7 +21,7 @@ PIECES = strategies.lists(strategies.text(min_size=1, max_size=4), min_size=1, m
 class FakeNode:
     """Speaks the node's topics; `answers` says what each prompt brings."""
 
-    def __init__(self, context, name='/fake', state='idle'):
+    def __init__(self, context, name='/fake', state='idle', is_configured=True):
         self.node = rclpy.create_node(name[1:], context=context)
         self.answers = {}
         self.prompts = []
@@ -31,7 +32,8 @@ class FakeNode:
             kind: self.node.create_publisher(String, f'{name}/{kind}',
                                              LATCHED if kind == 'state' else EVENTS)
             for kind in ('token', 'response', 'cache_reset', 'error', 'state')}
-        self.node.create_subscription(String, f'{name}/prompt', self.on_prompt, EVENTS)
+        if is_configured:
+            self.node.create_subscription(String, f'{name}/prompt', self.on_prompt, EVENTS)
         for service in ('reset', 'cancel'):
             self.node.create_service(Trigger, f'{name}/{service}',
                                      lambda _, reply, name=service: self.on_call(name, reply))
@@ -94,6 +96,8 @@ def fake(make_fake):
         'bad': [('error', 'the prompt is blank; say something')],
         'broken': [('state', 'answering'), ('token', 'x'), ('error', 'out of memory'),
                    ('response', 'x'), ('state', 'idle')],
+        'failing': [('state', 'reading'), ('error', 'out of memory'), ('response', ''),
+                    ('state', 'error')],
         'count': [('state', 'answering'), ('token', 'One')],
     }
     return fake
@@ -206,16 +210,47 @@ def test_loading_node_is_not_mistaken_for_none(make_fake, context):
     make_fake(state='loading')
     link = Link('/fake', context)
     with pytest.raises(NodeError, match='/fake is still loading after 1 s; wait longer'):
-        link.wait_until_idle(1)
+        link.wait_until_ready(1)
     link.close()
 
 
-def test_failed_node_is_reported_at_once(make_fake, context):
-    make_fake(state='error')
+def test_node_that_cannot_be_configured_is_reported_at_once(make_fake, context, monkeypatch):
+    monkeypatch.setattr(terminal, 'DISCOVERY_S', 0.2)
+    make_fake(state='error', is_configured=False)
     link = Link('/fake', context)
-    with pytest.raises(NodeError, match='/fake is in state error'):
-        link.wait_until_idle(10)
+    with pytest.raises(NodeError, match='/fake is in state error and takes no prompts: its log'):
+        link.wait_until_ready(60)
     link.close()
+
+
+def test_conversation_goes_on_after_a_failed_answer(fake, capsys, monkeypatch):
+    pipe(monkeypatch, 'failing\nHi\n')
+    assert chat() == 0
+    assert fake.prompts == ['failing', 'Hi']
+    assert capsys.readouterr() == ('> failing\n> Hi\nHello.\n', '[error: out of memory]\n')
+
+
+def test_conversation_begins_with_a_node_whose_last_answer_failed(fake, capsys):
+    fake.say('state', 'error')
+    assert chat('--once', 'Hi') == 0
+    assert capsys.readouterr().out == 'Hello.\n'
+
+
+@given(strategies.text())
+def test_nothing_that_is_printed_controls_the_terminal(text):
+    shown = terminal.printable(text)
+    assert len(shown) == len(text)
+    for character, original in zip(shown, text, strict=True):
+        is_control = unicodedata.category(original) == 'Cc' and original not in '\n\t'
+        assert character == ('\ufffd' if is_control else original)
+
+
+def test_controls_are_shown_as_replaced_in_answers_and_notes(fake, capsys):
+    fake.answers['ring'] = [('token', '\x1b[2J'), ('error', 'b\x07\x9b\x7fd\t!'),
+                            ('response', '\x1b[2J\r\n!')]
+    assert chat('--once', 'ring') == 1
+    assert capsys.readouterr() == ('\ufffd[2J\ufffd\n!\n',
+                                   '[error: b\ufffd\ufffd\ufffdd\t!]\n')
 
 
 def test_silent_node_is_noticed(fake, context, monkeypatch):
@@ -231,7 +266,7 @@ def test_node_that_dies_in_its_answer_is_noticed(fake, context):
     fake.answers['die'] = [('state', 'answering'), ('token', 'x')]
     Thread(target=lambda: fake.heard.wait(10) and fake.node.destroy_node(), daemon=True).start()
     link = Link('/fake', context)
-    link.wait_until_idle(10)
+    link.wait_until_ready(10)
     with pytest.raises(NodeError, match='/fake went away before it answered'):
         terminal.Conversation(link, io.StringIO(), io.StringIO()).ask('die')
     link.close()

@@ -35,7 +35,13 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 TICK_S = 0.02
 QUIET_S = 0.1
 REPLY_S = 10.0
+DISCOVERY_S = 1.0
+"""How long we may know the state of a node and not yet that it hears our prompts."""
 AT_WORK = ('reading', 'answering')
+AT_REST = ('idle', 'error')
+"""A failed answer leaves the node in error, but it takes the next prompt and may recover."""
+UNPRINTABLE = {code: '\ufffd' for code in (*range(0x20), *range(0x7F, 0xA0))
+               if chr(code) not in '\n\t'}
 
 
 class Event(NamedTuple):
@@ -47,6 +53,15 @@ class Event(NamedTuple):
 
 class NodeError(TinyLlamaError):
     """The node is not there, or cannot serve."""
+
+
+def printable(text: str) -> str:
+    """
+    Return a text with U+FFFD for each control character except newline and tab.
+
+    What a model writes must not move the cursor, rename the window or press keys.
+    """
+    return text.translate(UNPRINTABLE)
 
 
 class AnswerText:
@@ -108,18 +123,20 @@ class Link:
         return bool(self._prompts.get_subscription_count()
                     and self._node.count_publishers(f'{self.target}/response'))
 
-    def wait_until_idle(self, timeout_s: float) -> None:
+    def wait_until_ready(self, timeout_s: float) -> None:
         """
         Wait until the node serves, and nobody else's prompt is being answered.
 
+        A node that is in error and takes no prompts could not be configured: that is not waited
+        for.
+
         :raises NodeError: says how far the node came.
         """
-        deadline = time.monotonic() + timeout_s
-        while not (self.state == 'idle' and self.is_connected()):
-            if self.state == 'error':
-                raise NodeError(f'{self.target} is in state error: {self._last_error()}')
-            if time.monotonic() > deadline:
-                raise NodeError(self._why_not_idle(timeout_s))
+        began_s = time.monotonic()
+        while not (self.state in AT_REST and self.is_connected()):
+            limit_s = min(DISCOVERY_S, timeout_s) if self.state == 'error' else timeout_s
+            if time.monotonic() - began_s > limit_s:
+                raise NodeError(self._why_not_ready(timeout_s))
             time.sleep(TICK_S)
 
     def send(self, prompt: str) -> None:
@@ -168,7 +185,9 @@ class Link:
         errors = [event.text for event in self.waiting_events() if event.kind == 'error']
         return errors[-1] if errors else 'its log says why'
 
-    def _why_not_idle(self, timeout_s: float) -> str:
+    def _why_not_ready(self, timeout_s: float) -> str:
+        if self.state == 'error':
+            return f'{self.target} is in state error and takes no prompts: {self._last_error()}'
         if self.state:
             return (f'{self.target} is still {self.state} after {timeout_s:g} s; '
                     'wait longer with --wait SECONDS')
@@ -209,7 +228,7 @@ class Conversation:
             if text == '/reset':
                 self._note(self._link.reset())
             elif text:
-                self._link.wait_until_idle(wait_s)
+                self._link.wait_until_ready(wait_s)
                 self.ask(text)
 
     def _follow(self, interrupted: Flag) -> bool:
@@ -271,7 +290,7 @@ class Conversation:
             self._note(f'error: {event.text}')
 
     def _write(self, piece: str) -> None:
-        self._answers.write(piece)
+        self._answers.write(printable(piece))
         self._answers.flush()
         self._is_mid_line = self._is_mid_line or bool(piece)
 
@@ -289,7 +308,7 @@ class Conversation:
         if self._is_mid_line:
             self._held.append(text)
         else:
-            print(f'[{text}]', file=self._notes, flush=True)
+            print(f'[{printable(text)}]', file=self._notes, flush=True)
 
 
 @contextmanager
@@ -338,7 +357,7 @@ def make_parser() -> argparse.ArgumentParser:
 def run(link: Link, once: str | None, wait_s: float) -> bool:
     """Hold the conversation; return whether the single prompt, if there is one, was answered."""
     conversation = Conversation(link, sys.stdout, sys.stderr)
-    link.wait_until_idle(wait_s)
+    link.wait_until_ready(wait_s)
     if once is not None:
         return conversation.ask(once)
     conversation.converse(typed_lines(), wait_s)
@@ -354,7 +373,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return 0 if run(link, arguments.once, arguments.wait) else 1
     except TinyLlamaError as error:
-        print(f'chat: {error}', file=sys.stderr)
+        print(f'chat: {printable(str(error))}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
