@@ -1,0 +1,123 @@
+"""
+What each way of quantising the default model loses, as a table in markdown.
+
+Every variant is built as `tinyllama-model build` builds it, and the graph that would run is
+measured: its perplexity on a text, and how far its predictions are from those of fp32 (the mean
+Kullback-Leibler divergence per token) on the calibration text that is held out. Divergence is the
+less noisy of the two; perplexities that differ by less than 0.2 % do not differ.
+
+    .venv/bin/python bench/quantisation.py --text FILE [--windows 12] [--window 1024]
+"""
+
+import argparse
+from contextlib import closing
+from pathlib import Path
+import sys
+import tempfile
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from tinyllama_ros.engine.backend import Backend, open_backend
+from tinyllama_ros.errors import TinyLlamaError
+from tinyllama_ros.model.artifact import Artifact
+from tinyllama_ros.model.cache_folder import default_cache
+from tinyllama_ros.model.calibrate import held_out
+from tinyllama_ros.model.checkpoint import Checkpoint
+from tinyllama_ros.model.sources import open_checkpoint
+from tinyllama_ros.perplexity import measure_loss, text_windows
+from tinyllama_ros.workbench import calibration_pieces, make_artifact
+
+MODEL = 'smollm2-135m-instruct'
+KV_LENGTH = 1024
+SMOOTHINGS = {
+    'none': 'w8a8, no smoothing',
+    '0.5': 'w8a8, alpha 0.5 for all',
+    '0.7': 'w8a8, alpha 0.7 for all',
+    '0.85': 'w8a8, alpha 0.85 for all',
+    'searched': 'w8a8, searched: the best alpha of each group',
+    'refined': 'w8a8, refined from there (default)',
+}
+
+Float64Array = NDArray[np.float64]
+
+
+def make(checkpoint: Checkpoint, folder: Path, quantization: str, smoothing: str) -> Artifact:
+    """Return the artifact of one variant; it takes the place of the one before."""
+    make_artifact(checkpoint, folder, name=MODEL, quantization=quantization, kv_length=KV_LENGTH,
+                  smoothing=smoothing, progress=True)
+    return Artifact.open(folder)
+
+
+def perplexity(backend: Backend, windows: list[NDArray[np.int64]]) -> float:
+    """Return the perplexity over all windows."""
+    *_, loss = tqdm(measure_loss(backend, windows), total=len(windows), unit='window')
+    return float(loss.perplexity)
+
+
+def divergence(reference: Backend, backend: Backend, pieces: list[NDArray[np.int64]]
+               ) -> Float64Array:
+    """Return how far the predictions of a backend are from the reference's: nats, per token."""
+    longest = min(reference.chunk_sizes[-1], backend.chunk_sizes[-1])
+    found = []
+    for piece in tqdm(pieces, unit='piece'):
+        for start in range(0, len(piece), longest):
+            chunk = piece[start:start + longest]
+            true, other = (log_probabilities(each.forward(chunk, start, all_logits=True))
+                           for each in (reference, backend))
+            found.append((np.exp(true) * (true - other)).sum(axis=1))
+    return np.concatenate(found)
+
+
+def log_probabilities(logits: NDArray[np.float32]) -> Float64Array:
+    """Return the logarithms of what a softmax makes of logits (tokens, vocabulary)."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+def print_table(text: Path, windows: int, window: int) -> None:
+    """Build and measure one variant after another; print a row for each."""
+    checkpoint = open_checkpoint(MODEL, default_cache())
+    pieces = [np.array(piece) for piece in held_out(calibration_pieces(checkpoint, None))]
+    with tempfile.TemporaryDirectory(dir=default_cache(), prefix='quantisation-') as name:
+        fp32 = make(checkpoint, Path(name) / 'fp32', 'fp32', 'none')
+        windows_read = text_windows(fp32, text, window, windows)
+        with closing(open_backend('onnx', fp32)) as reference:
+            before = perplexity(reference, windows_read)
+            print('| | perplexity | change | KL divergence from fp32, 1e-3 nats |\n'
+                  '| --- | --- | --- | --- |\n'
+                  f'| fp32 | {before:.3f} | | |', flush=True)
+            for smoothing, title in SMOOTHINGS.items():
+                # One folder for all, so that they share the calibration file beside it
+                artifact = make(checkpoint, Path(name) / 'w8a8', 'w8a8', smoothing)
+                with closing(open_backend('onnx', artifact)) as backend:
+                    after = perplexity(backend, windows_read)
+                    lost = 1e3 * divergence(reference, backend, pieces)
+                print(f'| {title} | {after:.3f} | {100 * (after / before - 1):+.2f} % | '
+                      f'{lost.mean():.1f} +- {lost.std() / len(lost) ** 0.5:.1f} |', flush=True)
+    print(f'\n{MODEL}; perplexity over {len(windows_read)} windows of {window} tokens, '
+          f'divergence over {sum(map(len, pieces))} tokens')
+
+
+def main() -> int:
+    """Print the table; an error is one line on stderr."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--text', type=Path, required=True, metavar='FILE',
+                        help='UTF-8 text that perplexity is measured on')
+    parser.add_argument('--windows', type=int, default=12, metavar='N',
+                        help='windows of it (default: %(default)s)')
+    parser.add_argument('--window', type=int, default=KV_LENGTH, metavar='TOKENS',
+                        help='tokens of a window (default: %(default)s)')
+    arguments = parser.parse_args()
+    try:
+        print_table(arguments.text, arguments.windows, arguments.window)
+    except TinyLlamaError as error:
+        print(f'quantisation.py: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
