@@ -13,8 +13,17 @@ from tinyllama_ros.engine.onnx import OnnxBackend
 from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.model.artifact import Artifact
 from tinyllama_ros.model.build import build
-from tinyllama_ros.model.smooth import (ALPHAS, check_smoothing, choose_scale, gather, groups,
-                                        RoundingError, smooth, SmoothedCheckpoint, spread)
+from tinyllama_ros.model.smooth import (
+    ALPHAS,
+    check_smoothing,
+    choose_scale,
+    gather,
+    groups,
+    RoundingError,
+    smooth,
+    SmoothedCheckpoint,
+    spread,
+)
 
 MODELS = {
     'nine_share_three_tied': partial(tiny, heads=9, kv_heads=3, hidden=144, tied_embeddings=True),
