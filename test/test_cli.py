@@ -3,6 +3,7 @@ import json
 import pytest
 from tiny_models import tiny, write_gguf
 
+from tinyllama_ros import bench
 from tinyllama_ros.cli import main
 from tinyllama_ros.model.artifact import Artifact, WEIGHTS
 
@@ -11,6 +12,11 @@ from tinyllama_ros.model.artifact import Artifact, WEIGHTS
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv('TINYLLAMA_ROS_CACHE', str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def little_memory(monkeypatch):
+    monkeypatch.setattr(bench, 'MEMORY', 1 << 20)
 
 
 def test_artifact_is_built_under_its_default_name_and_printed(cache, capsys):
@@ -89,9 +95,31 @@ def test_bench_measures_what_the_readme_says(capsys):
     found = {row['name']: row for row in json.loads(capsys.readouterr().out)}
     assert {'verify', 'load', 'resident memory', 'of that, outside the graph',
             'time to first token, 20 tokens', 'time to first token, 200 tokens',
+            'read bandwidth', 'read bandwidth used at fill 0',
             'chunk 1 at fill 0', 'chunk 64 at fill 448'} <= found.keys()
     assert all(row['lowest'] <= row['median'] <= row['highest'] for row in found.values())
     assert all(row['median'] > 0 for row in found.values())
+
+
+@pytest.mark.parametrize(('slots', 'chunks'), [
+    (2, {'1 at fill 0', '1 at fill 1'}),
+    (48, {'1 at fill 0', '1 at fill 24', '1 at fill 32', '16 at fill 0', '16 at fill 24',
+          '16 at fill 32'}),
+    (64, {'1 at fill 0', '16 at fill 0', '64 at fill 0'}),
+    (100, {f'{size} at fill {fill}' for size in (1, 16, 64) for fill in (0, 36)}),
+], ids=lambda value: value if isinstance(value, int) else '')
+def test_bench_of_a_short_cache_leaves_out_what_does_not_fit(cache, capsys, slots, chunks):
+    main(['random', 'tiny', str(cache / 'short'), '--kv-length', str(slots)])
+    capsys.readouterr()
+    assert main(['bench', str(cache / 'short'), '--runs', '1', '--json']) == 0
+    names = {row['name'] for row in json.loads(capsys.readouterr().out)}
+    assert {name.removeprefix('chunk ') for name in names if name.startswith('chunk ')} == chunks
+
+
+def test_bench_without_runs_is_refused(capsys):
+    main(['random', 'tiny'])
+    assert main(['bench', 'random-tiny-w8a8', '--runs', '0']) == 1
+    assert capsys.readouterr().err.endswith('tinyllama-model: runs is 0; it must be 1 or above\n')
 
 
 def test_bench_prints_a_table_with_units(capsys):

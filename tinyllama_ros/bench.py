@@ -1,5 +1,11 @@
-"""What an artifact costs on this machine: speed, memory, loading, and what is not the graph."""
+"""
+What an artifact costs on this machine: speed, memory, loading, and what is not the graph.
 
+A token is as fast as the weights can be read, so the machine's read bandwidth is measured beside.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -16,14 +22,20 @@ from tinyllama_ros.chat.tokenizer import load_tokenizer
 from tinyllama_ros.engine.backend import Backend, open_backend
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.engine.sampling import Sampler, SamplingOptions
-from tinyllama_ros.model.artifact import Artifact
+from tinyllama_ros.errors import ConfigError, PromptError
+from tinyllama_ros.model.artifact import Artifact, Manifest, WEIGHTS
 
 STEPS = 16
 """Forward passes of one run of a speed."""
 PROMPTS = (20, 200)
 """Lengths (tokens) for which the time to the first token is measured."""
+PROMPT = 'Tell me about robots.'
 ANSWER = 128
 """Tokens of the answer that shows what is not the graph."""
+MEMORY = 256 << 20
+"""Bytes that are read to measure the bandwidth; far more than the share of a cache one gets."""
+PASSES = 5
+"""Passes over that memory in one run, of which the fastest counts."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +54,21 @@ class Measurement:
         """Return the measurement that these runs make."""
         return cls(name, unit, median(values), min(values), max(values), len(values))
 
+    def times(self, factor: float, name: str, unit: str) -> 'Measurement':
+        """Return what follows from this measurement by a factor."""
+        return Measurement(name, unit, self.median * factor, self.lowest * factor,
+                           self.highest * factor, self.runs)
+
 
 def measure(folder: Path, *, backend: str, threads: int, runs: int) -> list[Measurement]:
     """
     Return what was measured of an artifact, in an order to read.
 
     :raises ArtifactError, BackendError, ConfigError: it could not be loaded.
+    :raises ConfigError: there are to be no runs.
     """
+    if runs < 1:
+        raise ConfigError(f'runs is {runs}; it must be 1 or above')
     began_s = time.perf_counter()
     artifact = Artifact.open(folder)
     verified_s = time.perf_counter()
@@ -57,7 +77,8 @@ def measure(folder: Path, *, backend: str, threads: int, runs: int) -> list[Meas
     try:
         found = [Measurement.of('verify', 's', [verified_s - began_s]),
                  Measurement.of('load', 's', [ready_s - verified_s])]
-        found += _speeds(loaded, runs)
+        speeds = _speeds(loaded, runs)
+        found += [*speeds, *_bus(artifact.manifest, speeds[0], threads, runs)]
         found += [_first_token(loaded, length, runs) for length in PROMPTS
                   if length < loaded.kv_length]
         found += _outside(loaded, artifact, runs)
@@ -85,11 +106,12 @@ def as_json(measurements: list[Measurement]) -> list[dict[str, Any]]:
 
 
 def _speeds(backend: Backend, runs: int) -> list[Measurement]:
-    """Measure every chunk size at an empty, a half full and a full cache."""
-    fills = (0, backend.kv_length // 2, backend.kv_length - backend.chunk_sizes[-1])
+    """Measure every chunk size that fits at an empty, a half full and a full cache."""
+    sizes = [size for size in backend.chunk_sizes if size <= backend.kv_length]
+    last = backend.kv_length - sizes[-1]
     return [Measurement.of(f'chunk {size} at fill {fill}', 'tok/s',
                            _rates(backend, size, fill, runs))
-            for fill in fills for size in backend.chunk_sizes]
+            for fill in sorted({0, min(backend.kv_length // 2, last), last}) for size in sizes]
 
 
 def _rates(backend: Backend, size: int, fill: int, runs: int) -> list[float]:
@@ -103,6 +125,49 @@ def _rates(backend: Backend, size: int, fill: int, runs: int) -> list[float]:
             backend.forward(tokens, fill)
         rates.append(steps * size / (time.perf_counter() - began_s))
     return rates[1:]
+
+
+def _bus(manifest: Manifest, decoding: Measurement, threads: int, runs: int
+         ) -> list[Measurement]:
+    """
+    Measure how fast memory can be read, and how much of that decoding uses.
+
+    :param decoding: tokens per second at an empty cache, one for each forward pass.
+    """
+    from tinyllama_ros.engine.onnx import physical_cores
+    bandwidth = _read_bandwidth(threads or physical_cores(), runs)
+    used = weight_bytes(manifest) / 1e9 / bandwidth.highest
+    return [bandwidth, decoding.times(100 * used, 'read bandwidth used at fill 0', '%')]
+
+
+def _read_bandwidth(threads: int, runs: int) -> Measurement:
+    """Measure how fast so many threads together read memory, each its own part."""
+    parts = np.array_split(np.ones(MEMORY // 8, np.int64), threads)
+    with ThreadPoolExecutor(threads) as pool:
+        return Measurement.of('read bandwidth', 'GB/s', [
+            max(_read_rate(pool, parts) for _ in range(PASSES)) for _ in range(runs)])
+
+
+def _read_rate(pool: ThreadPoolExecutor, parts: list[NDArray[np.int64]]) -> float:
+    """Return GB/s of one pass, in which no thread computes more than a bit-wise or."""
+    began_s = time.perf_counter()
+    for _ in pool.map(np.bitwise_or.reduce, parts):
+        pass
+    return sum(part.nbytes for part in parts) / 1e9 / (time.perf_counter() - began_s)
+
+
+def weight_bytes(manifest: Manifest) -> int:
+    """
+    Return the bytes of the weights that every token is multiplied by.
+
+    That is all of them but the tables of which a token needs one row: the rotation's, and the
+    embedding's where the head does not share it.
+    """
+    arch = manifest.architecture
+    rotation = manifest.kv_length * arch.head_dim * 4
+    embedding = arch.vocab_size * arch.hidden * (2 if manifest.quantization == 'w8a8' else 4)
+    is_head = arch.tied_embeddings and manifest.quantization == 'fp32'
+    return manifest.files[WEIGHTS].size - rotation - (0 if is_head else embedding)
 
 
 def _first_token(backend: Backend, length: int, runs: int) -> Measurement:
@@ -121,20 +186,29 @@ def _first_token(backend: Backend, length: int, runs: int) -> Measurement:
 
 
 def _outside(backend: Backend, artifact: Artifact, runs: int) -> list[Measurement]:
-    """Measure an answer through the server, and what of each token is not the graph."""
+    """
+    Measure an answer through the server, and what of each token is not the graph.
+
+    :return: nothing where the cache is too short for a prompt and an answer.
+    """
     settings = artifact.manifest.tokenizer
     timed = _Timed(backend, sorted(settings.control_tokens.values()))
     conversation = Conversation(Engine(timed), settings,
                                 load_tokenizer(artifact.tokenizer, settings))
-    room = min(ANSWER, backend.kv_length // 2)
+    room = max(2, min(ANSWER, backend.kv_length // 2))
     options = ChatOptions(max_tokens=room, answer_room=room,
                           sampling=SamplingOptions(temperature=0.7, top_p=0.9))
+    try:
+        with closing(conversation.answer(PROMPT, options)) as events:
+            next(events)
+    except PromptError:
+        return []
     server = Server(conversation, _Silent(), options=lambda: options, depth=1)
     whole_ms, outside_ms = [], []
     for _ in range(runs + 1):
         conversation.reset()
         timed.steps, timed.seconds = 0, 0.0
-        server.submit('Tell me about robots.')
+        server.submit(PROMPT)
         began_s = time.perf_counter()
         server.serve()
         total_s = time.perf_counter() - began_s

@@ -1,0 +1,48 @@
+from math import prod
+
+import pytest
+from tiny_models import tiny
+
+from tinyllama_ros import bench
+from tinyllama_ros.bench import measure, Measurement, weight_bytes
+from tinyllama_ros.model.artifact import Artifact
+from tinyllama_ros.model.build import build
+from tinyllama_ros.model.graph_writer import PAGE
+
+
+@pytest.fixture(autouse=True)
+def little_memory(monkeypatch):
+    monkeypatch.setattr(bench, 'MEMORY', 1 << 20)
+
+
+@pytest.mark.parametrize('is_tied', [True, False], ids=['tied', 'untied'])
+@pytest.mark.parametrize(('quantization', 'size'), [('w8a8', 1), ('fp32', 4)])
+def test_token_is_multiplied_by_every_weight_but_the_table_it_is_looked_up_in(
+        tmp_path, quantization, size, is_tied):
+    checkpoint = tiny(layers=1, hidden=256, tied_embeddings=is_tied, context_length=2048)
+    build(checkpoint, tmp_path / 'out', name='x', quantization=quantization, kv_length=2048)
+    shapes = checkpoint.architecture.weight_shapes()
+    if not is_tied:
+        del shapes['model.embed_tokens.weight']
+    needed = size * sum(prod(shape) for shape in shapes.values() if len(shape) == 2)
+    found = weight_bytes(Artifact.open(tmp_path / 'out').manifest)
+    assert needed <= found < needed + 8 * PAGE  # each of the 8 arrays begins at a page
+
+
+def test_share_of_the_bandwidth_is_that_of_the_bytes_read(tmp_path):
+    build(tiny(), tmp_path / 'out', name='x', quantization='w8a8', kv_length=128)
+    found = {m.name: m for m in measure(tmp_path / 'out', backend='onnx', threads=1, runs=2)}
+    read = found['chunk 1 at fill 0'].median * weight_bytes(
+        Artifact.open(tmp_path / 'out').manifest)
+    assert found['read bandwidth used at fill 0'].median == pytest.approx(
+        100 * read / (found['read bandwidth'].highest * 1e9))
+
+
+def test_every_thread_reads_its_own_part_of_all_the_memory(monkeypatch):
+    passes = []
+    monkeypatch.setattr(bench, '_read_rate', lambda pool, parts: passes.append(
+        [part.nbytes for part in parts]) or len(passes))
+    best = [bench.PASSES, 2 * bench.PASSES]
+    assert bench._read_bandwidth(threads=3, runs=2) == Measurement.of(
+        'read bandwidth', 'GB/s', best)
+    assert {(len(sizes), sum(sizes)) for sizes in passes} == {(3, 1 << 20)}
