@@ -3,8 +3,9 @@ What each way of quantising the default model loses, as a table in markdown.
 
 Every variant is built as `tinyllama-model build` builds it, and the graph that would run is
 measured: its perplexity on a text, and how far its predictions are from those of fp32 (the mean
-Kullback-Leibler divergence per token) on the calibration text that is held out. Divergence is the
-less noisy of the two; perplexities that differ by less than 0.2 % do not differ.
+Kullback-Leibler divergence per token) on the calibration text that is held out. Behind +- stands
+the standard error; that of the change of perplexity is of the losses of the same tokens compared,
+as if they were independent. Divergence is the less noisy of the two.
 
     .venv/bin/python bench/quantisation.py --text FILE [--windows 12] [--window 1024]
 """
@@ -26,7 +27,7 @@ from tinyllama_ros.model.cache_folder import default_cache
 from tinyllama_ros.model.calibrate import held_out
 from tinyllama_ros.model.checkpoint import Checkpoint
 from tinyllama_ros.model.sources import open_checkpoint
-from tinyllama_ros.perplexity import measure_loss, text_windows
+from tinyllama_ros.perplexity import Loss, measure_loss, text_windows
 from tinyllama_ros.workbench import calibration_pieces, make_artifact
 
 MODEL = 'smollm2-135m-instruct'
@@ -50,10 +51,18 @@ def make(checkpoint: Checkpoint, folder: Path, quantization: str, smoothing: str
     return Artifact.open(folder)
 
 
-def perplexity(backend: Backend, windows: list[NDArray[np.int64]]) -> float:
-    """Return the perplexity over all windows."""
+def read(backend: Backend, windows: list[NDArray[np.int64]]) -> Loss:
+    """Return the loss over all windows."""
+    loss: Loss
     *_, loss = tqdm(measure_loss(backend, windows), total=len(windows), unit='window')
-    return float(loss.perplexity)
+    return loss
+
+
+def change(before: Loss, after: Loss) -> str:
+    """Return by how many percent the perplexity changed, and the standard error of that."""
+    more = after.of_positions - before.of_positions
+    return (f'{100 * (after.perplexity / before.perplexity - 1):+.2f} +- '
+            f'{100 * more.std() / more.size ** 0.5:.2f} %')
 
 
 def divergence(reference: Backend, backend: Backend, pieces: list[NDArray[np.int64]]
@@ -84,17 +93,17 @@ def print_table(text: Path, windows: int, window: int) -> None:
         fp32 = make(checkpoint, Path(name) / 'fp32', 'fp32', 'none')
         windows_read = text_windows(fp32, text, window, windows)
         with closing(open_backend('onnx', fp32)) as reference:
-            before = perplexity(reference, windows_read)
+            before = read(reference, windows_read)
             print('| | perplexity | change | KL divergence from fp32, 1e-3 nats |\n'
                   '| --- | --- | --- | --- |\n'
-                  f'| fp32 | {before:.3f} | | |', flush=True)
+                  f'| fp32 | {before.perplexity:.3f} | | |', flush=True)
             for smoothing, title in SMOOTHINGS.items():
                 # One folder for all, so that they share the calibration file beside it
                 artifact = make(checkpoint, Path(name) / 'w8a8', 'w8a8', smoothing)
                 with closing(open_backend('onnx', artifact)) as backend:
-                    after = perplexity(backend, windows_read)
+                    after = read(backend, windows_read)
                     lost = 1e3 * divergence(reference, backend, pieces)
-                print(f'| {title} | {after:.3f} | {100 * (after / before - 1):+.2f} % | '
+                print(f'| {title} | {after.perplexity:.3f} | {change(before, after)} | '
                       f'{lost.mean():.1f} +- {lost.std() / len(lost) ** 0.5:.1f} |', flush=True)
     print(f'\n{MODEL}; perplexity over {len(windows_read)} windows of {window} tokens, '
           f'divergence over {sum(map(len, pieces))} tokens')
