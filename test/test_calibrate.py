@@ -32,8 +32,8 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize('lengths', [
-    [90] * 7, [45] * 27, [30, 2, 1, 5, 0, 70, 90, 90, 90, 90, 90, 90], [300, 300, 258, 40]],
-    ids=['all_tokens', 'every_second_token', 'uneven', 'longer_than_a_piece'])
+    [90] * 7, [131] * 14, [30, 2, 1, 5, 0, 70, 90, 90, 90, 90, 90, 90], [300, 300, 258, 40]],
+    ids=['all_tokens', 'every_third_token', 'uneven', 'longer_than_a_piece'])
 def test_sampled_inputs_are_those_of_the_oracle(path, lengths):
     checkpoint, pieces = Altered(tiny(), {EMBEDDING: round_to_half}), some_pieces(*lengths)
     calibration = calibrate(checkpoint, pieces, path)
@@ -156,7 +156,8 @@ def test_left_overs_of_a_killed_run_are_cleared(path):
 @pytest.mark.parametrize(('lengths', 'message'), [
     ([], 'has 0 pieces .* and 0 tokens'), ([1, 0, 1], 'has 0 pieces .* and 0 tokens'),
     ([200] * 6, 'has 6 pieces .* and 1200 tokens'), ([20] * 10, 'has 10 pieces .* and 180 tokens'),
-    ([511, 1, 300], 'has 4 pieces .* and 811 tokens')], ids=str)
+    ([511, 1, 300], 'has 4 pieces .* and 811 tokens'),
+    ([86, 85, 85, 85, 85, 85, 9], 'has 7 pieces .* and 511 tokens')], ids=str)
 def test_text_that_is_too_short_is_refused_with_its_numbers(path, lengths, message):
     with pytest.raises(ConfigError, match=rf'{message} to calibrate on; it needs 7 and 512'):
         calibrate(tiny(), some_pieces(*lengths), path)

@@ -183,14 +183,16 @@ def test_textbook_scale_is_that_of_the_paper(alpha, expected):
                                rtol=1e-6)
 
 
+# Of one token and one output, alpha 0.5 is the optimum, and a descent only leaves it
+@pytest.mark.parametrize('size', [(48, 40), (1, 1)], ids=['several', 'one_token'])
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 10_000))
-def test_refined_is_never_worse_than_the_best_textbook_scale(seed):
-    inputs, weight = problem(seed)
+def test_refined_is_never_worse_than_the_best_textbook_scale(size, seed):
+    inputs, weight = problem(seed, *size)
     error = RoundingError(inputs, weight)
     best = min(error.at(error.textbook_scale(alpha)) for alpha in ALPHAS)
     assert error.at(choose_scale(inputs, weight, 'searched')) == best
-    assert error.at(choose_scale(inputs, weight, 'refined')) <= best * (1 + 1e-6)
+    assert error.at(choose_scale(inputs, weight, 'refined')) <= best * (1 + 1e-7)
 
 
 @pytest.mark.parametrize('seed', range(3))
