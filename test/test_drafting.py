@@ -204,7 +204,7 @@ def pieces_and_passes(slots: int, options: ChatOptions) -> tuple[list[Event], in
     {'temperature': 0.3, 'repetition_penalty': 1.2}], ids=str)
 @pytest.mark.parametrize('slots', [48, 512])  # in the first, answers roll over
 def test_drafting_changes_no_token_and_saves_passes(sampling, slots, seed):
-    options = ChatOptions(max_tokens=60, answer_room=8,
+    options = ChatOptions(max_tokens=60, answer_room=8, drafting=True,
                           sampling=SamplingOptions(seed=seed, **sampling))
     plain, plain_passes = pieces_and_passes(slots, replace(options, drafting=False))
     drafted, passes = pieces_and_passes(slots, options)
@@ -307,14 +307,15 @@ def talk() -> tuple[Conversation, FakeBackend]:
 @pytest.mark.parametrize('max_tokens', [1, 2, 12, 14, 15, 40])
 def test_nothing_is_drafted_beyond_the_end_of_an_answer(max_tokens):
     conversation, backend = talk()
-    list(conversation.answer('?', ChatOptions(max_tokens=max_tokens, sampling=GREEDY)))
+    list(conversation.answer('?', ChatOptions(max_tokens=max_tokens, sampling=GREEDY,
+                                                 drafting=True)))
     assert backend.rows[conversation.fill:] == []
 
 
 @pytest.mark.parametrize('pieces', range(10, 24))
 def test_drafted_tokens_that_nobody_saw_are_forgotten(pieces):
     conversation, _ = talk()
-    with closing(conversation.answer('?', ChatOptions(sampling=GREEDY))) as answer:
+    with closing(conversation.answer('?', ChatOptions(sampling=GREEDY, drafting=True))) as answer:
         begin = next(conversation.fill for event in answer if isinstance(event, Piece))
         for _ in range(pieces):
             next(answer)

@@ -36,8 +36,13 @@ class ChatOptions:
     answer_room: int = 256
     """Slots that must be free when an answer begins."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    drafting: bool = True
-    """Verify several tokens in one pass where the conversation repeats itself."""
+    drafting: bool = False
+    """
+    Verify several tokens in one pass where the conversation repeats itself.
+
+    Off by default: ONNX Runtime's attention sums a pass of one row in another order than longer
+    ones, and W8A8 rounds that up to another, equally likely word now and then.
+    """
 
     def __post_init__(self) -> None:
         if self.max_tokens < 0:
