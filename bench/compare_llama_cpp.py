@@ -8,7 +8,7 @@ busy neighbour favours one of them; the ratios are of the same round. What is co
 - tinyllama-1.1b: random weights of that shape, W8A8 here, Q8_0 there
 
 llama.cpp comes as llama-cpp-python, which must be importable here. On the machine of
-docs/performance.md it is built without its AMX path, which crashes there:
+README.md it is built without its AMX path, which crashes there:
 
     CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX512=ON -DGGML_AVX512_VNNI=ON -DGGML_AVX512_VBMI=ON \
         -DGGML_AVX512_BF16=ON -DGGML_AVX_VNNI=ON" .venv/bin/pip install llama-cpp-python
