@@ -3,9 +3,9 @@ What each way of quantising the default model loses, as a table in markdown.
 
 Every variant is built as `tinyllama-model build` builds it, and the graph that would run is
 measured: its perplexity on a text, and how far its predictions are from those of fp32 (the mean
-Kullback-Leibler divergence per token) on the calibration text that is held out. Behind +- stands
-the standard error; that of the change of perplexity is of the losses of the same tokens compared,
-as if they were independent. Divergence is the less noisy of the two.
+Kullback-Leibler divergence per token), there and on the calibration text that is held out. Behind
++- stands the standard error, as if tokens were independent; that of the change of perplexity is of
+the same tokens' losses compared. Divergence is the less noisy of the two.
 
     .venv/bin/python bench/quantisation.py --text FILE [--windows 12] [--window 1024]
 """
@@ -79,6 +79,12 @@ def divergence(reference: Backend, backend: Backend, pieces: list[NDArray[np.int
     return np.concatenate(found)
 
 
+def mean(divergences: Float64Array) -> str:
+    """Return the mean in 1e-3 nats, and its standard error."""
+    thousandths = 1e3 * divergences
+    return f'{thousandths.mean():.1f} +- {thousandths.std() / len(thousandths) ** 0.5:.1f}'
+
+
 def log_probabilities(logits: NDArray[np.float32]) -> Float64Array:
     """Return the logarithms of what a softmax makes of logits (tokens, vocabulary)."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
@@ -94,19 +100,20 @@ def print_table(text: Path, windows: int, window: int) -> None:
         windows_read = text_windows(fp32, text, window, windows)
         with closing(open_backend('onnx', fp32)) as reference:
             before = read(reference, windows_read)
-            print('| | perplexity | change | KL divergence from fp32, 1e-3 nats |\n'
-                  '| --- | --- | --- | --- |\n'
-                  f'| fp32 | {before.perplexity:.3f} | | |', flush=True)
+            print('| | perplexity | change | divergence, there | divergence, held-out text |\n'
+                  '| --- | --- | --- | --- | --- |\n'
+                  f'| fp32 | {before.perplexity:.3f} | | | |', flush=True)
             for smoothing, title in SMOOTHINGS.items():
                 # One folder for all, so that they share the calibration file beside it
                 artifact = make(checkpoint, Path(name) / 'w8a8', 'w8a8', smoothing)
                 with closing(open_backend('onnx', artifact)) as backend:
                     after = read(backend, windows_read)
-                    lost = 1e3 * divergence(reference, backend, pieces)
+                    there, own = (mean(divergence(reference, backend, texts))
+                                  for texts in (windows_read, pieces))
                 print(f'| {title} | {after.perplexity:.3f} | {change(before, after)} | '
-                      f'{lost.mean():.1f} +- {lost.std() / len(lost) ** 0.5:.1f} |', flush=True)
-    print(f'\n{MODEL}; perplexity over {len(windows_read)} windows of {window} tokens, '
-          f'divergence over {sum(map(len, pieces))} tokens')
+                      f'{there} | {own} |', flush=True)
+    print(f'\n{MODEL}; {len(windows_read)} windows of {window} tokens; held-out text of '
+          f'{sum(map(len, pieces))} tokens; divergence from fp32 in 1e-3 nats per token')
 
 
 def main() -> int:
