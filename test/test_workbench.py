@@ -11,7 +11,7 @@ from tiny_models import sentencepiece_tokenizer, tiny
 from tiny_tokenizers import CORPUS
 
 from tinyllama_ros.engine.onnx import OnnxBackend
-from tinyllama_ros.errors import ConfigError, ModelError
+from tinyllama_ros.errors import ArtifactError, ConfigError, ModelError
 from tinyllama_ros.model.artifact import Artifact
 from tinyllama_ros.model.calibrate import held_out
 from tinyllama_ros.model.random import RandomCheckpoint
@@ -176,3 +176,13 @@ def test_interruption_leaves_the_old_artifact(make, tmp_path, read):
         make(Altered(tiny(), {'lm_head.weight': stop}))
     assert Artifact.open(tmp_path / 'tiny').manifest == before
     assert not [name for name in os.listdir(tmp_path) if name.endswith(('.partial', '.part'))]
+
+
+def test_what_cannot_be_built_is_refused_before_the_calibration(tmp_path):
+    (tmp_path / 'diary.txt').write_text('dear diary')
+    with pytest.raises(ArtifactError, match='holds something that is no artifact'):
+        make_artifact(tiny(), tmp_path, name='tiny', quantization='w8a8', kv_length=64)
+    with pytest.raises(ModelError, match='kv_length is 4096'):
+        make_artifact(tiny(), tmp_path / 'out', name='tiny', quantization='w8a8', kv_length=4096)
+    assert sorted(os.listdir(tmp_path)) == ['diary.txt']
+    assert not tmp_path.with_name(f'{tmp_path.name}.calibration.safetensors').exists()

@@ -10,7 +10,7 @@ from tinyllama_ros.chat.tokenizer import load_tokenizer
 from tinyllama_ros.engine.backend import open_backend
 from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.model.artifact import Artifact, HeldOutLoss, record_held_out
-from tinyllama_ros.model.build import build
+from tinyllama_ros.model.build import build, plan
 from tinyllama_ros.model.calibrate import calibrate, Calibration, held_out, own_text
 from tinyllama_ros.model.checkpoint import Checkpoint
 from tinyllama_ros.model.smooth import check_smoothing, smooth
@@ -41,6 +41,7 @@ def make_artifact(checkpoint: Checkpoint, folder: Path, *, name: str, quantizati
     if quantization != 'w8a8' or smoothing == 'none':
         write(checkpoint)
         return
+    plan(checkpoint, folder, name=name, quantization=quantization, kv_length=kv_length)
     pieces = calibration_pieces(checkpoint, text)
     path = folder.with_name(f'{folder.name}.calibration.safetensors')
     calibration = calibrate(checkpoint, pieces, path, progress=progress)

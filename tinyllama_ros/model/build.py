@@ -28,22 +28,30 @@ def build(checkpoint: Checkpoint, folder: Path, *, name: str, quantization: str,
     :raises ModelError: the checkpoint cannot be read or built.
     :raises ArtifactError: the folder cannot be written, or holds something else.
     """
-    if quantization not in QUANTIZATIONS:
-        raise ConfigError(f'quantization {quantization!r} is unknown; known: '
-                          f'{", ".join(QUANTIZATIONS)}')
+    manifest = plan(checkpoint, folder, name=name, quantization=quantization,
+                    kv_length=kv_length, recipe=recipe)
     tokenizer = checkpoint.tokenizer
-    manifest = Manifest(name=name, quantization=quantization, recipe=recipe, dialect='cpu',
-                        kv_length=kv_length, chunk_sizes=CHUNK_SIZES,
-                        architecture=checkpoint.architecture, tokenizer=tokenizer.settings,
-                        files={})
-    with disk_errors(folder):
-        is_something = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-        if is_something and not (folder / MANIFEST).exists():
-            raise ArtifactError(f'{folder} is or holds something that is no artifact; choose '
-                                'another folder')
     with new_artifact(folder, manifest) as partial:
         (partial / tokenizer.settings.file_name).write_bytes(tokenizer.content)
         parts = write_cpu_graph(checkpoint, QUANTIZATIONS[quantization], kv_length, partial)
         for _ in tqdm(parts, desc=f'{name} {quantization}', unit='part', disable=not progress,
                       total=checkpoint.architecture.layers + 2):
             pass
+
+
+def plan(checkpoint: Checkpoint, folder: Path, *, name: str, quantization: str, kv_length: int,
+         recipe: str = '') -> Manifest:
+    """Return the manifest of what a build would make, refusing at once what it could not."""
+    if quantization not in QUANTIZATIONS:
+        raise ConfigError(f'quantization {quantization!r} is unknown; known: '
+                          f'{", ".join(QUANTIZATIONS)}')
+    manifest = Manifest(name=name, quantization=quantization, recipe=recipe, dialect='cpu',
+                        kv_length=kv_length, chunk_sizes=CHUNK_SIZES,
+                        architecture=checkpoint.architecture,
+                        tokenizer=checkpoint.tokenizer.settings, files={})
+    with disk_errors(folder):
+        is_something = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        if is_something and not (folder / MANIFEST).exists():
+            raise ArtifactError(f'{folder} is or holds something that is no artifact; choose '
+                                'another folder')
+    return manifest
