@@ -111,12 +111,13 @@ def _build(arguments: argparse.Namespace) -> None:
     from tinyllama_ros.model.fetch import KNOWN_MODELS
     from tinyllama_ros.model.sources import open_checkpoint
     source = arguments.source
-    recipe = f'{_identity(source)}, smoothing {arguments.smoothing}'
-    if arguments.text:
-        recipe += f', text {_identity(str(arguments.text))}'
-    name = source
-    if source not in KNOWN_MODELS and Path(source).exists():
+    name = identity = source
+    if source not in KNOWN_MODELS:  # a name goes before a path of the same spelling
         name = Path(source).resolve().name.removesuffix('.gguf')
+        identity = _identity(Path(source))
+    recipe = f'{identity}, smoothing {arguments.smoothing}'
+    if arguments.text:
+        recipe += f', text {_identity(arguments.text)}'
     _make(arguments, name, recipe, lambda: open_checkpoint(source, default_cache()))
 
 
@@ -126,12 +127,10 @@ def _random(arguments: argparse.Namespace) -> None:
     _make(arguments, name, name, lambda: RandomCheckpoint.named(arguments.shape))
 
 
-def _identity(source: str) -> str:
-    """Return a known name as it is, and of files on the disk what tells their versions apart."""
-    path = Path(source).resolve()
-    if not path.exists():
-        return source
-    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+def _identity(path: Path) -> str:
+    """Return what tells one version of a file, or of the files in a folder, from another."""
+    path = path.resolve()
+    files = sorted(file for file in (path, *path.glob('*')) if file.is_file())
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return f'{path} {sha256(repr(stats).encode()).hexdigest()[:16]}'
 
