@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 import json
+import logging
 
 from acl import codes
 from acl.errors import Failure
 from acl.process import call, current
+
+_logger = logging.getLogger('acl')
 
 
 @dataclass(eq=False)
@@ -62,6 +65,11 @@ def get_recent_err_msg() -> str | None:
 @call('', (0, 0, 0), needs='nothing')
 def get_version() -> tuple[int, int, int]:
     return 1, 15, 0
+
+
+@call('is', None, needs='nothing')
+def app_log(level: int, message: str) -> None:
+    _logger.log(10 * (level + 1), message)  # 0 debug, 1 info, 2 warning, 3 error
 
 
 @call('kk', None, bare=0)

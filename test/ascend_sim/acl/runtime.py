@@ -133,5 +133,7 @@ def _reset(process: Process, device: Device) -> None:
     for made in live:
         process.record(f'reset_device before {made} was freed')
     process.memory.free_all('device')
+    if process.is_rc:
+        process.memory.free_all('host')
     device.default = None
     device.lost = 0
