@@ -1,6 +1,7 @@
 """acl: start and end of the library, and data buffers."""
 
 from dataclasses import dataclass
+import faulthandler
 import json
 import logging
 
@@ -32,6 +33,7 @@ def init(config_path: str = '') -> None:
             raise Failure(codes.INVALID_FILE, str(error)) from None
         except ValueError as error:
             raise Failure(100006, f'{config_path}: {error}') from None
+    faulthandler.enable()  # a host that touches device memory is to die with a traceback
     process.is_initialized = True
 
 

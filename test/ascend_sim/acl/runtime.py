@@ -75,6 +75,8 @@ def destroy_context(handle: int) -> None:
 @call('k')
 def set_context(handle: int) -> None:
     process = current()
+    if handle == 0:
+        raise Failure(codes.INVALID_PARAM, 'context is null')
     context = process.handles.find(handle, Context)
     if context is None:
         raise Failure(codes.RT_CONTEXT_NULL, process.handles.name(handle))
