@@ -158,7 +158,7 @@ def _from_onnx(process: Process, data: bytes, folder: Path) -> Source:
         embed_small_constants(model, folder)
         rewrite(model)
         plan = make_plan(model, parse_shapes(process.settings.shapes))
-    except (GraphError, onnx.checker.ValidationError, OSError) as error:
+    except (ValueError, onnx.checker.ValidationError, OSError) as error:  # GraphError too
         raise Failure(codes.PARSE_MODEL, str(error)) from None
     graph = model.SerializeToString()
     return Source(plan, lambda: _session(graph, folder))

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, TensorProto
 
-SMALL = 4096
+SMALL = 1024
 """Constants up to this many bytes belong into the graph."""
 _ROUNDING = {'Round': 'Round', 'Floor': 'Floor', 'Ceil': 'Ceil', 'Trunc': ''}
 
@@ -45,7 +45,10 @@ def embed_small_constants(model: onnx.ModelProto, folder: Path) -> None:
 
 def element_types(model: onnx.ModelProto) -> dict[str, int]:
     """Return the type of every tensor whose type is known."""
-    inferred = onnx.shape_inference.infer_shapes(model).graph
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model).graph
+    except Exception as error:  # onnx raises errors of several unrelated types
+        raise GraphError(f'types do not fit together: {error}') from None
     types = {value.name: value.type.tensor_type.elem_type
              for value in (*inferred.value_info, *inferred.input, *inferred.output)}
     types.update((tensor.name, tensor.data_type) for tensor in inferred.initializer)
@@ -87,15 +90,18 @@ def _quantize(node: onnx.NodeProto, constants: _Constants) -> Iterable[onnx.Node
     if dst_type != 'INT8' or rounding not in _ROUNDING:
         raise GraphError(f'{node.name}: AscendQuant to {dst_type} by {rounding} is not modelled')
     path, x = node.output[0], node.input[0]
-    yield helper.make_node('Cast', [x], [f'{path}/half'], to=TensorProto.FLOAT16)
+    yield helper.make_node('Cast', [x], [f'{path}/wide'], to=TensorProto.DOUBLE)
+    x = f'{path}/wide'
+    yield from _round_to_half(x, f'{path}/half', constants)
     x = f'{path}/half'
     for op, value, neutral in (('Mul', scale, 1.0), ('Add', offset, 0.0)):
         if value != neutral:
-            operand = constants.scalar(value, np.float16)
+            operand = constants.scalar(float(np.float16(value)), np.float64)
             yield helper.make_node(op, [x, operand], [f'{path}/{op}'])
-            x = f'{path}/{op}'
-    yield helper.make_node('Cast', [x], [f'{path}/wide'], to=TensorProto.FLOAT)
-    x = f'{path}/wide'
+            yield from _round_to_half(f'{path}/{op}', f'{path}/{op}/half', constants)
+            x = f'{path}/{op}/half'
+    yield helper.make_node('Cast', [x], [f'{path}/float'], to=TensorProto.FLOAT)
+    x = f'{path}/float'
     if _ROUNDING[str(rounding)]:
         yield helper.make_node(_ROUNDING[str(rounding)], [x], [f'{path}/whole'])
         x = f'{path}/whole'
@@ -103,6 +109,18 @@ def _quantize(node: onnx.NodeProto, constants: _Constants) -> Iterable[onnx.Node
         yield helper.make_node(op, [x, constants.scalar(limit, np.float32)], [f'{path}/{op}'])
         x = f'{path}/{op}'
     yield helper.make_node('Cast', [x], [path], name=node.name, to=TensorProto.INT8)
+
+
+def _round_to_half(x: str, name: str, constants: _Constants) -> Iterable[onnx.NodeProto]:
+    """
+    Yield nodes that round doubles to the 11 bits of fp16, ties to even (Veltkamp's splitting).
+
+    A Cast to fp16 and back would be simpler; ONNX Runtime removes it, at any optimization level.
+    """
+    splitter = constants.scalar(2.0**42 + 1, np.float64)
+    yield helper.make_node('Mul', [x, splitter], [f'{name}/large'])
+    yield helper.make_node('Sub', [f'{name}/large', x], [f'{name}/rest'])
+    yield helper.make_node('Sub', [f'{name}/large', f'{name}/rest'], [name])
 
 
 def _shift_integer_products(model: onnx.ModelProto) -> None:
