@@ -401,3 +401,26 @@ def test_integer_product_is_exact_at_the_extremes():
         and tensor.data_type == TensorProto.UINT8)
     found = ort.InferenceSession(model.SerializeToString()).run(None, {'codes': codes})[0]
     assert np.array_equal(found, codes.astype(np.int32) @ weight.astype(np.int32))
+
+
+@pytest.mark.parametrize('half', [False, True])
+def test_fp16_is_rounded_and_overflows_on_request(tmp_path, half):
+    x = np.array([[300, 65504, -65504, 0.1, 5, 1e-3, -3.3, 2049]], np.float16)
+    nodes = [helper.make_node('Mul', ['x', 'x'], ['square']),
+             helper.make_node('Add', ['square', 'x'], ['sum']),
+             helper.make_node('Cast', ['sum'], ['wide'], to=TensorProto.FLOAT),
+             helper.make_node('Mul', ['wide', 'third'], ['part']),
+             helper.make_node('Cast', ['part'], ['narrow'], to=TensorProto.FLOAT16),
+             helper.make_node('Cast', ['narrow'], ['y'], to=TensorProto.FLOAT)]
+    graph = helper.make_graph(
+        nodes, 'half', [helper.make_tensor_value_info('x', TensorProto.FLOAT16, x.shape)],
+        [helper.make_tensor_value_info('y', TensorProto.FLOAT, x.shape)],
+        [numpy_helper.from_array(np.float32(1 / 3), 'third')])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid('', 13)], ir_version=8),
+              tmp_path / 'half.onnx')
+    simulator.reset(form='ep', half=half)
+    found = CopyingProgram(str(tmp_path / 'half.onnx')).run([x])[0]
+    with np.errstate(over='ignore'):
+        expected = ((x * x + x).astype(np.float32) * np.float32(1 / 3)).astype(np.float16)
+    assert np.isinf(expected).sum() == 4
+    assert np.array_equal(found, expected.astype(np.float32)) == half

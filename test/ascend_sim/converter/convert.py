@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 from acl import container
+from acl.graphs import element_types, GraphError
 from acl.plan import make_plan, numpy_type, real_inputs, shape_of
-from acl.rewrite import element_types, embed_small_constants, GraphError, rewrite
+from acl.rewrite import embed_small_constants, rewrite
 import onnx
 
 from converter.errors import AtcError

@@ -8,7 +8,7 @@ aic-ascend310b-ops-info.json of CANN 8.1.RC1.
 import os
 from pathlib import Path
 
-from acl.rewrite import attribute
+from acl.graphs import attribute
 import onnx
 from onnx import TensorProto
 
