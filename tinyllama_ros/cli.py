@@ -15,6 +15,8 @@ from tinyllama_ros.model.cache_folder import artifacts_folder, default_cache, fi
 from tinyllama_ros.model.checkpoint import Checkpoint
 
 KV_LENGTH = 1024
+RECIPE = 'recipe 2'
+"""Another one makes artifacts be built anew that an older program has built."""
 QUANTIZATIONS = ('w8a8', 'fp16', 'fp32')
 TARGETS = ('cpu', 'ascend')
 
@@ -71,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     perplexity.add_argument('--window', type=int, default=KV_LENGTH, metavar='TOKENS',
                             help='tokens of a window, each read into an empty cache '
                             '(default: %(default)s)')
+    perplexity.add_argument('--plot', type=Path, metavar='FILE',
+                            help='draw the loss of each position: .png, .svg, .pdf')
     _add_backend_options(perplexity)
     perplexity.set_defaults(run=_perplexity)
 
@@ -96,6 +100,10 @@ def _add_build_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--chunks', type=_chunk_sizes, default=(), metavar='S,...',
                         help='tokens of a pass, ascending; ascend takes no other, and several '
                         'make its .om larger (default: 1,16,64 for cpu, 1 for ascend)')
+    parser.add_argument('--fine-layers', type=int, metavar='N',
+                        help='of w8a8: layers, from the first, whose down_proj gets activations '
+                        'of 16 bits: nearer to fp32, and slower in reading a prompt (default: a '
+                        'quarter of the layers)')
     parser.add_argument('--kv-length', type=int, metavar='SLOTS',
                         help=f'slots of the cache (default: {KV_LENGTH}, or what the model was '
                         'trained on where that is less)')
@@ -156,6 +164,9 @@ def _make(arguments: argparse.Namespace, name: str, recipe: str,
           source: Callable[[], Checkpoint]) -> None:
     """Build an artifact where there is none like it yet, and print its folder."""
     from tinyllama_ros.workbench import make_artifact
+    recipe += f', {RECIPE}'
+    if arguments.fine_layers is not None:
+        recipe += f', fine layers {arguments.fine_layers}'
     suffix = '' if arguments.target == 'cpu' else f'-{arguments.target}'
     folder = arguments.out or artifacts_folder() / f'{name}-{arguments.quant}{suffix}'
     if arguments.force or not _is_there(folder, recipe, arguments):
@@ -163,7 +174,8 @@ def _make(arguments: argparse.Namespace, name: str, recipe: str,
         slots = arguments.kv_length or min(KV_LENGTH, checkpoint.architecture.context_length)
         make_artifact(checkpoint, folder, name=name, quantization=arguments.quant,
                       kv_length=slots, target=arguments.target, chunk_sizes=arguments.chunks,
-                      smoothing=arguments.smoothing, text=arguments.text, recipe=recipe,
+                      smoothing=arguments.smoothing, text=arguments.text,
+                      fine_layers=arguments.fine_layers, recipe=recipe,
                       progress=sys.stderr.isatty())
     print(folder)
 
@@ -185,6 +197,9 @@ def _perplexity(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from tinyllama_ros.perplexity import measure_loss, text_windows
+    if arguments.plot:
+        from tinyllama_ros.loss_plot import check_plot, plot
+        check_plot(arguments.plot)
     artifact = Artifact.open(find_artifact(arguments.model))
     windows = text_windows(artifact, arguments.text, arguments.window, arguments.windows)
     backend = open_backend(arguments.backend, artifact, threads=arguments.threads)
@@ -197,6 +212,8 @@ def _perplexity(arguments: argparse.Namespace) -> None:
         backend.close()
     print(f'perplexity {loss.perplexity:.4f} (mean loss {loss.mean:.5f} nats over '
           f'{loss.of_positions.size} tokens, {len(windows)} windows of {arguments.window})')
+    if arguments.plot:
+        plot(loss, f'{artifact.folder.name} on {arguments.text.name}', arguments.plot)
 
 
 def _bench(arguments: argparse.Namespace) -> None:
