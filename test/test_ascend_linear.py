@@ -2,7 +2,8 @@
 
 from ascend_reference import open_session
 import numpy as np
-from onnx import TensorProto
+import onnx
+from onnx import helper, TensorProto
 import onnxruntime as ort
 import pytest
 
@@ -37,7 +38,7 @@ def written(folder, linear, method, weight, shape, opsets):
     return folder / 'graph.onnx'
 
 
-@pytest.mark.parametrize('method', ['apply', 'head'])
+@pytest.mark.parametrize('method', ['apply', 'apply_finely', 'head'])
 @pytest.mark.parametrize('name', PAIRS)
 def test_product_is_the_cpus(tmp_path, name, method):
     ascend, cpu, tolerance = PAIRS[name]
@@ -56,13 +57,24 @@ def test_product_is_the_cpus(tmp_path, name, method):
         largest, 1), rtol=0, atol=tolerance)
 
 
-def test_head_is_finer_than_other_products(tmp_path):
+def test_fine_product_is_finer(tmp_path):
     weight, x = random(48, 80), random(1, 5, 80, seed=1)
     exact = x @ weight.T
     errors = [np.abs(open_session(written(tmp_path / method, AscendInt8Linear, method, weight,
                                           (1, 5), {'': 13})).run(None, {'x': x})[0] - exact).mean()
-              for method in ('apply', 'head')]
+              for method in ('apply', 'apply_finely')]
     assert errors[1] < 0.8 * errors[0]  # what is left is the weights' rounding
+
+
+@pytest.mark.parametrize('method', ['apply', 'apply_finely'])
+def test_token_of_zeros_is_divided_by_no_zero(tmp_path, method):
+    # What a chip makes int8 of something that is no number is nowhere written
+    path = written(tmp_path / 'ascend', AscendInt8Linear, method, random(4, 8), (1, 2), {'': 13})
+    model = onnx.load(path)
+    model.graph.output.append(helper.make_tensor_value_info('y/steps', TensorProto.FLOAT, None))
+    onnx.save(model, path)
+    found, steps = open_session(path).run(None, {'x': np.zeros((1, 2, 8), np.float32)})
+    assert not found.any() and not steps.any()
 
 
 @pytest.mark.parametrize('x', [2.5, 3.5, -2.5, 126.5], ids=str)
