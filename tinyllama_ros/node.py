@@ -145,10 +145,12 @@ class TinyLlamaNode(LifecycleNode):
         folder = find_artifact(self._value('model'))
         artifact = Artifact.open(folder)
         _check_room(self._options(), artifact.manifest.kv_length)
-        name, threads = self._value('backend'), self._value('threads')
+        name = self._value('backend')
+        options = {'threads': self._value('threads'), 'device': self._value('acl.device'),
+                   'form': self._value('acl.form')}
 
         def open_anew() -> Backend:
-            return open_backend(name, artifact, threads=threads)
+            return open_backend(name, artifact, **options)
 
         self._conversation = open_conversation(artifact, Engine(open_anew(), open_anew))
         self._server = Server(self._conversation, self._topics, options=self._options,
