@@ -119,7 +119,8 @@ class Device:
     def when_closed(self, name: str, *arguments: Any) -> None:
         """Make this call when the device is closed, before those that were asked for earlier."""
         def free() -> None:
-            code = attrgetter(name)(self.acl)(*arguments)
+            call = attrgetter(name)(self.acl)
+            code = call(*arguments) and call(*arguments)  # once more: what stays is lost for long
             if code:
                 log.warning('acl.%s failed with code %d while freeing: %s', name, code,
                             fault_of(code).meaning)
