@@ -153,7 +153,7 @@ via_msopgen() {
   for setting in "ASCEND_TENSOR_COMPILER_INCLUDE=$headers" TOOLCHAIN_DIR=/usr \
       AICPU_KERNEL_TARGET=cust_aicpu_kernels AICPU_SOC_VERSION=Ascend310B4; do
     name=${setting%%=*}
-    sed -i -E "/^[#[:space:]]*export $name=/d" "$copy/build.sh"
+    sed -i -E "/^(# *)?export $name=/d" "$copy/build.sh"
     sed -i "1a export $setting" "$copy/build.sh"
   done
   # The plugin is taken from where the package would be packed from; packing it may well fail.
@@ -172,7 +172,7 @@ is_possible() {
 
 # Leaves the plugin in $scratch, or says what each way of building it printed.
 build() {
-  local route
+  local route failed=()
   for route in "${routes[@]}"; do
     is_possible "$route" || continue
     say "building with $route"
@@ -180,10 +180,14 @@ build() {
     if "via_$route" >"$scratch/$route.log" 2>&1 && defines_operator "$scratch/$LIBRARY"; then
       return
     fi
+    failed+=("$route")
     printf '%s failed:\n' "$route" >&2
     tail -n 15 "$scratch/$route.log" | sed 's/^/  /' >&2
   done
-  die "the plugin could not be built via ${routes[*]}; the compiler's messages are above"
+  [[ ${#failed[@]} -gt 0 ]] || die "the plugin cannot be built via ${routes[*]} here: for cmake" \
+    "and compiler $toolkit lacks include/register/register.h (or cmake is not installed), for" \
+    "msopgen it lacks $SAMPLE"
+  die "the plugin could not be built via ${failed[*]}; what they printed is above"
 }
 
 defines_operator() { [[ -r $1 ]] && grep -qF "ai.onnx::13::$OPERATOR" "$1"; }

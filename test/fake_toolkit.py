@@ -17,6 +17,11 @@ SAMPLE_BUILD = """#!/usr/bin/env bash
 # export TOOLCHAIN_DIR=/usr/local/Ascend/toolkit/toolchain/hcc
 export AICPU_KERNEL_TARGET=cust_aicpu_kernels
 # export AICPU_SOC_VERSION=Ascend910
+if [[ -z $ASCEND_TENSOR_COMPILER_INCLUDE ]]; then
+    export ASCEND_TENSOR_COMPILER_INCLUDE=/usr/local/Ascend/compiler/include
+else
+    :
+fi
 here=$(cd "$(dirname "$0")" && pwd)
 [[ -d $ASCEND_TENSOR_COMPILER_INCLUDE && -d $TOOLCHAIN_DIR ]] || exit 1
 echo "$ASCEND_TENSOR_COMPILER_INCLUDE $TOOLCHAIN_DIR $AICPU_KERNEL_TARGET $AICPU_SOC_VERSION" \\

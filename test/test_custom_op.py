@@ -279,6 +279,12 @@ def test_toolkit_that_keeps_its_libraries_elsewhere_is_taken(run, toolkit):
     assert run('--via', 'compiler').returncode == 0
 
 
+def test_route_that_the_toolkit_does_not_offer_is_named(install, toolkit):
+    found = install('--via', 'msopgen')
+    assert found.returncode == 1
+    assert f'cannot be built via msopgen here: for cmake and compiler {toolkit}' in found.stderr
+
+
 def test_other_toolkit_in_the_environment_is_pointed_out(install, toolkit):
     run = install('--toolkit', str(toolkit), '--via', 'compiler', ASCEND_OPP_PATH='/elsewhere')
     assert run.returncode == 0
@@ -297,7 +303,7 @@ def test_compiler_error_is_shown_and_nothing_is_installed(run, toolkit):
     found = run('--toolkit', str(toolkit))
     assert found.returncode == 1
     assert 'error: #error of another version' in found.stderr
-    assert 'the plugin could not be built via cmake compiler msopgen' in found.stderr
+    assert 'the plugin could not be built via cmake compiler;' in found.stderr
     assert tree(toolkit) == before
 
 
