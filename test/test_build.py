@@ -115,7 +115,7 @@ def test_empty_folder_may_be_built_into(tmp_path):
 
 
 @pytest.mark.parametrize(('changes', 'error', 'message'), [
-    ({'quantization': 'int4'}, ConfigError, r"'int4' is unknown; known: fp32, w8a8"),
+    ({'quantization': 'int4'}, ConfigError, r"'int4' is unknown for the target cpu; known: fp32, w8a8"),
     ({'kv_length': 1}, ModelError, r'kv_length is 1; a cache needs at least 2'),
     ({'kv_length': 513}, ModelError, r'kv_length is 513; tiny was trained on at most 512'),
 ], ids=str)
