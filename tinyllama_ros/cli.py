@@ -88,6 +88,22 @@ def _parser() -> argparse.ArgumentParser:
     _add_backend_options(perplexity)
     perplexity.set_defaults(run=_perplexity)
 
+    atc = commands.add_parser('atc', help="compile an artifact's graph for an Ascend NPU")
+    atc.add_argument('model', help='artifact of the ascend dialect: its folder, or its name in '
+                     'the cache folder')
+    atc.add_argument('--soc-version', metavar='CHIP',
+                     help='what to compile for (default: the chip that npu-smi shows, else '
+                     'Ascend310B4)')
+    atc.add_argument('--jobs', type=int, metavar='N',
+                     help="operators to compile at once (default: 1 on a machine with 8 GB or "
+                     "less, else ATC's own)")
+    atc.add_argument('--log', choices=('debug', 'info', 'warning', 'error'),
+                     help='let ATC log at this level, too (default: no log)')
+    atc.add_argument('--force', action='store_true',
+                     help='compile again where it has been compiled so already')
+    atc.add_argument('--dry-run', action='store_true', help='only print the command')
+    atc.set_defaults(run=_atc)
+
     bench = commands.add_parser('bench', help='measure an artifact on this machine')
     bench.add_argument('model', help='artifact: its folder, or its name in the cache folder')
     _add_backend_options(bench)
@@ -219,6 +235,20 @@ def _perplexity(arguments: argparse.Namespace) -> None:
         backend.close()
     print(f'perplexity {loss.perplexity:.4f} (mean loss {loss.mean:.5f} nats over '
           f'{loss.of_positions.size} tokens, {len(windows)} windows of {arguments.window})')
+
+
+def _atc(arguments: argparse.Namespace) -> None:
+    """Print the command that compiles an artifact, run it, and print the artifact's folder."""
+    from tinyllama_ros.compiling import compile_artifact, plan
+    artifact = Artifact.open(find_artifact(arguments.model))
+    conversion, notes = plan(artifact, arguments.soc_version, jobs=arguments.jobs,
+                             log=arguments.log)
+    for note in notes:
+        print(note, file=sys.stderr)
+    print(conversion.shell_line, flush=True)
+    if not arguments.dry_run:
+        compile_artifact(artifact, conversion, force=arguments.force)
+        print(artifact.folder)
 
 
 def _bench(arguments: argparse.Namespace) -> None:

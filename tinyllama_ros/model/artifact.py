@@ -302,7 +302,7 @@ def new_artifact(folder: Path, manifest: Manifest) -> Iterator[Path]:
     partial = folder.with_name(f'.{folder.name}.partial')
     with disk_errors(folder):
         partial.mkdir(parents=True, exist_ok=True)
-        with _locked(partial):
+        with locked(partial):
             _recover(folder)
             try:
                 _empty(partial)
@@ -326,7 +326,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(partial: Path) -> Iterator[None]:
+def locked(partial: Path) -> Iterator[None]:
     """Hold the folder that is being filled, so that two builds never write the same artifact."""
     descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
     try:
