@@ -211,7 +211,7 @@ def _perplexity(arguments: argparse.Namespace) -> None:
 
 def _atc(arguments: argparse.Namespace) -> None:
     """Print the command that compiles an artifact, run it, and print the artifact's folder."""
-    from tinyllama_ros.compiling import compile_artifact, plan
+    from tinyllama_ros.model.compiling import compile_artifact, plan
     artifact = Artifact.open(find_artifact(arguments.model))
     conversion, notes = plan(artifact, arguments.soc_version, jobs=arguments.jobs,
                              log=arguments.log)

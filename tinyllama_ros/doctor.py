@@ -19,8 +19,8 @@ from tinyllama_ros.errors import TinyLlamaError
 from tinyllama_ros.model.artifact import Artifact
 from tinyllama_ros.model.atc import SMALL_MEMORY
 from tinyllama_ros.model.cache_folder import find_artifact
+from tinyllama_ros.model.npu import Npu, read_npu
 from tinyllama_ros.model.toolkit import Toolkit
-from tinyllama_ros.npu import Npu, read_npu
 
 OK, NOTE, FAULT = 'ok', 'note', 'FAULT'
 DEVICE_FILE = Path('/dev/davinci0')
@@ -225,9 +225,9 @@ def _artifact(artifact: Artifact, backend: str, soc: str, toolkit: Toolkit | Non
                        f'tinyllama-model atc {folder} --soc-version {soc}')
     here = toolkit.version() if toolkit else ''
     if om.toolkit and here and om.toolkit != here:
-        return Finding('artifact', NOTE, f'{text} with CANN {om.toolkit}; here is {here}', 'should '
-                       'it not load: the CANN that runs it must not be older than the one that '
-                       'compiled it')
+        return Finding('artifact', NOTE, f'{text} with CANN {om.toolkit}; here is {here}',
+                       'should it not load: the CANN that runs it must not be older than the one '
+                       'that compiled it')
     return Finding('artifact', OK, text)
 
 
