@@ -68,7 +68,7 @@ class AscendHalfLinear(AscendFloatLinear):
         writer = self._writer
         half = writer.node('Cast', f'{path}/half', [x], to=TensorProto.FLOAT16)
         product = writer.node('MatMul', f'{path}/product', [
-            half, writer.weight(f'{path}/weight', _half(path, weight.T))])
+            half, writer.weight(f'{path}/weight', _half(path, weight).T)])
         return writer.node('Cast', path, [product], to=TensorProto.FLOAT)
 
 
@@ -169,7 +169,7 @@ def _join(writer: GraphWriter, path: str, pieces: list[str]) -> str:
 
 def _half(path: str, weight: NDArray[np.float32]) -> NDArray[np.float16]:
     """Return a weight in float16; ModelError where it does not fit."""
-    if (largest := np.abs(weight).max()) > LARGEST_HALF:
+    if (largest := max(weight.max(), -weight.min())) > LARGEST_HALF:
         raise ModelError(f'the weight of {path} reaches {largest:g}, and float16 holds no more '
-                         f'than {LARGEST_HALF}; build it with --quant w8a8 for the CPU')
+                         f'than {LARGEST_HALF}; build the model for the CPU instead')
     return weight.astype(np.float16)
