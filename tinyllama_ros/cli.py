@@ -63,6 +63,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_build_options(random)
     random.set_defaults(run=_random, smoothing='none', text=None)
 
+    adopt = commands.add_parser('adopt', help='make an artifact from an .om that others compiled')
+    adopt.add_argument('om', type=Path, metavar='OM', help='the compiled model; it must keep the '
+                       'contract of docs/ascend.md')
+    adopt.add_argument('out', nargs='?', type=Path, metavar='OUT',
+                       help=f'folder of the artifact (default: {artifacts_folder()}/NAME)')
+    adopt.add_argument('--tokenizer', type=Path, required=True, metavar='FOLDER',
+                       help='Hugging Face folder of the model with config.json, '
+                       'tokenizer_config.json and tokenizer.model or tokenizer.json; no weights')
+    adopt.add_argument('--kv-length', type=int, metavar='SLOTS', default=KV_LENGTH,
+                       help='slots of the cache that it was compiled for (default: %(default)s)')
+    adopt.add_argument('--soc-version', metavar='CHIP', default='', help='chip that it was '
+                       'compiled for, such as Ascend310B4 (default: not checked)')
+    adopt.set_defaults(run=_adopt)
+
     perplexity = commands.add_parser('perplexity', help='measure how well an artifact predicts '
                                      'a text')
     perplexity.add_argument('model', help='artifact: its folder, or its name in the cache folder')
@@ -204,6 +218,14 @@ def _is_there(folder: Path, recipe: str, arguments: argparse.Namespace) -> bool:
             and manifest.dialect == arguments.target
             and arguments.chunks in ((), manifest.chunk_sizes)
             and arguments.kv_length in (None, manifest.kv_length))
+
+
+def _adopt(arguments: argparse.Namespace) -> None:
+    from tinyllama_ros.model.adopt import adopt
+    folder = arguments.out or artifacts_folder() / arguments.om.stem
+    adopt(arguments.om, arguments.tokenizer, folder, kv_length=arguments.kv_length,
+          soc_version=arguments.soc_version)
+    print(folder)
 
 
 def _perplexity(arguments: argparse.Namespace) -> None:

@@ -278,6 +278,15 @@ def _record(path: Path) -> FileRecord:
     return FileRecord(path.stat().st_size, digest.hexdigest())
 
 
+def refuse_other(folder: Path) -> None:
+    """Raise ArtifactError where a folder is in use, but not as an artifact."""
+    with disk_errors(folder):
+        is_something = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        if is_something and not (folder / MANIFEST).exists():
+            raise ArtifactError(f'{folder} is or holds something that is no artifact; choose '
+                                'another folder')
+
+
 @contextmanager
 def new_artifact(folder: Path, manifest: Manifest) -> Iterator[Path]:
     """
