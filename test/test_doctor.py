@@ -2,6 +2,7 @@
 
 from collections import namedtuple
 from dataclasses import replace
+from pathlib import Path
 import sys
 
 from fake_backend import FakeBackend
@@ -29,37 +30,8 @@ from tinyllama_ros.model.artifact import (
 Swap = namedtuple('Swap', 'total used')
 Memory = namedtuple('Memory', 'total available')
 
-# Answers as an Orange Pi does, unless the environment says otherwise.
-ACL = """
-import os
-
-class rt:
-    def set_device(device):
-        return int(os.environ.get('SET_DEVICE', 0))
-
-    def reset_device(device):
-        return 0
-
-    def get_run_mode():
-        return int(os.environ.get('RUN_MODE', 0)), 0
-
-    def get_mem_info(kind):
-        return (5_000_000_000, 7_900_000_000, 0) if kind == 0 else (0, 0, 100000)
-
-def init():
-    if 'CRASH' in os.environ:
-        os.abort()
-    return 100002
-
-def finalize():
-    return 0
-
-def get_soc_name():
-    return 'Ascend310B4'
-
-def get_recent_err_msg():
-    return 'E39999: device lost'
-"""
+SIMULATOR = Path(__file__).parent / 'ascend_sim'
+LOOK_FOR_ROS, LOOK_FOR_ACL = doctor._ros, doctor._acl
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +46,9 @@ def bare_machine(tmp_path, monkeypatch):
     monkeypatch.setenv('TINYLLAMA_ROS_CACHE', str(tmp_path))
     monkeypatch.setattr(doctor, 'DEVICE_FILE', tmp_path / 'davinci0')
     monkeypatch.setattr(doctor, 'ROS_PLACE', tmp_path / 'ros')
+    monkeypatch.setattr(doctor, '_ros', lambda: doctor.Finding('ros', 'ok', 'not looked for'))
+    monkeypatch.setattr(doctor, '_acl', lambda toolkit, needs_npu: (
+        doctor.Finding('acl', 'ok', 'not looked for'), ''))
 
 
 @pytest.fixture
@@ -86,11 +61,25 @@ def tool(tmp_path):
 
 
 @pytest.fixture
-def acl_module(tmp_path, monkeypatch):
-    """Put a module acl where Python finds it."""
-    (tmp_path / 'python').mkdir()
-    (tmp_path / 'python' / 'acl.py').write_text(ACL)
-    monkeypatch.setenv('PYTHONPATH', str(tmp_path / 'python'))
+def look_for_acl(monkeypatch):
+    """Let a Python of its own look for acl, which takes its time."""
+    monkeypatch.setattr(doctor, '_acl', LOOK_FOR_ACL)
+
+
+@pytest.fixture
+def board(monkeypatch, look_for_acl):
+    """Put a module acl where Python finds it, with an Orange Pi of 8 GB behind it."""
+    monkeypatch.setenv('PYTHONPATH', str(SIMULATOR))
+    monkeypatch.setenv('ASCEND_SIM_MEMORY', str(8 << 30))
+
+
+@pytest.fixture
+def broken_acl(tmp_path, monkeypatch, look_for_acl):
+    """Return a function that puts a module acl of this content where Python finds it."""
+    def broken_acl(content):
+        (tmp_path / 'acl.py').write_text(content)
+        monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    return broken_acl
 
 
 @pytest.fixture
@@ -133,7 +122,7 @@ def report(backend='onnx', model='nothing'):
     return {finding.subject: finding for finding in doctor.examine(backend, model)}
 
 
-def test_every_subject_of_a_working_board(acl_module, toolkit, make_artifact, loaded, tool):
+def test_every_subject_of_a_working_board(board, toolkit, make_artifact, loaded, tool):
     tool('npu-smi', f"echo '{ORANGE_PI}'")
     tool('atc', 'echo "  --framework  Framework type"; exit 1')
     add_plugin(toolkit / 'opp' / 'vendors' / 'own')
@@ -145,20 +134,20 @@ def test_every_subject_of_a_working_board(acl_module, toolkit, make_artifact, lo
     assert states | {'ros': 'ok', 'swap': 'ok'} == dict.fromkeys(found, 'ok')
     assert 'Ascend310B4, 50 C, 2.4 GB of 7.9 GB in use, health Alarm' in found['npu'].text
     assert 'CANN 8.1.RC1 in ' in found['toolkit'].text
-    assert found['acl'].text == ('Ascend310B4, RC form: it shares the memory of this machine, '
-                                 '5.0 GB of 7.9 GB of its memory free')
+    assert found['acl'].text == ('Ascend310B4, RC form, it has the memory of this machine, '
+                                 '8.6 GB of 8.6 GB free')
     assert found['backend'].text.startswith('acl works: loaded in 0.0 s, one token in ')
     assert loaded.closed == 1
 
 
 @pytest.mark.parametrize(('backend', 'state'), [('onnx', 'note'), ('acl', 'FAULT')])
-def test_missing_acl_matters_to_its_backend_only(backend, state):
+def test_missing_acl_matters_to_its_backend_only(look_for_acl, backend, state):
     found = report(backend)['acl']
     assert (found.state, found.remedy) == (state, 'install the CANN toolkit')
-    assert "cannot be imported (ModuleNotFoundError: No module named 'acl')" in found.text
+    assert "needs the Python module acl of the CANN toolkit (No module named 'acl')" in found.text
 
 
-def test_missing_acl_beside_a_toolkit_wants_its_environment(toolkit, monkeypatch):
+def test_missing_acl_beside_a_toolkit_wants_its_environment(toolkit, monkeypatch, look_for_acl):
     (toolkit / 'set_env.sh').write_text('')
     monkeypatch.delenv('ASCEND_OPP_PATH')
     found = report('acl')
@@ -166,42 +155,44 @@ def test_missing_acl_beside_a_toolkit_wants_its_environment(toolkit, monkeypatch
     assert found['toolkit'].text.endswith('whose environment is not set')
 
 
-def test_acl_that_crashes_is_reported(acl_module, monkeypatch):
-    monkeypatch.setenv('CRASH', '1')
+def test_acl_that_crashes_is_reported(broken_acl):
+    broken_acl('import os; os.abort()')
     found = report('acl')['acl']
-    assert (found.state, found.text) == ('FAULT', 'crashed with signal 6')
+    assert (found.state, found.text) == ('FAULT', 'crashed (status -6)')
+    assert 'may be of different versions' in found.remedy
 
 
-def test_acl_that_hangs_is_reported(acl_module, monkeypatch):
+def test_acl_that_is_no_acl_is_reported(broken_acl):
+    broken_acl('init = None')
+    assert report('acl')['acl'].text == "crashed (TypeError: 'NoneType' object is not callable)"
+
+
+def test_acl_that_hangs_is_reported(board, monkeypatch):
     monkeypatch.setattr(doctor, 'PROBE_TIMEOUT_S', 0)
     assert report('acl')['acl'].text == 'does not answer within 0 s'
 
 
-def test_failed_call_is_named_with_its_code(acl_module, monkeypatch):
-    monkeypatch.setenv('SET_DEVICE', '107001')
+def test_failed_call_is_named_with_its_code(board, monkeypatch):
+    monkeypatch.setenv('ASCEND_SIM_FAULTS', 'set_device:1=207006')
     found = report('acl')['acl']
-    assert (found.state, found.text) == (
-        'FAULT', 'set_device(0) returned 107001: E39999: device lost')
-    assert 'HwHiAiUser' in found.remedy
+    assert found.state == 'FAULT' and 'acl.rt.set_device failed with code 207006' in found.text
 
 
-def test_card_in_a_host_is_told_from_a_board(acl_module, monkeypatch):
-    monkeypatch.setenv('RUN_MODE', '1')
-    assert report('acl')['acl'].text.startswith('Ascend310B4, EP form: a card')
+def test_card_in_a_host_is_told_from_a_board(board, monkeypatch):
+    monkeypatch.setenv('ASCEND_SIM_FORM', 'ep')
+    assert report('acl')['acl'].text.startswith('Ascend310B4, EP form, 8.6 GB of')
 
 
-def test_probe_frees_the_device_also_when_a_call_fails(tmp_path, acl_module, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path / 'python')
-    import acl
-    calls = []
-    monkeypatch.setattr(acl.rt, 'get_run_mode', lambda: (0, 500000))
-    monkeypatch.setattr(acl.rt, 'reset_device', lambda device: calls.append('reset_device'))
-    monkeypatch.setattr(acl, 'finalize', lambda: calls.append('finalize'))
-    try:
-        assert '500000: E39999' in probe(acl)['failed']
-    finally:
-        del sys.modules['acl']
-    assert calls == ['reset_device', 'finalize']
+@pytest.mark.parametrize('call', ['create_stream', 'get_mem_info'])
+def test_probe_gives_everything_back_also_when_a_call_fails(monkeypatch, call):
+    monkeypatch.syspath_prepend(SIMULATOR)
+    from acl import simulator
+    simulator.reset()
+    simulator.fail(call, 1, 500000)
+    with pytest.raises(BackendError, match=f'acl.rt.{call} failed with code 500000'):
+        probe()
+    assert simulator.live() == {'initialised': 1}  # until the process ends
+    simulator.reset()
 
 
 @pytest.mark.parametrize(('soc', 'cann', 'state', 'text', 'remedy'), [
@@ -309,7 +300,6 @@ def test_board_without_swap_is_told_when_to_add_some(tool, monkeypatch):
 @pytest.mark.parametrize(('version', 'state'), [
     ((3, 9), 'FAULT'), ((3, 10), 'ok'), ((3, 13), 'ok'), ((3, 14), 'FAULT')])
 def test_python_that_is_not_supported_is_a_fault(monkeypatch, version, state):
-    monkeypatch.setattr(doctor, '_ros', lambda: doctor.Finding('ros', 'ok', ''))
     monkeypatch.setattr(sys, 'version_info', version)
     assert report()['python'].state == state
 
@@ -321,6 +311,7 @@ def test_python_that_is_not_supported_is_a_fault(monkeypatch, version, state):
 ])
 def test_missing_ros_is_a_note_with_its_remedy(tmp_path, monkeypatch, distro, is_installed,
                                                remedy):
+    monkeypatch.setattr(doctor, '_ros', LOOK_FOR_ROS)
     (tmp_path / 'python' / 'rclpy').mkdir(parents=True)
     (tmp_path / 'python' / 'rclpy' / '__init__.py').write_text('import no_such_extension')
     monkeypatch.setenv('PYTHONPATH', str(tmp_path / 'python'))
@@ -341,7 +332,9 @@ def test_finding_puts_its_remedy_below():
 
 
 @pytest.mark.parametrize(('backend', 'status'), [('onnx', 0), ('acl', 1)])
-def test_exit_status_says_whether_the_backend_works(tmp_path, capsys, backend, status):
+def test_exit_status_says_whether_the_backend_works(tmp_path, capsys, monkeypatch, backend,
+                                                    status):
+    monkeypatch.setattr(doctor, '_ros', LOOK_FOR_ROS)
     main(['random', 'tiny', str(tmp_path / 'tiny')])
     capsys.readouterr()
     assert main(['doctor', '--backend', backend, str(tmp_path / 'tiny')]) == status

@@ -27,7 +27,6 @@ DEVICE_FILE = Path('/dev/davinci0')
 ROS_PLACE = Path('/opt/ros')
 HOT_C = 90
 PROBE_TIMEOUT_S = 60
-RUN_MODES = {0: 'RC form: it shares the memory of this machine', 1: 'EP form: a card'}
 
 
 @dataclass(frozen=True)
@@ -159,22 +158,18 @@ def _acl(toolkit: Toolkit | None, needs_npu: bool) -> tuple[Finding, str]:
     except subprocess.TimeoutExpired:
         return Finding('acl', bad, f'does not answer within {PROBE_TIMEOUT_S} s',
                        'end what else uses the NPU, or sudo reboot'), ''
-    if run.returncode < 0:
-        return Finding('acl', bad, f'crashed with signal {-run.returncode}', 'the acl module and '
-                       f'the driver may be of different versions: {source} of the one that fits'
-                       ), ''
-    if run.returncode:
-        reason = (run.stderr.strip().splitlines() or ['no reason given'])[-1]
-        return Finding('acl', bad, f'cannot be imported ({reason})', source), ''
-    found = json.loads(run.stdout.splitlines()[-1])
+    try:
+        found = json.loads(run.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        reason = (run.stderr.strip().splitlines() or [f'status {run.returncode}'])[-1]
+        return Finding('acl', bad, f'crashed ({reason})', 'the module acl, the toolkit and the '
+                       f'driver may be of different versions: {source} of the one that fits'), ''
     if 'failed' in found:
-        return Finding('acl', bad, found['failed'], 'is this user in the group HwHiAiUser, the '
-                       'driver loaded (npu-smi info), and the device not lost? sudo reboot'), ''
-    form = RUN_MODES.get(found['run_mode'], f'run mode {found["run_mode"]}')
-    text = f'{found["soc"]}, {form}'
-    if found['total']:
-        text += f', {_gb(found["free"])} of {_gb(found["total"])} of its memory free'
-    return Finding('acl', OK, text), found['soc'] or ''
+        return Finding('acl', bad, found['failed'], '' if 'code' in found['failed'] else source
+                       ), ''
+    form = 'RC form, it has the memory of this machine' if found['is_shared'] else 'EP form'
+    return Finding('acl', OK, f'{found["soc"]}, {form}, {_gb(found["free"])} of '
+                   f'{_gb(found["total"])} free'), found['soc']
 
 
 def _plugin(toolkit: Toolkit | None) -> Finding:
