@@ -75,13 +75,15 @@ class Model:
         self._description = device.make('mdl.create_desc')
         device.when_closed('mdl.destroy_desc', self._description)
         device.call('mdl.get_desc', self._description, self._id)
+        # What has no code of its own is asked once, so that it cannot answer in two ways
+        self._types = {kind: self._ask_types(kind) for kind in ('input', 'output')}
         self._places = self._find_inputs()
         self._gears = self._find_gears()
         self._check()
         self._chunk = 0
-        self.inputs, self._inputs = self._allocate('input', self._places, self._count('input'))
+        self.inputs, self._inputs = self._allocate('input', self._places)
         outputs = {name: place for place, name in enumerate(OUTPUTS)}
-        self.outputs, self._outputs = self._allocate('output', outputs, self._count('output'))
+        self.outputs, self._outputs = self._allocate('output', outputs)
 
     def choose(self, chunk: int) -> None:
         """Take the graph that was compiled for chunks of this length."""
@@ -98,26 +100,28 @@ class Model:
                           self._device.stream)
         self._device.synchronize()
 
-    def _count(self, kind: str) -> int:
+    def _ask_types(self, kind: str) -> list[int]:
+        """Return the aclDataType of every input or output."""
         count: int = getattr(self._mdl, f'get_num_{kind}s')(self._description)
-        return count
+        ask = getattr(self._mdl, f'get_{kind}_data_type')
+        return [ask(self._description, place) for place in range(count)]
 
     def _find_inputs(self) -> dict[str, int]:
         """Return the place of each input, that of the gears included where there are any."""
+        count, outputs = (len(types) for types in self._types.values())
         found = {}
-        for place, name in enumerate((*INPUTS, GEARS)):
+        for place, name in enumerate(INPUTS):
             by_name, code = self._mdl.get_input_index_by_name(self._description, name)
-            if not code:
-                found[name] = by_name
-            elif name != GEARS:
-                found[name] = place
-        known, count = len(found), self._count('input')
-        if len(set(found.values())) != known or count != known:
+            found[name] = place if code else by_name
+        if count == len(INPUTS) + 1:
+            found[GEARS] = self._device.call('mdl.get_input_index_by_name', self._description,
+                                             GEARS)
+        if sorted(found.values()) != list(range(count)):
             raise BackendError(f'{self._path} has {count} inputs; the contract has '
                                f'{len(INPUTS)}: {", ".join(INPUTS)}')
-        if self._count('output') < len(OUTPUTS):
-            raise BackendError(f'{self._path} has {self._count("output")} outputs; the contract '
-                               f'has at least {len(OUTPUTS)}: {", ".join(OUTPUTS)}')
+        if outputs < len(OUTPUTS):
+            raise BackendError(f'{self._path} has {outputs} outputs; the contract has at least '
+                               f'{len(OUTPUTS)}: {", ".join(OUTPUTS)}')
         return found
 
     def _find_gears(self) -> dict[int, list[int]]:
@@ -172,7 +176,7 @@ class Model:
 
     def _check_type(self, name: str) -> None:
         kind = 'input' if name in INPUTS else 'output'
-        code, _ = self._type(kind, self._place(kind, name))
+        code = self._types[kind][self._place(kind, name)]
         allowed = ALLOWED.get(name, (np.int64,))
         if DTYPES.get(code) not in allowed:
             there = np.dtype(DTYPES[code]).name if code in DTYPES else f'aclDataType {code}'
@@ -187,21 +191,15 @@ class Model:
                                                   self._place(kind, name))
         return [int(size) for size in found['dims']]
 
-    def _type(self, kind: str, place: int) -> tuple[int, type[np.generic]]:
-        """Return the type of an input or output, in pyACL's number and as NumPy's."""
-        code: int = getattr(self._mdl, f'get_{kind}_data_type')(self._description, place)
-        return code, DTYPES.get(code, np.uint8)
-
-    def _allocate(self, kind: str, places: Mapping[str, int], count: int
-                  ) -> tuple[dict[str, Tensor], int]:
+    def _allocate(self, kind: str, places: Mapping[str, int]) -> tuple[dict[str, Tensor], int]:
         """Return the tensors by name, and a dataset of all inputs or outputs, known or not."""
         device, tensors = self._device, []
         dataset = device.make('mdl.create_dataset')
         device.when_closed('mdl.destroy_dataset', dataset)
-        for place in range(count):
-            size: int = getattr(self._mdl, f'get_{kind}_size_by_index')(self._description, place)
-            _, dtype = self._type(kind, place)
-            tensors.append(Tensor(device.malloc(size), size, dtype))
+        ask = getattr(self._mdl, f'get_{kind}_size_by_index')
+        for place, code in enumerate(self._types[kind]):
+            size: int = ask(self._description, place)
+            tensors.append(Tensor(device.malloc(size), size, DTYPES.get(code, np.uint8)))
             buffer = device.make('create_data_buffer', tensors[-1].address, size)
             device.when_closed('destroy_data_buffer', buffer)
             device.call('mdl.add_dataset_buffer', dataset, buffer)
