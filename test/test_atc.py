@@ -10,10 +10,9 @@ import pytest
 from test_npu import ORANGE_PI
 from tiny_models import tiny
 
-from tinyllama_ros import compiling
 from tinyllama_ros.cli import main
 from tinyllama_ros.errors import ArtifactError, ConfigError, ConversionError
-from tinyllama_ros.model import atc
+from tinyllama_ros.model import atc, compiling
 from tinyllama_ros.model.artifact import (
     Artifact,
     CompiledGraph,

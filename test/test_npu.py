@@ -2,7 +2,7 @@
 
 import pytest
 
-from tinyllama_ros.npu import Npu, parse, read_npu
+from tinyllama_ros.model.npu import Npu, parse, read_npu
 
 # As an Orange Pi AIpro prints it; its health is an alarm at all times.
 ORANGE_PI = """\

@@ -15,6 +15,7 @@ from tinyllama_ros.model.cache_folder import artifacts_folder, default_cache, fi
 from tinyllama_ros.model.checkpoint import Checkpoint
 
 KV_LENGTH = 1024
+DEFAULT_MODELS = {'onnx': 'smollm2-135m-instruct-w8a8', 'acl': 'smollm2-135m-instruct-w8a8-ascend'}
 QUANTIZATIONS = ('w8a8', 'fp16', 'fp32')
 TARGETS = ('cpu', 'ascend')
 
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     try:
-        arguments.run(arguments)
+        status: int | None = arguments.run(arguments)
     except TinyLlamaError as error:
         print(f'tinyllama-model: {error}', file=sys.stderr)
         return 1
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print('tinyllama-model: interrupted; nothing is left half-written', file=sys.stderr)
         return 130
-    return 0
+    return status or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     perplexity.add_argument('--window', type=int, default=KV_LENGTH, metavar='TOKENS',
                             help='tokens of a window, each read into an empty cache '
                             '(default: %(default)s)')
+    perplexity.add_argument('--plot', type=Path, metavar='FILE',
+                            help='draw the loss of each position: .png, .svg, .pdf')
     _add_backend_options(perplexity)
     perplexity.set_defaults(run=_perplexity)
 
@@ -111,6 +114,13 @@ def _parser() -> argparse.ArgumentParser:
                        help='runs of each measurement (default: %(default)s)')
     bench.add_argument('--json', action='store_true', help='print JSON instead of a table')
     bench.set_defaults(run=_bench)
+
+    doctor = commands.add_parser('doctor', help='say what this machine is and what it lacks')
+    doctor.add_argument('model', nargs='?', help='artifact: its folder, or its name in the cache '
+                        'folder (default: the default model, for the backend)')
+    doctor.add_argument('--backend', choices=DEFAULT_MODELS, default='onnx',
+                        help='what must work for the exit status to be 0 (default: %(default)s)')
+    doctor.set_defaults(run=_doctor)
     return parser
 
 
@@ -223,6 +233,9 @@ def _perplexity(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from tinyllama_ros.perplexity import measure_loss, text_windows
+    if arguments.plot:
+        from tinyllama_ros.loss_plot import check_plot, plot
+        check_plot(arguments.plot)
     artifact = Artifact.open(find_artifact(arguments.model))
     windows = text_windows(artifact, arguments.text, arguments.window, arguments.windows)
     backend = open_backend(arguments.backend, artifact, threads=arguments.threads)
@@ -235,11 +248,13 @@ def _perplexity(arguments: argparse.Namespace) -> None:
         backend.close()
     print(f'perplexity {loss.perplexity:.4f} (mean loss {loss.mean:.5f} nats over '
           f'{loss.of_positions.size} tokens, {len(windows)} windows of {arguments.window})')
+    if arguments.plot:
+        plot(loss, f'{artifact.folder.name} on {arguments.text.name}', arguments.plot)
 
 
 def _atc(arguments: argparse.Namespace) -> None:
     """Print the command that compiles an artifact, run it, and print the artifact's folder."""
-    from tinyllama_ros.compiling import compile_artifact, plan
+    from tinyllama_ros.model.compiling import compile_artifact, plan
     artifact = Artifact.open(find_artifact(arguments.model))
     conversion, notes = plan(artifact, arguments.soc_version, jobs=arguments.jobs,
                              log=arguments.log)
@@ -256,3 +271,14 @@ def _bench(arguments: argparse.Namespace) -> None:
     found = measure(find_artifact(arguments.model), backend=arguments.backend,
                     threads=arguments.threads, runs=arguments.runs)
     print(json.dumps(as_json(found), indent=1) if arguments.json else as_table(found))
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    """Print what this machine is and what it lacks; return 0 where the backend works."""
+    from tinyllama_ros.doctor import examine, FAULT
+    status = 0
+    for finding in examine(arguments.backend,
+                           arguments.model or DEFAULT_MODELS[arguments.backend]):
+        print(finding, flush=True)
+        status |= finding.state == FAULT
+    return status

@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from tinyllama_ros.model.artifact import Artifact
 from tinyllama_ros.model.atc import Conversion, convert, DEFAULT_SOC, plan_conversion, Progress
+from tinyllama_ros.model.npu import Npu, read_npu
 from tinyllama_ros.model.toolkit import Toolkit
-from tinyllama_ros.npu import Npu, read_npu
 
 NEWS_S = 60
 """Between two lines of news where there is no terminal to show a moving one."""
