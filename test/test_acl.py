@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 import random
 import sys
 from threading import Thread
@@ -317,6 +319,42 @@ def test_answer_goes_on_after_a_failure_on_the_device(board, talkative, nth, cod
         return [event.text for event in events if isinstance(event, Piece)]
 
     assert answer(nth) == answer()
+
+
+def test_memory_that_runs_out_in_mid_answer_ends_the_answer_with_its_reason(board, talkative):
+    conversation = open_conversation(talkative, Engine(
+        AclBackend(talkative), lambda: pytest.fail('a reload cannot help')))
+    board.fail('execute_async', 25, 207001)
+    with pytest.raises(BackendError, match='207001: the device is out of memory'):
+        list(conversation.answer('What?', OPTIONS))
+    said = conversation.messages[-1].content
+    assert said
+    assert list(conversation.answer('And?', OPTIONS))[-1].text
+    conversation.close()
+
+
+def test_cancel_at_any_stage_leaves_the_next_answer_whole(board, talkative):
+    conversation = open_conversation(talkative, Engine(AclBackend(talkative)))
+    events = list(conversation.answer('What?', OPTIONS))
+    whole = events[-1].text
+    for count in range(len(events)):
+        conversation.reset()
+        with closing(conversation.answer('Tell me.', OPTIONS)) as cut_short:
+            list(islice(cut_short, count))
+        conversation.reset()
+        assert list(conversation.answer('What?', OPTIONS))[-1].text == whole
+    conversation.close()
+
+
+@pytest.mark.parametrize(('call', 'code'), [
+    ('synchronize_stream', 507046), ('execute_async', 107002), ('malloc', 200000)])
+def test_call_that_succeeds_at_the_second_time_is_no_failure(board, artifact, caplog, call, code):
+    board.fail(call, 1, code)
+    backend = AclBackend(artifact)
+    backend.forward(TOKENS[:1], 0)
+    backend.close()
+    assert f'{call} failed with code {code}' in caplog.text
+    assert 'trying once more' in caplog.text
 
 
 @pytest.fixture(scope='module')

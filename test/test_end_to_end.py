@@ -453,7 +453,7 @@ def other_length(path):
 
 WEIGHTS, GRAPH = ({'onnx': 'decoder.onnx.data', 'acl': 'decoder.om'},
                   {'onnx': 'decoder.onnx', 'acl': 'decoder.om'})
-LENGTHS = {'onnx': 'key.0 has the shape', 'acl': 'kv_length is 512 in the .om, 256 in the manifest'}
+LENGTHS = {'onnx': 'key.0 has the shape', 'acl': 'kv_length is 512 in the .om, 256 in the'}
 
 
 @pytest.mark.parametrize(('damage', 'name', 'message'), [
