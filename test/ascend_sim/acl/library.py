@@ -33,7 +33,8 @@ def init(config_path: str = '') -> None:
             raise Failure(codes.INVALID_FILE, str(error)) from None
         except ValueError as error:
             raise Failure(100006, f'{config_path}: {error}') from None
-    faulthandler.enable()  # a host that touches device memory is to die with a traceback
+    if not faulthandler.is_enabled():
+        faulthandler.enable()  # so that who touches device memory dies with a traceback
     process.is_initialized = True
 
 

@@ -49,6 +49,7 @@ class Settings:
     faults: str = field(default_factory=lambda: os.environ.get('ASCEND_SIM_FAULTS', ''))
     shapes: str = field(default_factory=lambda: os.environ.get('ASCEND_SIM_SHAPES', ''))
     watch: bool = field(default_factory=lambda: os.environ.get('ASCEND_SIM_WATCH', '') == '1')
+    half: bool = field(default_factory=lambda: os.environ.get('ASCEND_SIM_HALF', '') == '1')
     fill: int = field(default_factory=lambda: int(os.environ.get('ASCEND_SIM_FILL', 0xFF)))
     devices: int = 1
 
