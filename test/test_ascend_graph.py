@@ -241,7 +241,7 @@ def test_wide_head_is_cut(tmp_path, quantization, vocabulary, pieces):
 
 def test_cut_head_gives_the_logits_of_a_whole_one(tmp_path):
     checkpoint = tiny(layers=1, hidden=32, vocab_size=40000)
-    backend = ReferenceBackend(make(tmp_path / 'tiny', checkpoint, 'w8a8'))
+    backend = ReferenceBackend.of(make(tmp_path / 'tiny', checkpoint, 'w8a8'))
     found = backend.forward(np.array([39999]), 0)
     expected = numpy_llama.logits(checkpoint, [39999], numpy_llama.w8a8)
     np.testing.assert_allclose(found, expected, rtol=0, atol=0.03)  # of logits around 1
@@ -261,8 +261,8 @@ class Subject:
     def __init__(self, folder: Path, checkpoint: Checkpoint, quantization: str,
                  chunk_sizes: Sequence[int]) -> None:
         self.checkpoint = checkpoint
-        self.backend = ReferenceBackend(make(folder / 'tiny', checkpoint, quantization,
-                                             chunk_sizes))
+        self.backend = ReferenceBackend.of(make(folder / 'tiny', checkpoint, quantization,
+                                                chunk_sizes))
 
     def tokens(self, count: int, seed: int = 0) -> list[int]:
         """Return random tokens."""
