@@ -1,5 +1,6 @@
 """A board that is simulated in this process, and artifacts that are compiled for it."""
 
+import os
 from pathlib import Path
 import sys
 from typing import Any
@@ -21,6 +22,6 @@ def compiled(folder: Path, checkpoint: Checkpoint, **options: Any) -> Artifact:
     build(checkpoint, folder, target='ascend', **{
         'name': folder.name, 'quantization': 'fp32', 'kv_length': 48} | options)
     artifact = Artifact.open(folder)
-    path = f'{SIMULATOR / "bin"}:{sys.path[0]}'
-    with patch.dict('os.environ', PATH=f'{path}:/usr/bin:/bin'):
+    path = os.pathsep.join([str(SIMULATOR / 'bin'), os.environ.get('PATH', '')])
+    with patch.dict('os.environ', PATH=path, ASCEND_SIM_PYTHON=sys.executable):
         return convert(artifact, plan_conversion(artifact.manifest))

@@ -38,7 +38,10 @@ def embed_small_constants(model: onnx.ModelProto, folder: Path) -> None:
     for tensor in model.graph.initializer:
         found = {entry.key: entry.value for entry in tensor.external_data}
         if found and 0 < int(found.get('length', SMALL + 1)) <= SMALL:
-            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+            # Not with onnx's own loader, which refuses a file that has a second name
+            with open(folder / found['location'], 'rb') as file:
+                file.seek(int(found.get('offset', 0)))
+                tensor.raw_data = file.read(int(found['length']))
             tensor.data_location = TensorProto.DEFAULT
             del tensor.external_data[:]
 
