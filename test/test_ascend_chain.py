@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 from ascend import SIMULATOR
-from fake_toolkit import compile_library, CUSTOM_OP, make_toolkit, REGISTER
+from fake_toolkit import CUSTOM_OP, make_toolkit
 import pytest
 
+from tinyllama_ros import doctor
 from tinyllama_ros.cli import main
 from tinyllama_ros.model.artifact import Artifact
 
@@ -18,15 +19,14 @@ pytestmark = pytest.mark.skipif(not shutil.which('g++'), reason='needs g++')
 @pytest.fixture
 def toolkit(tmp_path, monkeypatch):
     """Install a toolkit of stand-ins and set its environment."""
-    library = compile_library(REGISTER / 'register.cc', tmp_path / 'libregister.so',
-                              '-Wl,-soname,libregister.so')
-    toolkit = make_toolkit(tmp_path / 'toolkit', library)
+    toolkit = make_toolkit(tmp_path / 'toolkit')
     for name, value in {
             'ASCEND_TOOLKIT_HOME': toolkit, 'ASCEND_OPP_PATH': toolkit / 'opp',
             'ASCEND_SIM_PYTHON': sys.executable, 'ASCEND_SIM_SOC': 'Ascend310B4',
             'PYTHONPATH': SIMULATOR, 'TINYLLAMA_ROS_CACHE': tmp_path,
             'PATH': f'{SIMULATOR / "bin"}:{os.environ["PATH"]}'}.items():
         monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(doctor, '_ros', lambda: doctor.Finding('ros', 'ok', 'not looked for'))
     return toolkit
 
 
