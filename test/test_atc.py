@@ -211,7 +211,7 @@ def test_graph_that_is_gone_cannot_be_compiled_again(compile_with, artifact, nam
      'ATC does not know that operator yet: run custom_op/install.sh'),
     ('EZ3003: No supported Ops kernel and engine are found for [x], optype [BatchMatMulV2].',
      'no kernel of that operator for this chip'),
-    ('EC0010: Failed to import Python module [ModuleNotFoundError: x]', "pip install 'numpy<2' attrs"),
+    ('EC0010: Failed to import Python module [x]', "pip install 'numpy<2' attrs"),
     ('AttributeError: `np.float_` was removed in the NumPy 2.0 release.',
      "takes no NumPy 2: python3 -m pip install 'numpy<2'; ATC"),
     ('atc.bin: error while loading shared libraries: libascend_hal.so: cannot open shared object '
