@@ -121,7 +121,8 @@ missing() {
   local folder=$vendors
   while [[ ! -e $folder ]]; do folder=$(dirname "$folder"); done
   [[ -d $folder && -w $folder ]] ||
-    say "permission to write $folder: run this as the toolkit's owner, for example: sudo -E $0"
+    say "permission to write $folder: run this as the toolkit's owner, for example:" \
+        "sudo $0 --toolkit $toolkit"
 }
 
 via_cmake() {
@@ -252,7 +253,8 @@ uninstall() {
     say "not installed in $vendors"
     return
   fi
-  [[ -w $vendors ]] || die "no permission to write $vendors; run: sudo -E $0 --uninstall"
+  [[ -w $vendors ]] || die "no permission to write $vendors; run:" \
+    "sudo $0 --toolkit $toolkit --uninstall"
   for vendor in ${known[@]+"${known[@]}"}; do
     [[ $vendor == "$VENDOR" ]] || kept+=("$vendor")
   done
