@@ -16,6 +16,8 @@ from tinyllama_ros.model.checkpoint import Checkpoint
 
 KV_LENGTH = 1024
 DEFAULT_MODELS = {'onnx': 'smollm2-135m-instruct-w8a8', 'acl': 'smollm2-135m-instruct-w8a8-ascend'}
+RECIPE = 'recipe 2'
+"""Another one makes artifacts be built anew that an older program has built."""
 QUANTIZATIONS = ('w8a8', 'fp16', 'fp32')
 TARGETS = ('cpu', 'ascend')
 
@@ -136,6 +138,10 @@ def _add_build_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--chunks', type=_chunk_sizes, default=(), metavar='S,...',
                         help='tokens of a pass, ascending; ascend takes no other, and several '
                         'make its .om larger (default: 1,16,64 for cpu, 1 for ascend)')
+    parser.add_argument('--fine-layers', type=int, metavar='N',
+                        help='of w8a8: layers, from the first, whose down_proj gets activations '
+                        'of 16 bits: nearer to fp32, and slower in reading a prompt (default: a '
+                        'quarter of the layers)')
     parser.add_argument('--kv-length', type=int, metavar='SLOTS',
                         help=f'slots of the cache (default: {KV_LENGTH}, or what the model was '
                         'trained on where that is less)')
@@ -196,6 +202,9 @@ def _make(arguments: argparse.Namespace, name: str, recipe: str,
           source: Callable[[], Checkpoint]) -> None:
     """Build an artifact where there is none like it yet, and print its folder."""
     from tinyllama_ros.workbench import make_artifact
+    recipe += f', {RECIPE}'
+    if arguments.fine_layers is not None:
+        recipe += f', fine layers {arguments.fine_layers}'
     suffix = '' if arguments.target == 'cpu' else f'-{arguments.target}'
     folder = arguments.out or artifacts_folder() / f'{name}-{arguments.quant}{suffix}'
     if arguments.force or not _is_there(folder, recipe, arguments):
@@ -203,7 +212,8 @@ def _make(arguments: argparse.Namespace, name: str, recipe: str,
         slots = arguments.kv_length or min(KV_LENGTH, checkpoint.architecture.context_length)
         make_artifact(checkpoint, folder, name=name, quantization=arguments.quant,
                       kv_length=slots, target=arguments.target, chunk_sizes=arguments.chunks,
-                      smoothing=arguments.smoothing, text=arguments.text, recipe=recipe,
+                      smoothing=arguments.smoothing, text=arguments.text,
+                      fine_layers=arguments.fine_layers, recipe=recipe,
                       progress=sys.stderr.isatty())
     print(folder)
 

@@ -19,7 +19,7 @@ from tinyllama_ros.engine.acl_errors import (
     REPEAT_FINALIZE,
     REPEAT_INITIALIZE,
 )
-from tinyllama_ros.errors import BackendError, ConfigError
+from tinyllama_ros.errors import BackendError, BackendLost, ConfigError
 
 FORMS = ('auto', 'rc', 'ep')
 HUGE_FIRST = 0
@@ -108,12 +108,12 @@ class Device:
         """
         Return the handle that a call makes which has no code.
 
-        :raises BackendError: there is none.
+        :raises BackendLost: there is none.
         """
         handle: int = attrgetter(name)(self.acl)(*arguments)
         if not handle:
-            raise BackendError(f'acl.{name} returned no handle{self._recent_message()}; the host '
-                               'may be out of memory')
+            raise BackendLost(f'acl.{name} returned no handle{self._recent_message()}; the host '
+                              'may be out of memory')
         return handle
 
     def when_closed(self, name: str, *arguments: Any) -> None:

@@ -50,7 +50,8 @@ TO_THE_END = 2 ** 31 - 1
 
 
 def write_ascend_graph(checkpoint: Checkpoint, linear: type[AscendLinear], kv_length: int,
-                       folder: Path, chunk_sizes: Sequence[int] = (1,)) -> Iterator[str]:
+                       folder: Path, chunk_sizes: Sequence[int] = (1,), fine_layers: int = 0
+                       ) -> Iterator[str]:
     """
     Write the graph and its weights into a folder; yield the name of each part when it is done.
 
@@ -72,10 +73,11 @@ def write_ascend_graph(checkpoint: Checkpoint, linear: type[AscendLinear], kv_le
 
     :param chunk_sizes: the S to compile for. Where there are several, S is symbolic, and ATC's
         gears make each of them static.
+    :param fine_layers: in so many layers, from the first, down_proj is applied finely.
     """
     with (folder / WEIGHTS).open('wb') as weights:
         writer = GraphWriter(weights, WEIGHTS)
-        decoder = _Decoder(writer, checkpoint, linear, kv_length, chunk_sizes)
+        decoder = _Decoder(writer, checkpoint, linear, kv_length, chunk_sizes, fine_layers)
         yield from decoder.write()
     writer.save(folder / GRAPH, 'decoder', {'': OPSET})
 
@@ -84,12 +86,13 @@ class _Decoder:
     """The parts of the graph, in the order in which data passes them."""
 
     def __init__(self, writer: GraphWriter, checkpoint: Checkpoint, linear: type[AscendLinear],
-                 kv_length: int, chunk_sizes: Sequence[int]) -> None:
+                 kv_length: int, chunk_sizes: Sequence[int], fine_layers: int) -> None:
         self._writer = writer
         self._weights = DecoderWeights(checkpoint)
         self._arch = checkpoint.architecture
         self._linear = linear(writer)
         self._kv_length = kv_length
+        self._fine_layers = fine_layers
         self._longest = chunk_sizes[-1]
         is_static = len(chunk_sizes) == 1
         self._chunk: int | str = self._longest if is_static else 'S'
@@ -176,7 +179,7 @@ class _Decoder:
             block = self._attention(f'{path}/attention', layer, hidden)
             residual = writer.node('Add', f'{path}/attention/residual', [residual, block])
             hidden = self._norm(f'{path}/mlp', residual, f'{prefix}.post_attention_layernorm')
-            block = self._mlp(f'{path}/mlp', f'{prefix}.mlp', hidden)
+            block = self._mlp(f'{path}/mlp', layer, hidden)
             residual = writer.node('Add', f'{path}/mlp/residual', [residual, block])
             yield f'layer {layer}'
         hidden = self._norm('final', residual, 'model.norm')
@@ -254,16 +257,17 @@ class _Decoder:
         return (self._sliced(f'{path}/share/past', share, 'slice/start', 'slice/past'),
                 self._sliced(f'{path}/share/new', share, 'slice/past', 'slice/end'))
 
-    def _mlp(self, path: str, prefix: str, hidden: str) -> str:
-        writer = self._writer
+    def _mlp(self, path: str, layer: int, hidden: str) -> str:
+        writer, prefix = self._writer, f'model.layers.{layer}.mlp'
         weight = self._weights.stack(prefix, ('gate_proj', 'up_proj'))
         both = self._linear.apply(f'{path}/gate_up', hidden, weight)
         gate, up = self._split(f'{path}/split', both, -1)
         sigmoid = writer.node('Sigmoid', f'{path}/sigmoid', [gate])
         silu = writer.node('Mul', f'{path}/silu', [gate, sigmoid])
         product = writer.node('Mul', f'{path}/gated', [silu, up])
-        down = self._weights.one(f'{prefix}.down_proj')
-        return self._linear.apply(f'{path}/down', product, down)
+        is_fine = layer < self._fine_layers
+        apply = self._linear.apply_finely if is_fine else self._linear.apply
+        return apply(f'{path}/down', product, self._weights.one(f'{prefix}.down_proj'))
 
     def _past_rows(self, path: str, number: int) -> str:
         """Return one layer's keys or values of the past (1, kv, slots, head_dim)."""

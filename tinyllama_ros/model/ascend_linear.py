@@ -10,7 +10,7 @@ from onnx import TensorProto
 from tinyllama_ros.errors import ModelError
 from tinyllama_ros.model.graph_writer import GraphWriter
 from tinyllama_ros.model.linear import Linear
-from tinyllama_ros.model.quantize import QMAX, quantize_weight
+from tinyllama_ros.model.quantize import FINER, QMAX, quantize_weight
 
 WIDEST = 32768
 """Columns of the widest product; the cube's tiling breaks on wider ones."""
@@ -20,8 +20,6 @@ LARGEST_HALF = 65504
 """Largest number that float16 holds."""
 SMALLEST_PEAK = 1e-6
 """Stands in for the largest magnitude of a token of zeros."""
-FINE = 2 * QMAX
-"""Fine steps in a coarse one, half of which rounding leaves at most."""
 
 
 class AscendLinear(Linear, Protocol):
@@ -41,6 +39,9 @@ class AscendFloatLinear:
         self._writer = writer
 
     def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        return self._product(path, x, weight)
+
+    def apply_finely(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         return self._product(path, x, weight)
 
     def embedding(self, path: str, weight: NDArray[np.float32]) -> str:
@@ -96,7 +97,7 @@ class AscendInt8Linear:
     def __init__(self, writer: GraphWriter) -> None:
         self._writer = writer
         for name, value in (('smallest_peak', SMALLEST_PEAK), ('share', 1 / QMAX),
-                            ('fine', FINE), ('fine_share', 1 / FINE)):
+                            ('finer', FINER), ('fine_share', 1 / FINER)):
             writer.constant(f'w8a8/{name}', np.array(value, np.float32))
 
     def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
@@ -105,12 +106,9 @@ class AscendInt8Linear:
         product = self._product(f'{path}/product', self._codes(f'{path}/codes', whole), weight)
         return self._writer.node('Mul', path, [product, step])
 
-    def embedding(self, path: str, weight: NDArray[np.float32]) -> str:
-        return self._writer.weight(f'{path}/weight', _half(path, weight))
-
-    def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
+    def apply_finely(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         """
-        Return the logits, from activations of nearly 16 bits.
+        Return the product, from activations of nearly 16 bits.
 
         What rounding to 8 bits leaves of a token is rounded to 8 bits again, and travels as
         further rows through the same product: the cube multiplies 16 rows in the time of one.
@@ -119,7 +117,7 @@ class AscendInt8Linear:
         steps, step = self._steps(path, x)
         coarse = writer.node('Round', f'{path}/coarse', [steps])
         rest = writer.node('Sub', f'{path}/rest', [steps, coarse])
-        fine_steps = writer.node('Mul', f'{path}/fine_steps', [rest, 'w8a8/fine'])
+        fine_steps = writer.node('Mul', f'{path}/fine_steps', [rest, 'w8a8/finer'])
         fine = writer.node('Round', f'{path}/fine', [fine_steps])
         whole = writer.node('Concat', f'{path}/whole', [coarse, fine], axis=1)
         codes = self._codes(f'{path}/codes', whole)
@@ -130,6 +128,12 @@ class AscendInt8Linear:
         share = writer.node('Mul', f'{path}/fine_part', [halves[1], 'w8a8/fine_share'])
         total = writer.node('Add', f'{path}/total', [halves[0], share])
         return writer.node('Mul', path, [total, step])
+
+    def embedding(self, path: str, weight: NDArray[np.float32]) -> str:
+        return self._writer.weight(f'{path}/weight', _half(path, weight))
+
+    def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
+        return self.apply_finely(path, x, weight)
 
     def _steps(self, path: str, x: str) -> tuple[str, str]:
         """Return x in steps of 1/127 of the largest magnitude of each token, and the step."""

@@ -17,9 +17,10 @@ from tinyllama_ros.model.ascend_linear import (
 from tinyllama_ros.model.checkpoint import Checkpoint
 from tinyllama_ros.model.cpu_graph import write_cpu_graph
 from tinyllama_ros.model.linear import FloatLinear, Int8Linear
+from tinyllama_ros.model.quantize import fine_layers_of
 
-Write = Callable[[Checkpoint, int, Path, tuple[int, ...]], Iterator[str]]
-"""Checkpoint, kv_length, folder and chunk sizes to the names of the parts as they are done."""
+Write = Callable[[Checkpoint, int, Path, tuple[int, ...], int], Iterator[str]]
+"""Checkpoint, kv_length, folder, chunk sizes, fine layers to the names of the parts made."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ class Dialect:
 
 def _for_cpu(linear: type[FloatLinear] | type[Int8Linear]) -> Write:
     """Return what writes graphs of the CPU dialect, which run any chunk length."""
-    return lambda checkpoint, kv_length, folder, chunk_sizes: write_cpu_graph(
-        checkpoint, linear, kv_length, folder)
+    return lambda checkpoint, kv_length, folder, chunk_sizes, fine_layers: write_cpu_graph(
+        checkpoint, linear, kv_length, folder, fine_layers)
 
 
 def _for_ascend(linear: type[AscendFloatLinear] | type[AscendInt8Linear]) -> Write:
-    return lambda checkpoint, kv_length, folder, chunk_sizes: write_ascend_graph(
-        checkpoint, linear, kv_length, folder, chunk_sizes)
+    return lambda checkpoint, kv_length, folder, chunk_sizes, fine_layers: write_ascend_graph(
+        checkpoint, linear, kv_length, folder, chunk_sizes, fine_layers)
 
 
 TARGETS: Mapping[str, Dialect] = {
@@ -54,13 +55,15 @@ TARGETS: Mapping[str, Dialect] = {
 
 def build(checkpoint: Checkpoint, folder: Path, *, name: str, quantization: str,
           kv_length: int, target: str = 'cpu', chunk_sizes: tuple[int, ...] = (),
-          recipe: str = '', progress: bool = False) -> None:
+          fine_layers: int | None = None, recipe: str = '', progress: bool = False) -> None:
     """
     Write the artifact of a checkpoint; weights pass through memory one at a time.
 
     :param kv_length: slots of the cache.
     :param target: ``cpu`` or ``ascend``.
     :param chunk_sizes: chunk lengths, ascending; the target's own where there are none.
+    :param fine_layers: of w8a8: in so many layers, from the first, down_proj gets activations of
+        nearly 16 bits; a quarter of them where None.
     :param recipe: noted in the manifest.
     :param progress: show a bar on stderr.
     :raises ConfigError: the target or the quantization is unknown.
@@ -73,7 +76,8 @@ def build(checkpoint: Checkpoint, folder: Path, *, name: str, quantization: str,
     write = TARGETS[target].quantizations[quantization]
     with new_artifact(folder, manifest) as partial:
         (partial / tokenizer.settings.file_name).write_bytes(tokenizer.content)
-        parts = write(checkpoint, kv_length, partial, manifest.chunk_sizes)
+        fine = fine_layers_of(checkpoint.architecture, fine_layers)
+        parts = write(checkpoint, kv_length, partial, manifest.chunk_sizes, fine)
         for _ in tqdm(parts, desc=f'{name} {quantization}', unit='part', disable=not progress,
                       total=checkpoint.architecture.layers + 2):
             pass

@@ -36,7 +36,7 @@ OPSETS = {'': 17, MICROSOFT: 1}
 
 
 def write_cpu_graph(checkpoint: Checkpoint, linear: type[Linear], kv_length: int,
-                    folder: Path) -> Iterator[str]:
+                    folder: Path, fine_layers: int = 0) -> Iterator[str]:
     """
     Write the graph and its weights into a folder; yield the name of each part when it is done.
 
@@ -52,10 +52,12 @@ def write_cpu_graph(checkpoint: Checkpoint, linear: type[Linear], kv_length: int
 
     Outputs: logits (R, vocabulary) float32, and key.N, value.N, to be bound to the same memory as
     past_key.N, past_value.N.
+
+    :param fine_layers: in so many layers, from the first, down_proj is applied finely.
     """
     with (folder / WEIGHTS).open('wb') as weights:
         writer = GraphWriter(weights, WEIGHTS)
-        decoder = _Decoder(writer, checkpoint, linear, kv_length)
+        decoder = _Decoder(writer, checkpoint, linear, kv_length, fine_layers)
         yield from decoder.write()
     writer.save(folder / GRAPH, 'decoder', OPSETS)
 
@@ -64,12 +66,13 @@ class _Decoder:
     """The parts of the graph, in the order in which data passes them."""
 
     def __init__(self, writer: GraphWriter, checkpoint: Checkpoint, linear: type[Linear],
-                 kv_length: int) -> None:
+                 kv_length: int, fine_layers: int) -> None:
         self._writer = writer
         self._weights = DecoderWeights(checkpoint)
         self._arch = checkpoint.architecture
         self._linear = linear(writer)
         self._kv_length = kv_length
+        self._fine_layers = fine_layers
 
     def write(self) -> Iterator[str]:
         writer, arch = self._writer, self._arch
@@ -118,7 +121,7 @@ class _Decoder:
         block = self._attention(f'{path}/attention', layer, hidden)
         gain = self._weights.one(f'{prefix}.post_attention_layernorm')
         hidden, residual = self._norm(f'{path}/mlp', gain, block, residual)
-        return self._mlp(f'{path}/mlp', f'{prefix}.mlp', hidden), residual
+        return self._mlp(f'{path}/mlp', layer, hidden), residual
 
     def _attention(self, path: str, layer: int, hidden: str) -> str:
         writer, arch = self._writer, self._arch
@@ -138,8 +141,8 @@ class _Decoder:
             writer.output(name, TensorProto.FLOAT, shape)
         return self._linear.apply(f'{path}/o', attended, self._weights.one(f'{prefix}.o_proj'))
 
-    def _mlp(self, path: str, prefix: str, hidden: str) -> str:
-        writer = self._writer
+    def _mlp(self, path: str, layer: int, hidden: str) -> str:
+        writer, prefix = self._writer, f'model.layers.{layer}.mlp'
         both = self._linear.apply(f'{path}/gate_up', hidden,
                                   self._weights.stack(prefix, ('gate_proj', 'up_proj')))
         gate, up = f'{path}/split', f'{path}/split:1'
@@ -147,5 +150,6 @@ class _Decoder:
         # QuickGelu is x * sigmoid(alpha * x); alpha = 1 makes it SiLU
         gated = writer.node('QuickGelu', f'{path}/silu', [gate], domain=MICROSOFT, alpha=1.0)
         product = writer.node('Mul', f'{path}/gated', [gated, up])
-        down = self._weights.one(f'{prefix}.down_proj')
-        return self._linear.apply(f'{path}/down', product, down)
+        is_fine = layer < self._fine_layers
+        apply = self._linear.apply_finely if is_fine else self._linear.apply
+        return apply(f'{path}/down', product, self._weights.one(f'{prefix}.down_proj'))

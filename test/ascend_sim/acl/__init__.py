@@ -7,21 +7,22 @@ ONNX Runtime. Put the folder above on PYTHONPATH to use it; `acl.simulator` is t
 
 from acl import mdl, rt, simulator, util
 from acl.library import (
-                         create_data_buffer,
-                         destroy_data_buffer,
-                         finalize,
-                         get_data_buffer_addr,
-                         get_data_buffer_size,
-                         get_data_buffer_size_v2,
-                         get_recent_err_msg,
-                         get_soc_name,
-                         get_version,
-                         init,
-                         update_data_buffer,
+    app_log,
+    create_data_buffer,
+    destroy_data_buffer,
+    finalize,
+    get_data_buffer_addr,
+    get_data_buffer_size,
+    get_data_buffer_size_v2,
+    get_recent_err_msg,
+    get_soc_name,
+    get_version,
+    init,
+    update_data_buffer,
 )
 
 __all__ = [
-    'create_data_buffer', 'destroy_data_buffer', 'finalize', 'get_data_buffer_addr',
+    'app_log', 'create_data_buffer', 'destroy_data_buffer', 'finalize', 'get_data_buffer_addr',
     'get_data_buffer_size', 'get_data_buffer_size_v2', 'get_recent_err_msg', 'get_soc_name',
     'get_version', 'init', 'mdl', 'rt', 'simulator', 'update_data_buffer', 'util',
 ]

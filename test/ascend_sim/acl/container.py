@@ -19,8 +19,8 @@ from onnx import TensorProto
 
 from acl import codes
 from acl.errors import Failure
+from acl.graphs import SMALL
 from acl.plan import Plan
-from acl.rewrite import SMALL
 
 _MAGIC = b'ASCEND-SIM-OM\r\n\0'
 _HEADER = struct.Struct('<16sIIQQQQQ')

@@ -45,6 +45,12 @@ class Handles:
         """Return all live handles of a kind."""
         return {handle: thing for handle, thing in self._live.items() if isinstance(thing, kind)}
 
+    def close(self) -> None:
+        """End the threads of what was left alive."""
+        for thing in self._live.values():
+            if hasattr(thing, 'close'):
+                thing.close()
+
     def counts(self) -> dict[str, int]:
         """Return how many there are of each kind."""
         counts: dict[str, int] = {}

@@ -1,11 +1,15 @@
 """acl: start and end of the library, and data buffers."""
 
 from dataclasses import dataclass
+import faulthandler
 import json
+import logging
 
 from acl import codes
 from acl.errors import Failure
 from acl.process import call, current
+
+_logger = logging.getLogger('acl')
 
 
 @dataclass(eq=False)
@@ -29,6 +33,8 @@ def init(config_path: str = '') -> None:
             raise Failure(codes.INVALID_FILE, str(error)) from None
         except ValueError as error:
             raise Failure(100006, f'{config_path}: {error}') from None
+    if not faulthandler.is_enabled():
+        faulthandler.enable()  # so that who touches device memory dies with a traceback
     process.is_initialized = True
 
 
@@ -62,6 +68,11 @@ def get_recent_err_msg() -> str | None:
 @call('', (0, 0, 0), needs='nothing')
 def get_version() -> tuple[int, int, int]:
     return 1, 15, 0
+
+
+@call('is', None, needs='nothing')
+def app_log(level: int, message: str) -> None:
+    _logger.log(10 * (level + 1), message)  # 0 debug, 1 info, 2 warning, 3 error
 
 
 @call('kk', None, bare=0)

@@ -24,8 +24,6 @@ from acl.errors import Failure, Violation
 _PROT_NONE, _MAP_FIXED, _MAP_NORESERVE = 0, 0x10, 0x4000
 _PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 _PAGE = mmap.PAGESIZE
-_GARBAGE = 0xFF
-"""Fills new memory: as fp16 or fp32 a NaN, as int8 -1. Nobody may rely on what it holds."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -55,10 +53,16 @@ class Allocation:
 
 
 class Memory:
-    """All allocations of one process."""
+    """
+    All allocations of one process.
 
-    def __init__(self, limit: int, *, is_shared: bool) -> None:
+    :param fill: the byte that new memory holds; 0xFF is a NaN as fp16 or fp32, and -1 as int8, so
+        that nobody gets by with relying on it.
+    """
+
+    def __init__(self, limit: int, fill: int, *, is_shared: bool) -> None:
         self.limit = limit
+        self._fill = fill
         self.is_shared = is_shared
         self.charged = 0
         self._made: list[Allocation] = []  # by address, freed ones too
@@ -81,7 +85,7 @@ class Memory:
             bytes_at, pages = hidden + offset, (hidden, used)
         else:
             _map(start, used, mmap.PROT_READ | mmap.PROT_WRITE, _MAP_FIXED)
-        ctypes.memset(bytes_at, _GARBAGE, length)
+        ctypes.memset(bytes_at, self._fill, length)
         made = Allocation(start + offset, bytes_at, size, kind, reserved, charge, pages)
         insort(self._made, made, key=attrgetter('address'))
         return made

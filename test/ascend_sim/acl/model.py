@@ -13,9 +13,11 @@ import onnxruntime as ort
 
 from acl import codes, container
 from acl.errors import Failure
+from acl.graphs import GraphError
+from acl.half import round_everything
 from acl.plan import Gear, GEAR_INPUT, make_plan, Plan, Port
 from acl.process import Context, Process
-from acl.rewrite import embed_small_constants, GraphError, rewrite
+from acl.rewrite import embed_small_constants, rewrite
 
 
 @dataclass
@@ -111,6 +113,8 @@ def from_file(process: Process, path: Path) -> Source:
             return file.read(length)
         content = container.read(fetch, size)
     _check_soc(process, content.plan)
+    if process.settings.half:
+        round_everything(content.model)
     graph = content.weights_in(path.name)
     return Source(content.plan, lambda: _session(graph, path.parent))
 
@@ -121,6 +125,8 @@ def from_memory(process: Process, place: int, size: int) -> Source:
         return _from_onnx(process, ctypes.string_at(place, size), mapped_folder(place))
     content = container.read(lambda start, length: ctypes.string_at(place + start, length), size)
     _check_soc(process, content.plan)
+    if process.settings.half:
+        round_everything(content.model)
 
     def open_session() -> ort.InferenceSession:
         weights = {}
@@ -158,8 +164,10 @@ def _from_onnx(process: Process, data: bytes, folder: Path) -> Source:
         embed_small_constants(model, folder)
         rewrite(model)
         plan = make_plan(model, parse_shapes(process.settings.shapes))
-    except (GraphError, onnx.checker.ValidationError, OSError) as error:
+    except (ValueError, onnx.checker.ValidationError, OSError) as error:  # GraphError too
         raise Failure(codes.PARSE_MODEL, str(error)) from None
+    if process.settings.half:
+        round_everything(model)
     graph = model.SerializeToString()
     return Source(plan, lambda: _session(graph, folder))
 

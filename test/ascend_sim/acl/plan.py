@@ -9,7 +9,7 @@ import onnx
 from onnx import helper
 
 from acl import codes
-from acl.rewrite import GraphError, SMALL
+from acl.graphs import GraphError, SMALL
 
 GEAR_INPUT = 'ascend_mbatch_shape_data'
 

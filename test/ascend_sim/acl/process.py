@@ -49,6 +49,8 @@ class Settings:
     faults: str = field(default_factory=lambda: os.environ.get('ASCEND_SIM_FAULTS', ''))
     shapes: str = field(default_factory=lambda: os.environ.get('ASCEND_SIM_SHAPES', ''))
     watch: bool = field(default_factory=lambda: os.environ.get('ASCEND_SIM_WATCH', '') == '1')
+    half: bool = field(default_factory=lambda: os.environ.get('ASCEND_SIM_HALF', '') == '1')
+    fill: int = field(default_factory=lambda: int(os.environ.get('ASCEND_SIM_FILL', 0xFF)))
     devices: int = 1
 
     def __post_init__(self) -> None:
@@ -61,7 +63,8 @@ class Process:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.memory = Memory(settings.memory, is_shared=settings.form == 'rc')
+        self.memory = Memory(settings.memory, settings.fill,
+                             is_shared=settings.form == 'rc')
         self.handles = Handles()
         self.faults = Faults(settings.faults)
         self.devices = {number: Device(number) for number in range(settings.devices)}
@@ -121,6 +124,7 @@ def current() -> Process:
 def replace(settings: Settings) -> Process:
     """Forget everything and start again."""
     global _process
+    _process.handles.close()
     _process = Process(settings)
     return _process
 
@@ -238,6 +242,11 @@ def _inject(process: Process, function: Callable[..., Any], args: tuple[Any, ...
     if is_late:
         process.thread.late = code
         return function(*args)
+    if name.startswith('rt.synchronize'):  # whatever happened, the work is over
+        try:
+            function(*args)
+        except Failure:
+            pass
     if context is not None:
         process.lose(context, code)
     raise Failure(code, f'injected failure {code}')

@@ -11,23 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper, TensorProto
+from onnx import helper, TensorProto
 
-SMALL = 4096
-"""Constants up to this many bytes belong into the graph."""
+from acl.graphs import attribute, Constants, element_types, GraphError, replace_nodes, SMALL
+from acl.half import round_to_half
+
 _ROUNDING = {'Round': 'Round', 'Floor': 'Floor', 'Ceil': 'Ceil', 'Trunc': ''}
-
-
-class GraphError(ValueError):
-    """A graph that the chip, or this stand-in for it, cannot run."""
 
 
 def rewrite(model: onnx.ModelProto) -> None:
     """Change a graph in place; weights may be in other files."""
     nodes = list(model.graph.node)
     if any(node.op_type == 'AscendQuant' for node in nodes):
-        constants = _Constants(model.graph)
-        _replace(model.graph, (part for node in nodes for part in (
+        constants = Constants(model.graph)
+        replace_nodes(model.graph, (part for node in nodes for part in (
             _quantize(node, constants) if node.op_type == 'AscendQuant' else [node])))
     if any(node.op_type == 'MatMulInteger' for node in nodes):
         _shift_integer_products(model)
@@ -46,40 +43,7 @@ def embed_small_constants(model: onnx.ModelProto, folder: Path) -> None:
             del tensor.external_data[:]
 
 
-def element_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the type of every tensor whose type is known."""
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    types = {value.name: value.type.tensor_type.elem_type
-             for value in (*inferred.value_info, *inferred.input, *inferred.output)}
-    types.update((tensor.name, tensor.data_type) for tensor in inferred.initializer)
-    return types
-
-
-def attribute(node: onnx.NodeProto, name: str, default: object) -> object:
-    """Return the value of an attribute."""
-    for found in node.attribute:
-        if found.name == name:
-            value = helper.get_attribute_value(found)
-            return value.decode() if isinstance(value, bytes) else value
-    return default
-
-
-class _Constants:
-    """Small constants, each made once."""
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self._graph = graph
-        self._names = {tensor.name for tensor in graph.initializer}
-
-    def scalar(self, value: float, dtype: type) -> str:
-        name = f'sim/{np.dtype(dtype).name}/{value}'
-        if name not in self._names:
-            self._names.add(name)
-            self._graph.initializer.append(numpy_helper.from_array(np.array(value, dtype), name))
-        return name
-
-
-def _quantize(node: onnx.NodeProto, constants: _Constants) -> Iterable[onnx.NodeProto]:
+def _quantize(node: onnx.NodeProto, constants: Constants) -> Iterable[onnx.NodeProto]:
     """Yield standard nodes for one AscendQuant."""
     scale = float(attribute(node, 'scale', 0.0))  # type: ignore[arg-type]
     offset = float(attribute(node, 'offset', 0.0))  # type: ignore[arg-type]
@@ -90,15 +54,18 @@ def _quantize(node: onnx.NodeProto, constants: _Constants) -> Iterable[onnx.Node
     if dst_type != 'INT8' or rounding not in _ROUNDING:
         raise GraphError(f'{node.name}: AscendQuant to {dst_type} by {rounding} is not modelled')
     path, x = node.output[0], node.input[0]
-    yield helper.make_node('Cast', [x], [f'{path}/half'], to=TensorProto.FLOAT16)
+    yield helper.make_node('Cast', [x], [f'{path}/wide'], to=TensorProto.DOUBLE)
+    x = f'{path}/wide'
+    yield from round_to_half(x, f'{path}/half', constants)
     x = f'{path}/half'
     for op, value, neutral in (('Mul', scale, 1.0), ('Add', offset, 0.0)):
         if value != neutral:
-            operand = constants.scalar(value, np.float16)
+            operand = constants.scalar(float(np.float16(value)), np.float64)
             yield helper.make_node(op, [x, operand], [f'{path}/{op}'])
-            x = f'{path}/{op}'
-    yield helper.make_node('Cast', [x], [f'{path}/wide'], to=TensorProto.FLOAT)
-    x = f'{path}/wide'
+            yield from round_to_half(f'{path}/{op}', f'{path}/{op}/half', constants)
+            x = f'{path}/{op}/half'
+    yield helper.make_node('Cast', [x], [f'{path}/float'], to=TensorProto.FLOAT)
+    x = f'{path}/float'
     if _ROUNDING[str(rounding)]:
         yield helper.make_node(_ROUNDING[str(rounding)], [x], [f'{path}/whole'])
         x = f'{path}/whole'
@@ -110,7 +77,7 @@ def _quantize(node: onnx.NodeProto, constants: _Constants) -> Iterable[onnx.Node
 
 def _shift_integer_products(model: onnx.ModelProto) -> None:
     types = element_types(model)
-    constants = _Constants(model.graph)
+    constants = Constants(model.graph)
     by_output = {node.output[0]: node for node in model.graph.node}
     shifted: dict[str, list[onnx.NodeProto]] = {}
     result: list[onnx.NodeProto] = []
@@ -130,10 +97,10 @@ def _shift_integer_products(model: onnx.ModelProto) -> None:
             result.append(product)
         else:
             result.append(node)
-    _replace(model.graph, result)
+    replace_nodes(model.graph, result)
 
 
-def _shift(codes: str, maker: onnx.NodeProto | None, constants: _Constants
+def _shift(codes: str, maker: onnx.NodeProto | None, constants: Constants
            ) -> list[onnx.NodeProto]:
     """Return nodes that add 128 to int8 codes, from the float before them where there is one."""
     wide = f'{codes}/int32'
@@ -144,9 +111,3 @@ def _shift(codes: str, maker: onnx.NodeProto | None, constants: _Constants
     return [*nodes, helper.make_node('Add', [wide, offset], [f'{codes}/raised']),
             helper.make_node('Cast', [f'{codes}/raised'], [f'{codes}/shifted'],
                              to=TensorProto.UINT8)]
-
-
-def _replace(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
-    nodes = list(nodes)
-    del graph.node[:]
-    graph.node.extend(nodes)

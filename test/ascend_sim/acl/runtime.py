@@ -75,6 +75,8 @@ def destroy_context(handle: int) -> None:
 @call('k')
 def set_context(handle: int) -> None:
     process = current()
+    if handle == 0:
+        raise Failure(codes.INVALID_PARAM, 'context is null')
     context = process.handles.find(handle, Context)
     if context is None:
         raise Failure(codes.RT_CONTEXT_NULL, process.handles.name(handle))
@@ -133,5 +135,7 @@ def _reset(process: Process, device: Device) -> None:
     for made in live:
         process.record(f'reset_device before {made} was freed')
     process.memory.free_all('device')
+    if process.is_rc:
+        process.memory.free_all('host')
     device.default = None
     device.lost = 0

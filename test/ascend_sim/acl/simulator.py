@@ -18,8 +18,9 @@ def reset(**settings: Any) -> None:
     Forget everything and start again.
 
     :param settings: form ('rc' or 'ep'), soc, memory (bytes), faults, shapes (for an .onnx in
-        place of an .om), watch (count what the host changes in the inputs, in RC form), devices;
-        what is not given comes from the environment.
+        place of an .om), watch (count what the host changes in the inputs, in RC form), half
+        (round and overflow as fp16 does), fill (the byte in new memory), devices; what is not
+        given comes from the environment.
     """
     process.replace(process.Settings(**settings))
 

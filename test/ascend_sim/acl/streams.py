@@ -90,6 +90,11 @@ class Stream:
             error, self._error = self._error, 0
             return error
 
+    def drain(self) -> None:
+        """Wait for all work, as a copy to ordinary memory does; errors are kept for later."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._busy == 0)
+
     def release(self) -> None:
         """Let go of the memory of all work that is done."""
         waiting = set(map(id, self._waiting))
@@ -160,7 +165,7 @@ def destroy_stream(handle: int) -> None:
     if handle == 0:
         raise Failure(codes.INVALID_PARAM, 'the default stream goes with its context')
     stream = stream_of(handle, 'destroy_stream')
-    if stream.has_unwaited():
+    if stream.has_unwaited() and not (stream.context.lost or stream.context.device.lost):
         process.record(f'{stream.name} destroyed before it was synchronized')
     process.handles.remove(handle, Stream, 'destroy_stream')
     stream.close()

@@ -64,7 +64,8 @@ def get_mem_info(attribute: int) -> tuple[int, int]:
 def memcpy(target: int, target_size: int, source: int, count: int, kind: int) -> None:
     _check_copy(target, target_size, source, count, kind)
     if count:
-        _copy(target, source, count, kind, 'memcpy')
+        to, start, _, _ = _places(target, source, count, kind, 'memcpy')
+        ctypes.memmove(to, start, count)
 
 
 @call('kkkkik', needs='context')
@@ -77,10 +78,14 @@ def memcpy_async(target: int, target_size: int, source: int, count: int, kind: i
     order = stream_of(stream, 'memcpy_async')
     if not count:
         return
-    _copy(target, source, count, kind, 'memcpy_async', order.name, is_counted_only=True)
-    order.submit(lambda: _copy(target, source, count, kind, 'memcpy_async', order.name, False),
+    to, start, from_kind, to_kind = _places(target, source, count, kind, 'memcpy_async',
+                                            order.name)
+    staged = ctypes.string_at(start, count) if from_kind == 'pageable' else start
+    order.submit(lambda: ctypes.memmove(to, staged, count) and None,
                  [made for made in [process.memory.find(source)] if made],
                  [made for made in [process.memory.find(target)] if made])
+    if to_kind == 'pageable':  # only pinned memory is copied to behind the caller's back
+        order.drain()
 
 
 @call('kkkkkki', needs='context')
@@ -156,17 +161,15 @@ def _check_copy(target: int, target_size: int, source: int, count: int, kind: in
         raise Failure(codes.INVALID_PARAM, f'there is no memcpy kind {kind}')
 
 
-def _copy(target: int, source: int, count: int, kind: int, use: str, stream: str = '',
-          is_counted_only: bool | None = None) -> None:
-    """Check, count and copy; work on a stream is counted when given, and copied in its turn."""
+def _places(target: int, source: int, count: int, kind: int, use: str, stream: str = ''
+            ) -> tuple[int, int, str, str]:
+    """Check and count a copy; return where the bytes really are, from and to which kind."""
     process = current()
     to, to_kind = _place(target, count, use, writes=True, stream=stream)
     start, from_kind = _place(source, count, use, writes=False, stream=stream)
-    if is_counted_only is not False:
-        _check_kind(process, kind, from_kind, to_kind)
-        process.moved[_kind_name(from_kind, to_kind)] += count
-    if is_counted_only is not True:
-        ctypes.memmove(to, start, count)
+    _check_kind(process, kind, from_kind, to_kind)
+    process.moved[_kind_name(from_kind, to_kind)] += count
+    return to, start, from_kind, to_kind
 
 
 def _kind_name(from_kind: str, to_kind: str) -> str:

@@ -4,12 +4,13 @@ import os
 from pathlib import Path
 
 from acl import container
+from acl.graphs import element_types, GraphError
 from acl.plan import make_plan, numpy_type, real_inputs, shape_of
-from acl.rewrite import element_types, embed_small_constants, GraphError, rewrite
+from acl.rewrite import embed_small_constants, rewrite
 import onnx
 
 from converter.errors import AtcError
-from converter.operators import check_operators
+from converter.operators import check_known, check_operators
 from converter.options import Options
 
 _SECTION_LIMIT = 2**32 - 1
@@ -20,12 +21,10 @@ def convert(options: Options) -> list[str]:
     source = Path(options.model)
     model = _read(source)
     shapes = _check_shapes(model, options)
+    _check_weights(model, source.parent)
+    check_known(model)
     try:
         embed_small_constants(model, source.parent)
-    except (OSError, onnx.checker.ValidationError) as error:
-        raise AtcError('E13001', source, error) from None
-    _check_weights(model, source.parent)
-    try:
         original = onnx.ModelProto()
         original.CopyFrom(model)
         rewrite(model)

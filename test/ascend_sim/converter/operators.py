@@ -8,7 +8,7 @@ aic-ascend310b-ops-info.json of CANN 8.1.RC1.
 import os
 from pathlib import Path
 
-from acl.rewrite import attribute
+from acl.graphs import attribute
 import onnx
 from onnx import TensorProto
 
@@ -66,16 +66,38 @@ _CASTS = frozenset("""
 """.split())
 
 
+def check_known(model: onnx.ModelProto) -> None:
+    """Raise AtcError where the parser does not know an operator in the model's opset."""
+    opsets = {entry.domain or 'ai.onnx': entry.version for entry in model.opset_import}
+    if len(model.opset_import) > 1 and any(not node.domain for node in model.graph.node):
+        raise AtcError('E16005', len(model.opset_import))
+    plugins = installed_plugins()
+    unknown = {}
+    for node in model.graph.node:
+        domain = node.domain or 'ai.onnx'
+        if domain not in opsets:
+            raise AtcError('E19999', f'opset of domain[{domain}] has no responding version')
+        opset = opsets[domain]
+        is_stock = (domain == 'ai.onnx' and _SINCE.get(node.op_type, 99) <= opset
+                    <= _UNTIL.get(node.op_type, LAST_OPSET))
+        is_custom = (domain == 'ai.onnx' and FIRST_OPSET <= opset <= LAST_OPSET
+                     and node.op_type == 'MatMulInteger' and node.op_type.encode() in plugins)
+        if not is_stock and not is_custom:
+            unknown[f'{domain}::{opset}::{node.op_type}'] = node
+    if unknown:
+        names = sorted(unknown)
+        error = AtcError('E16002', names[0])
+        for name in names[1:]:
+            error.also('E16002', name)
+        raise error
+
+
 def check_operators(model: onnx.ModelProto, types: dict[str, int]) -> list[str]:
     """
     Return warnings for nodes that the AI Core has no kernel for.
 
-    :raises AtcError: where the parser does not know an operator, or the chip cannot place it.
+    :raises AtcError: where the chip cannot place an operator at all.
     """
-    opsets = {entry.domain or 'ai.onnx': entry.version for entry in model.opset_import}
-    if len(model.opset_import) > 1 and any(not node.domain for node in model.graph.node):
-        raise AtcError('E16005', len(model.opset_import))
-    _check_known(model, opsets)
     warnings = []
     for node in model.graph.node:
         given = [_type_name(types.get(name, 0)) for name in node.input]
@@ -105,28 +127,6 @@ def installed_plugins() -> bytes:
                 folders += [vendors / name.strip() for name in names.split(',') if name.strip()]
     return b'\n'.join(library.read_bytes() for folder in folders
                       for library in sorted((folder / 'framework' / 'onnx').glob('*.so')))
-
-
-def _check_known(model: onnx.ModelProto, opsets: dict[str, int]) -> None:
-    plugins = installed_plugins()
-    unknown = {}
-    for node in model.graph.node:
-        domain = node.domain or 'ai.onnx'
-        if domain not in opsets:
-            raise AtcError('E19999', f'opset of domain[{domain}] has no responding version')
-        opset = opsets[domain]
-        is_stock = (domain == 'ai.onnx' and _SINCE.get(node.op_type, 99) <= opset
-                    <= _UNTIL.get(node.op_type, LAST_OPSET))
-        is_custom = (domain == 'ai.onnx' and FIRST_OPSET <= opset <= LAST_OPSET
-                     and node.op_type == 'MatMulInteger' and node.op_type.encode() in plugins)
-        if not is_stock and not is_custom:
-            unknown[f'{domain}::{opset}::{node.op_type}'] = node
-    if unknown:
-        names = sorted(unknown)
-        error = AtcError('E16002', names[0])
-        for name in names[1:]:
-            error.also('E16002', name)
-        raise error
 
 
 def _check_product(node: onnx.NodeProto, given: list[str]) -> None:
