@@ -65,7 +65,7 @@ def test_script_that_sets_the_environment_is_named(toolkit, home, place):
 
 @pytest.mark.parametrize(('config', 'is_loaded'), [
     ('load_priority=own\n', True), ('load_priority = a, own ,b\n', True),
-    ('load_priority=a\nload_priority=own\n', False), ('own\n', False), ('a=b=own\n', False),
+    ('load_priority=a\n,own\n', False), ('own\n', False), ('a=own=b\n', False),
     (None, False)])
 def test_plugin_counts_only_where_its_vendor_is_listed(toolkit, config, is_loaded):
     plugin = add_plugin(toolkit / 'opp' / 'vendors' / 'own')
