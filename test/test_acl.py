@@ -17,6 +17,7 @@ from test_conversation import random_turn, Watched, Witness
 from tiny_models import tiny
 
 from tinyllama_ros.chat.conversation import ChatOptions, open_conversation, Piece, Reset
+from tinyllama_ros.cli import main
 from tinyllama_ros.engine.acl import AclBackend
 from tinyllama_ros.engine.backend import open_backend
 from tinyllama_ros.engine.engine import Engine
@@ -498,3 +499,14 @@ def test_artifact_that_is_not_compiled_is_refused(board, artifact):
     with pytest.raises(BackendError, match='is not compiled for the NPU yet; run: tinyllama-model '
                        'atc'):
         AclBackend(changed(artifact, om=None))
+
+
+def test_commands_measure_on_the_board(board, longer, tmp_path, capsys):
+    (tmp_path / 'text').write_text('a robot ' * 200)
+    on_board = ['--backend', 'acl', '--form', 'ep']
+    assert main(['perplexity', str(longer.folder), '--text', str(tmp_path / 'text'),
+                 '--windows', '1', '--window', '16', *on_board]) == 0
+    assert main(['bench', str(longer.folder), '--runs', '1', *on_board]) == 0
+    heard = capsys.readouterr().out
+    assert 'perplexity ' in heard and 'chunk 1 at fill 0' in heard
+    assert 'read bandwidth' not in heard

@@ -1,14 +1,26 @@
 """An .om from elsewhere becomes an artifact."""
 
 import json
+import os
+import subprocess
+import sys
 
+from ascend import SIMULATOR
+import numpy as np
+import onnx
 import pytest
 from tiny_models import tiny, write_tokenizer
 
 from tinyllama_ros.cli import main
+from tinyllama_ros.engine.acl import AclBackend
 from tinyllama_ros.errors import ArtifactError, ModelError
 from tinyllama_ros.model.adopt import adopt
 from tinyllama_ros.model.artifact import Artifact, OM
+from tinyllama_ros.model.atc import plan_conversion
+from tinyllama_ros.model.build import build
+
+import acl  # isort: skip  # after ascend, which puts it on the path
+from acl import simulator  # isort: skip
 
 CONFIG = {'model_type': 'llama', 'num_hidden_layers': 2, 'hidden_size': 64,
           'intermediate_size': 96, 'num_attention_heads': 4, 'num_key_value_heads': 2,
@@ -78,3 +90,41 @@ def test_command_prints_the_folder_of_the_artifact(om, words, tmp_path, monkeypa
     folder = tmp_path / 'artifacts' / 'tiny-llama'
     assert capsys.readouterr().out == f'{folder}\n'
     assert Artifact.open(folder).manifest.kv_length == 48
+
+
+def compile_elsewhere(folder):
+    """Return an .om as others make it: logits in float16, and a third output."""
+    build(tiny(), folder, name='x', quantization='fp32', kv_length=48, target='ascend')
+    artifact = Artifact.open(folder)
+    model = onnx.load(artifact.graph, load_external_data=False)
+    graph, half = model.graph, onnx.TensorProto.FLOAT16
+    for node in graph.node:
+        node.output[:] = [f'{name}/wide' if name == 'logits' else name for name in node.output]
+    graph.node.append(onnx.helper.make_node('Cast', ['logits/wide'], ['logits'], to=half))
+    graph.node.append(onnx.helper.make_node('Identity', ['out_key_values'], ['attn_scores']))
+    graph.output[0].type.tensor_type.elem_type = half
+    graph.output.append(onnx.helper.make_tensor_value_info('attn_scores', half, None))
+    onnx.save(model, folder / 'tiny-llama.onnx')
+    command = plan_conversion(artifact.manifest).command
+    subprocess.run([SIMULATOR / 'bin' / command[0], *command[1:]], cwd=folder, check=True,
+                   capture_output=True, env=os.environ | {'ASCEND_SIM_PYTHON': sys.executable})
+    return folder / 'tiny-llama.om', artifact.manifest.architecture
+
+
+@pytest.mark.parametrize('form', ['rc', 'ep'])
+def test_adopted_om_runs(words, tmp_path, form):
+    simulator.reset(form=form)
+    om, shape = compile_elsewhere(tmp_path / 'elsewhere')
+    (words / 'config.json').write_text(json.dumps(CONFIG | {
+        'num_hidden_layers': shape.layers, 'num_attention_heads': shape.heads,
+        'num_key_value_heads': shape.kv_heads, 'head_dim': shape.head_dim,
+        'vocab_size': shape.vocab_size}))
+    adopt(om, words, tmp_path / 'out', kv_length=48, soc_version='Ascend310B4')
+    backend = AclBackend(Artifact.open(tmp_path / 'out'))
+    tokens = np.array([5, 9, 3])
+    found = [backend.forward(tokens[i:i + 1], i).copy() for i in range(3)]
+    backend.close()
+    assert all(row.dtype == np.float32 and np.ptp(row) > 1 for row in found)
+    assert (found[0] == np.float32(np.float16(found[0]))).all()
+    acl.finalize()
+    simulator.assert_clean()

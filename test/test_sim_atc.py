@@ -201,6 +201,13 @@ def test_nodes_without_a_kernel_are_warned_of(toolkit, capsys, nodes, dtype, war
     assert status == 0 and ('W11001' in output) == warned
 
 
+def test_weights_may_be_links(toolkit, capsys):
+    (toolkit / 'there').mkdir()
+    (toolkit / 'there' / 'decoder.onnx.data').hardlink_to(toolkit / 'decoder.onnx.data')
+    (toolkit / 'there' / 'decoder.onnx').symlink_to(toolkit / 'decoder.onnx')
+    assert run(capsys, model='there/decoder.onnx')[0] == 0
+
+
 def test_weights_cut_short_or_moved_are_named(toolkit, capsys):
     weights = toolkit / 'decoder.onnx.data'
     os.truncate(weights, 5000)

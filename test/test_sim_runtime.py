@@ -331,3 +331,12 @@ def test_failed_work_makes_context_or_device_useless(board, code, helps):
     check(acl.rt.reset_device(0))
     check(acl.rt.set_device(0))
     assert acl.rt.malloc(8, 0)[1] == 0
+
+
+def test_bytes_that_were_dropped_or_are_too_short_are_not_copied(board):
+    address, data = check(acl.rt.malloc(64, 0)), b'x' * int('40')
+    with pytest.raises(simulator.Violation, match='over the end of a bytes object of 40'):
+        acl.rt.memcpy(address, 64, bytes_of(data), 64, 1)
+    check(acl.rt.memcpy(address, 64, bytes_of(data) + 10, 30, 1))
+    with pytest.raises(simulator.Violation, match='is gone: keep it'):
+        acl.rt.memcpy(address, 64, bytes_of(bytes(bytearray(40))), 40, 1)

@@ -7,6 +7,7 @@ import json
 import logging
 from pathlib import Path
 import sys
+from typing import Any
 
 from tinyllama_ros.engine.backend import BACKENDS, open_backend
 from tinyllama_ros.errors import ArtifactError, TinyLlamaError
@@ -163,6 +164,15 @@ def _add_backend_options(parser: argparse.ArgumentParser) -> None:
                         help='what runs the graph (default: %(default)s)')
     parser.add_argument('--threads', type=int, default=0,
                         help='threads (default: 0, the physical cores)')
+    parser.add_argument('--device', type=int, default=0,
+                        help='number of the Ascend device (default: 0)')
+    parser.add_argument('--form', default='auto',
+                        help="memory of the Ascend device: the host's (rc), its own (ep), or "
+                        'auto, which asks it (default: auto)')
+
+
+def _backend_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in ('threads', 'device', 'form')}
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
@@ -248,7 +258,7 @@ def _perplexity(arguments: argparse.Namespace) -> None:
         check_plot(arguments.plot)
     artifact = Artifact.open(find_artifact(arguments.model))
     windows = text_windows(artifact, arguments.text, arguments.window, arguments.windows)
-    backend = open_backend(arguments.backend, artifact, threads=arguments.threads)
+    backend = open_backend(arguments.backend, artifact, **_backend_options(arguments))
     try:
         with tqdm(measure_loss(backend, windows), total=len(windows), unit='window',
                   disable=not sys.stderr.isatty()) as bar:
@@ -279,7 +289,7 @@ def _atc(arguments: argparse.Namespace) -> None:
 def _bench(arguments: argparse.Namespace) -> None:
     from tinyllama_ros.bench import as_json, as_table, measure
     found = measure(find_artifact(arguments.model), backend=arguments.backend,
-                    threads=arguments.threads, runs=arguments.runs)
+                    runs=arguments.runs, **_backend_options(arguments))
     print(json.dumps(as_json(found), indent=1) if arguments.json else as_table(found))
 
 

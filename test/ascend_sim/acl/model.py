@@ -164,7 +164,7 @@ def _from_onnx(process: Process, data: bytes, folder: Path) -> Source:
         embed_small_constants(model, folder)
         rewrite(model)
         plan = make_plan(model, parse_shapes(process.settings.shapes))
-    except (ValueError, onnx.checker.ValidationError, OSError) as error:  # GraphError too
+    except (GraphError, OSError) as error:
         raise Failure(codes.PARSE_MODEL, str(error)) from None
     if process.settings.half:
         round_everything(model)

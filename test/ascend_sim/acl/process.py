@@ -10,6 +10,7 @@ import threading
 from typing import Any
 
 from acl import codes
+from acl.borrowed import Borrowed
 from acl.errors import Failure, Violation
 from acl.faults import Faults
 from acl.handles import Handles
@@ -66,6 +67,7 @@ class Process:
         self.memory = Memory(settings.memory, settings.fill,
                              is_shared=settings.form == 'rc')
         self.handles = Handles()
+        self.borrowed = Borrowed()
         self.faults = Faults(settings.faults)
         self.devices = {number: Device(number) for number in range(settings.devices)}
         self.models: dict[int, Any] = {}

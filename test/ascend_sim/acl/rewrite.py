@@ -34,11 +34,13 @@ def embed_small_constants(model: onnx.ModelProto, folder: Path) -> None:
     """Take small constants from other files into the graph, where shapes may depend on them."""
     for tensor in model.graph.initializer:
         found = {entry.key: entry.value for entry in tensor.external_data}
-        if found and 0 < int(found.get('length', SMALL + 1)) <= SMALL:
-            # Not with onnx's own loader, which refuses a file that has a second name
-            with open(folder / found['location'], 'rb') as file:
-                file.seek(int(found.get('offset', 0)))
-                tensor.raw_data = file.read(int(found['length']))
+        length = int(found.get('length', SMALL + 1))
+        if found and length <= SMALL:  # onnx's own reader refuses files that are links
+            with open(folder / found['location'], 'rb') as weights:
+                weights.seek(int(found.get('offset', 0)))
+                tensor.raw_data = weights.read(length)
+            if len(tensor.raw_data) != length:
+                raise GraphError(f'{tensor.name} is cut short')
             tensor.data_location = TensorProto.DEFAULT
             del tensor.external_data[:]
 

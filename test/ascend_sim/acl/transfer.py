@@ -149,7 +149,11 @@ def _place(address: int, size: int, use: str, *, writes: bool, stream: str = ''
            ) -> tuple[int, str]:
     if not address:
         raise Failure(codes.INVALID_PARAM, f'{use}: an address is null')
-    return current().memory.bytes_at(address, size, use=use, writes=writes, stream=stream)
+    process = current()
+    place, kind = process.memory.bytes_at(address, size, use=use, writes=writes, stream=stream)
+    if kind == 'pageable':
+        process.borrowed.check(address, size, use)
+    return place, kind
 
 
 def _check_copy(target: int, target_size: int, source: int, count: int, kind: int) -> None:

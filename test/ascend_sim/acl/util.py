@@ -19,7 +19,9 @@ _BYTES_HEADER = bytes.__basicsize__ - 1  # where the content starts, in CPython
 def bytes_to_ptr(data: Any) -> int:
     if not isinstance(data, bytes):
         raise ValueError(f'needs bytes as argument, not {type(data).__name__}')
-    return id(data) + _BYTES_HEADER
+    address = id(data) + _BYTES_HEADER
+    current().borrowed.lend(address, data)
+    return address
 
 
 @call('kk', None, needs='nothing')
@@ -79,6 +81,8 @@ def _host(address: int, size: int, use: str) -> int:
     """Return an address that the host may read."""
     process = current()
     place, kind = process.memory.bytes_at(address, size, use=use, writes=False)
+    if kind == 'pageable':
+        process.borrowed.check(address, size, use)
     if kind == 'device' and not process.is_rc:
         raise Violation(f'{use} of device memory {address:#x}: in EP form the host cannot '
                         'reach it; a real process dies here. Copy it with acl.rt.memcpy')
