@@ -2,6 +2,7 @@
 # Builds the MatMulInteger plugin of ATC and puts it where ATC looks; run it again at any time.
 set -euo pipefail
 
+umask 022  # ATC is run by others than root
 readonly HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly VENDOR=tinyllama_ros
 readonly LIBRARY=libcust_onnx_parsers.so

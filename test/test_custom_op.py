@@ -140,6 +140,9 @@ def test_each_route_installs_the_same_plugin_and_nothing_else(run, toolkit, libr
         str(CONFIG), str(INSTALLED)]
     assert after[str(CONFIG)] == b'load_priority=tinyllama_ros\n'
     assert registrations(toolkit / INSTALLED, libregister) == every_opset()
+    needed = subprocess.run(['readelf', '-d', toolkit / INSTALLED], check=True,
+                            capture_output=True, text=True).stdout
+    assert ('libregister.so' in needed) == (route != 'msopgen')  # the sample leaves it to ATC
 
 
 def test_sample_is_built_in_a_copy_with_its_four_variables_and_without_the_demo(
@@ -173,6 +176,17 @@ def test_failed_route_gives_way_to_the_next(run, toolkit, path_without, tmp_path
     assert found.returncode == 0
     assert 'cmake failed:\n  cmake is broken\n' in found.stderr
     assert (toolkit / INSTALLED).exists()
+
+
+def test_plugin_may_be_read_by_all_whatever_the_installing_shell_keeps_private(install, toolkit):
+    before = os.umask(0o077)
+    try:
+        assert install().returncode == 0
+    finally:
+        os.umask(before)
+    path = toolkit / INSTALLED
+    for each in (toolkit / CONFIG, path, *list(path.parents)[:4]):
+        assert each.stat().st_mode & 0o044 == 0o044, each
 
 
 def test_second_run_changes_nothing(install, toolkit):
