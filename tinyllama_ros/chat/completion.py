@@ -152,6 +152,15 @@ def read_object(text: str) -> dict[str, Any]:
     return found
 
 
+def read_id(text: str) -> str:
+    """Return the id in the text of a request that is not as it must be, '' where it has none."""
+    try:
+        found = read_object(text).get('id')
+    except RequestError:
+        return ''
+    return found if isinstance(found, str) and ID.fullmatch(found) else ''
+
+
 def read_messages(found: object) -> tuple[Message, ...]:
     """
     Return messages out of JSON.
