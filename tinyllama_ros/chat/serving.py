@@ -28,6 +28,7 @@ from tinyllama_ros.errors import PromptError, TinyLlamaError
 
 State = Literal['loading', 'idle', 'reading', 'answering', 'error']
 ResetReason = Literal['full', 'requested']
+RecordKind = Literal['asked', 'answered', 'stopped', 'failed', 'refused', 'dropped', 'reset']
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,14 @@ class Listener(Protocol):
 
     def on_error(self, message: str) -> None:
         """Hear that a prompt was refused, or that an answer failed."""
+
+    def on_record(self, kind: RecordKind, text: str, why: str = '') -> None:
+        """
+        Hear a line of the record of the conversation, all in one order.
+
+        :param text: the prompt when asked, refused or dropped (never asked); what was said when
+            answered, stopped or failed; the reason of a reset.
+        """
 
 
 @dataclass
@@ -160,8 +169,9 @@ class Server:
         self.cancel()
         with self._serving:
             for prompt in dropped:
-                self._fail(f'the prompt {_quote(prompt)} was not answered: the node is stopping; '
-                           'send it again', '')
+                why = 'the node is stopping; send it again'
+                self._listener.on_record('dropped', prompt, why)
+                self._fail(f'the prompt {_quote(prompt)} was not answered: {why}', '')
             while self._resets:
                 self._clear(self._resets.popleft())
             self.state = 'loading'
@@ -180,13 +190,13 @@ class Server:
             self._conversation.reset(self._options().system_prompt)
         except TinyLlamaError as error:  # all is forgotten, but the system prompt cannot be kept
             self._listener.on_error(f'the system prompt cannot be used: {error}')
-        self.statistics.resets['requested'] += 1
-        self._listener.on_reset('requested')
+        self._tell_reset('requested')
         self._become('idle')
         done.set()
 
     def _answer(self, prompt: str, cancelled: Flag) -> None:
         voice = _Voice(self._listener)
+        self._listener.on_record('asked', prompt)
         try:
             with closing(self._conversation.answer(prompt, self._options())) as events:
                 for event in events:
@@ -197,17 +207,18 @@ class Server:
             self._refuse(prompt, str(error))
             return
         except TinyLlamaError as error:
-            self._fail(f'the answer to {_quote(prompt)} failed: {error}', voice.text)
+            self._fail_answer(prompt, str(error), voice.text)
             return
         except Exception as error:  # the edge: whatever went wrong, the node lives on
             log.exception('while answering')
-            self._fail(f'the answer to {_quote(prompt)} failed: {error!r}', voice.text)
+            self._fail_answer(prompt, repr(error), voice.text)
             return
         if cancelled.is_set():
             self.statistics.cancelled += 1
         else:
             voice.finish()
         self.statistics.answers += 1
+        self._listener.on_record('stopped' if cancelled.is_set() else 'answered', voice.text)
         self._listener.on_response(voice.text)
 
     def _tell(self, event: Event, voice: '_Voice') -> None:
@@ -215,8 +226,7 @@ class Server:
             self._become('answering')
             voice.say(event.text)
         elif isinstance(event, Reset):
-            self.statistics.resets[event.reason] += 1
-            self._listener.on_reset(event.reason)
+            self._tell_reset(event.reason)
         elif isinstance(event, Reading):
             if not voice.text:
                 self._become('reading')
@@ -234,9 +244,19 @@ class Server:
             self.state = state
             self._listener.on_state(state)
 
+    def _tell_reset(self, reason: ResetReason) -> None:
+        self.statistics.resets[reason] += 1
+        self._listener.on_record('reset', reason)
+        self._listener.on_reset(reason)
+
     def _refuse(self, prompt: str, why: str) -> None:
         self.statistics.refused += 1
+        self._listener.on_record('refused', prompt, why)
         self._listener.on_error(f'the prompt {_quote(prompt)} was refused: {why}')
+
+    def _fail_answer(self, prompt: str, why: str, said: str) -> None:
+        self._listener.on_record('failed', said, why)
+        self._fail(f'the answer to {_quote(prompt)} failed: {why}', said)
 
     def _fail(self, message: str, said: str) -> None:
         self.statistics.failed += 1
