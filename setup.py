@@ -9,6 +9,7 @@ PACKAGE = 'tinyllama_ros'
 MANIFEST = ElementTree.parse('package.xml').getroot()
 
 RUN_TIME = [
+    'aiohttp',  # serves the page and the door for OpenAI clients
     'jinja2',  # renders the model's own chat template, sandboxed
     'numpy',  # logits, sampling
     'onnxruntime',  # runs the static graph on the CPU

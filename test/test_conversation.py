@@ -25,7 +25,8 @@ from tinyllama_ros.chat.conversation import (
     Reading,
     Reset,
 )
-from tinyllama_ros.chat.template import ChatTemplate, Message
+from tinyllama_ros.chat.message import Message
+from tinyllama_ros.chat.template import ChatTemplate
 from tinyllama_ros.chat.tokenizer import BpeTokenizer, SentencePieceTokenizer
 from tinyllama_ros.engine.backend import Backend
 from tinyllama_ros.engine.engine import Engine
