@@ -53,6 +53,7 @@ class Ear:
     """A listener that writes everything down."""
 
     heard: list[tuple[str, str]] = field(default_factory=list)
+    record: list[tuple[str, ...]] = field(default_factory=list)
 
     def on_state(self, state: str) -> None:
         self.heard.append(('state', state))
@@ -71,6 +72,9 @@ class Ear:
 
     def on_error(self, message: str) -> None:
         self.heard.append(('error', message))
+
+    def on_record(self, kind: str, text: str, why: str = '') -> None:
+        self.record.append((kind, text, why) if why else (kind, text))
 
     def all(self, kind: str) -> list[str]:
         """Return what was heard of one kind."""
@@ -310,6 +314,24 @@ def test_failing_listener_does_not_leave_a_finished_answer_to_cancel():
     with pytest.raises(ZeroDivisionError):
         stage.serve('a')
     assert not stage.server.cancel()
+
+
+def test_record_has_every_turn_and_reset_in_order():
+    stage = Stage(depth=4, long=[PromptError('it is too long')], broken=[BackendError('gone')],
+                  cut=[PIECES[0], lambda: stage.server.cancel(), PIECES[1]],
+                  full=[*READ, Reset(), *PIECES, ANSWER])
+    stage.serve('long', 'broken', 'cut', 'full', 'beyond')
+    stage.server.reset()
+    stage.serve()
+    stage.server.submit('late')
+    stage.server.close()
+    assert stage.ear.record == [
+        ('refused', 'beyond', '4 prompts are waiting already; send it again when an answer has '
+         'come, or raise queue_depth'),
+        ('asked', 'long'), ('refused', 'long', 'it is too long'),
+        ('asked', 'broken'), ('failed', '', 'gone'), ('asked', 'cut'),
+        ('stopped', 'I am one. You'), ('asked', 'full'), ('reset', 'full'), ('answered', SAID), ('reset', 'requested'),
+        ('dropped', 'late', 'the node is stopping; send it again')]
 
 
 def test_statistics_count_what_happened():

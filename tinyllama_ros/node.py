@@ -3,16 +3,18 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
+import json
 import logging
+import secrets
 import signal
 import socket
 import sys
-from threading import Event as Flag, Thread
+from threading import Event as Flag, Lock, Thread
 from typing import Any
 
 from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest, read_id
 from tinyllama_ros.chat.conversation import ChatOptions, Conversation, open_conversation
-from tinyllama_ros.chat.serving import ResetReason, Server, State
+from tinyllama_ros.chat.serving import RecordKind, ResetReason, Server, State
 from tinyllama_ros.diagnostics import describe
 from tinyllama_ros.engine.backend import open_backend
 from tinyllama_ros.engine.engine import Engine
@@ -46,6 +48,8 @@ except ImportError as missing:
 EVENTS = QoSProfile(depth=1000)
 """Reliable and volatile, and deep enough that a slow subscriber loses no token."""
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+HISTORY = QoSProfile(depth=200, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+"""What was said is kept for who comes late."""
 RESET_TIMEOUT_S = 60.0
 THREADS = 4
 """Of the executor: the worker, and three for what must stay responsive beside it."""
@@ -60,6 +64,15 @@ class Topics:
                         for name in ('token', 'sentence', 'response', 'cache_reset', 'error')}
         self._states = node.create_publisher(String, '~/state', LATCHED)
         self._completions = node.create_publisher(String, '~/chat_event', EVENTS)
+        self._history = node.create_publisher(String, '~/history', HISTORY)
+        self._recording = Lock()
+        self._run = ''
+        self._lines = 0
+
+    def begin(self) -> None:
+        """Begin the record of a conversation of which nothing was said yet."""
+        self._run, self._lines = secrets.token_hex(8), 0
+        self._record('begun', '', '')
 
     def on_state(self, state: State) -> None:
         self._states.publish(_string(state))
@@ -82,6 +95,15 @@ class Topics:
 
     def on_completion(self, event: CompletionEvent) -> None:
         self._completions.publish(_string(event.to_json()))
+
+    def on_record(self, kind: RecordKind, text: str, why: str = '') -> None:
+        self._record(kind, text, why)
+
+    def _record(self, kind: str, text: str, why: str) -> None:
+        with self._recording:  # refusals come from another thread than the rest
+            self._lines += 1
+            line = {'run': self._run, 'line': self._lines, 'kind': kind, 'text': text, 'why': why}
+            self._history.publish(String(data=json.dumps(line)))
 
 
 class TinyLlamaNode(LifecycleNode):
@@ -158,6 +180,7 @@ class TinyLlamaNode(LifecycleNode):
                               depth=self._value('queue_depth'))
         if self._has_namesake():
             raise _taken(self)
+        self._topics.begin()
         self.get_logger().info(f'loaded {folder} ({artifact.manifest.kv_length} slots)')
 
     def _fail(self, message: str) -> TransitionCallbackReturn:

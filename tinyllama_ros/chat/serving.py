@@ -35,6 +35,7 @@ from tinyllama_ros.errors import LengthError, PromptError, TinyLlamaError
 
 State = Literal['loading', 'idle', 'reading', 'answering', 'error']
 ResetReason = Literal['full', 'requested']
+RecordKind = Literal['asked', 'answered', 'stopped', 'failed', 'refused', 'dropped', 'reset']
 
 OVERTAKEN = 64
 """Cancels that are remembered until their request comes; topics keep no order between them."""
@@ -65,6 +66,14 @@ class Listener(Protocol):
 
     def on_completion(self, event: CompletionEvent) -> None:
         """Hear what happens to a request; nothing of it is told anywhere else."""
+
+    def on_record(self, kind: RecordKind, text: str, why: str = '') -> None:
+        """
+        Hear a line of the record of the conversation, all in one order.
+
+        :param text: the prompt when asked, refused or dropped (never asked); what was said when
+            answered, stopped or failed; the reason of a reset.
+        """
 
 
 @dataclass
@@ -207,8 +216,9 @@ class Server:
                 if isinstance(prompt, CompletionRequest):
                     _Client(self._listener, prompt.id).fail('stopping', 'the node is stopping')
                     continue
-                self._fail(f'the prompt {_quote(prompt)} was not answered: the node is stopping; '
-                           'send it again', '')
+                why = 'the node is stopping; send it again'
+                self._listener.on_record('dropped', prompt, why)
+                self._fail(f'the prompt {_quote(prompt)} was not answered: {why}', '')
             while self._resets:
                 self._clear(self._resets.popleft())
             self.state = 'loading'
@@ -231,12 +241,13 @@ class Server:
         except TinyLlamaError as error:  # all is forgotten, but the system prompt cannot be kept
             self._listener.on_error(f'the system prompt cannot be used: {error}')
         self.statistics.resets['requested'] += 1
-        self._listener.on_reset('requested')
+        _Voice(self._listener).reset('requested')
         self._become('idle')
         done.set()
 
     def _answer(self, prompt: str, cancelled: Flag) -> None:
         voice = _Voice(self._listener)
+        self._listener.on_record('asked', prompt)
         try:
             with closing(self._conversation.answer(prompt, self._options())) as events:
                 for event in events:
@@ -247,17 +258,18 @@ class Server:
             self._refuse(prompt, str(error))
             return
         except TinyLlamaError as error:
-            self._fail(f'the answer to {_quote(prompt)} failed: {error}', voice.text)
+            self._fail_answer(prompt, str(error), voice.text)
             return
         except Exception as error:  # the edge: whatever went wrong, the node lives on
             log.exception('while answering')
-            self._fail(f'the answer to {_quote(prompt)} failed: {error!r}', voice.text)
+            self._fail_answer(prompt, repr(error), voice.text)
             return
         if cancelled.is_set():
             self.statistics.cancelled += 1
         else:
             voice.finish()
         self.statistics.answers += 1
+        self._listener.on_record('stopped' if cancelled.is_set() else 'answered', voice.text)
         self._listener.on_response(voice.text)
 
     def _complete(self, request: CompletionRequest, cancelled: Flag) -> None:
@@ -318,7 +330,12 @@ class Server:
 
     def _refuse(self, prompt: str, why: str) -> None:
         self.statistics.refused += 1
+        self._listener.on_record('refused', prompt, why)
         self._listener.on_error(f'the prompt {_quote(prompt)} was refused: {why}')
+
+    def _fail_answer(self, prompt: str, why: str, said: str) -> None:
+        self._listener.on_record('failed', said, why)
+        self._fail(f'the answer to {_quote(prompt)} failed: {why}', said)
 
     def _fail(self, message: str, said: str) -> None:
         self.statistics.failed += 1
@@ -343,6 +360,7 @@ class _Voice:
             self._tell(self._sentences.push(piece))
 
     def reset(self, reason: ResetReason) -> None:
+        self._listener.on_record('reset', reason)
         self._listener.on_reset(reason)
 
     def finish(self) -> None:
