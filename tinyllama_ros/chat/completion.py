@@ -23,7 +23,8 @@ from tinyllama_ros.chat.message import Message
 from tinyllama_ros.errors import PromptError, RequestError
 
 EventKind = Literal['accepted', 'token', 'reset', 'done', 'error']
-ErrorCode = Literal['invalid_request', 'too_long', 'busy', 'stopping', 'cancelled', 'failed']
+ErrorCode = Literal['invalid_request', 'too_long', 'busy', 'stopping', 'offline', 'cancelled',
+                    'failed']
 
 ID = re.compile(r'[\w.-]{1,64}', re.ASCII)
 LONGEST_JSON = 2_000_000
