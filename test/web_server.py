@@ -1,9 +1,11 @@
 """A web server in a thread of its own, on a free port, and a door behind which nothing is real."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from http.client import HTTPConnection, HTTPResponse
+import json
 import socket
 from threading import Thread
 from typing import Any
@@ -51,6 +53,26 @@ class FakeDoor:
                 self.cancelled.append(request.id)
 
 
+class Reply:
+    """A response that was read to its end."""
+
+    def __init__(self, response: HTTPResponse) -> None:
+        self.status, self.headers, self.body = response.status, response.headers, response.read()
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """What OpenAI clients are told."""
+        body = json.loads(self.body)
+        assert list(body) == ['error'] and set(body['error']) == {'message', 'type', 'param',
+                                                                  'code'}
+        error: dict[str, Any] = body['error']
+        return error
+
+
 class Running:
     """A server that runs."""
 
@@ -71,11 +93,22 @@ class Running:
             connection.sendall(request)
             return read_all(connection)
 
-    def ask(self, call: Callable[[], Any]) -> Any:
-        """Return what a function says in the server's thread."""
-        async def run() -> Any:
-            return call()
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(DEADLINE_S)
+    def request(self, path: str, *, method: str = 'GET', body: bytes | None = None,
+                **headers: str) -> 'Reply':
+        """Return the reply to one request; an underscore in a header's name is a hyphen."""
+        connection = HTTPConnection('127.0.0.1', self.port, timeout=DEADLINE_S)
+        named = {name.replace('_', '-'): value for name, value in headers.items()}
+        try:
+            connection.request(method, path, body, named)
+            return Reply(connection.getresponse())
+        finally:
+            connection.close()
+
+    def post(self, body: object, path: str = '/v1/chat/completions', **headers: str) -> 'Reply':
+        """Return the reply to JSON; bytes are sent as they are."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.request(path, method='POST', body=data,
+                            **{'Content-Type': 'application/json', **headers})
 
 
 @contextmanager
