@@ -11,7 +11,7 @@ from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.parameters import Parameter
 
 try:
-    from rcl_interfaces.msg import IntegerRange, ParameterDescriptor
+    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
     import rclpy
     from rclpy.exceptions import ParameterException
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -40,8 +40,18 @@ PARAMETERS: Mapping[str, Parameter] = {
                             'where one is needed, and prints it.', is_fixed=True),
     'allowed_hosts': Parameter('', 'Names, parted by commas, under which browsers reach this '
                                'machine, beside those that it knows itself.', is_fixed=True),
+    'max_connections': Parameter(64, 'Connections at once.', (1, 10_000), is_fixed=True),
+    'max_body_bytes': Parameter(262_144, 'Bytes of the body of a request.', (1, 100_000_000),
+                                is_fixed=True),
+    'slow_s': Parameter(15.0, 'Seconds that a client may take to send a request.', (0.1, 3600),
+                        is_fixed=True),
+    'requests_per_second': Parameter(10.0, 'Requests of one address in the long run.',
+                                     (0.1, 100_000), is_fixed=True),
+    'burst': Parameter(60, 'Requests that one address may make at once.', (1, 100_000),
+                       is_fixed=True),
 }
 """All are read at the start."""
+LIMITS = ('max_connections', 'max_body_bytes', 'slow_s', 'requests_per_second', 'burst')
 
 
 class WebNode(Node):  # type: ignore[misc]
@@ -71,7 +81,8 @@ def web_settings(values: Mapping[str, Any]) -> WebSettings:
         token = new_token()
     names = [name.strip() for name in values['allowed_hosts'].split(',')]
     return WebSettings(host=values['host'], port=values['port'], token=token,
-                       allowed_hosts=tuple(filter(None, names)))
+                       allowed_hosts=tuple(filter(None, names)),
+                       **{name: values[name] for name in LIMITS})
 
 
 def address(settings: WebSettings, port: int) -> str:
@@ -132,7 +143,11 @@ def _descriptor(parameter: Parameter) -> ParameterDescriptor:
     descriptor = ParameterDescriptor(description=parameter.description, read_only=True)
     if parameter.range is not None:
         low, high = parameter.range
-        descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
+        if isinstance(parameter.default, float):
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=float(low), to_value=float(high))]
+        else:
+            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
     return descriptor
 
 

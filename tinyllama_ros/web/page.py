@@ -1,10 +1,10 @@
 """
 The page: its files, and the websocket over which it hears and speaks.
 
-All messages are JSON objects with a `type`. The page begins with `hello`, which it repeats where it
-has missed something, and is sent a `log`; then `item` and `piece` as they come, `status` when it
-changes and at least every few seconds, and `error` for what could not be done. It may send `say`,
-`stop` and `reset`.
+All messages are JSON objects with a `type`. The page begins with `hello`, which it repeats where
+it has missed something, and is sent a `log`; then `item` and `piece` as they come, `status` when
+it changes and at least every few seconds, and `error` for what could not be done. It may send
+`say`, `stop` and `reset`.
 """
 
 import asyncio
