@@ -45,6 +45,7 @@ EXTRAS = {
         'pytest',  # runs the tests
         'pyyaml',  # reads config/ in tests
         'ruff',  # checks style
+        'selenium',  # drives a real browser over the page
     ],
 }
 
@@ -54,7 +55,8 @@ setup(
     description='A small language model on the robot itself, as a ROS 2 node',
     license='Apache-2.0',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
-    package_data={f'{PACKAGE}.model': ['calibration.txt']},
+    package_data={f'{PACKAGE}.model': ['calibration.txt'],
+                  f'{PACKAGE}.web': ['static/*', 'static/vendor/*']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
         (f'share/{PACKAGE}', ['package.xml']),
@@ -68,6 +70,7 @@ setup(
     entry_points={
         'console_scripts': [
             'tinyllama_node = tinyllama_ros.node:main',
+            'tinyllama_web = tinyllama_ros.web.node:main',
             'tinyllama-model = tinyllama_ros.cli:main',
             'chat = tinyllama_ros.terminal:main',
         ],

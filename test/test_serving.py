@@ -330,7 +330,8 @@ def test_record_has_every_turn_and_reset_in_order():
          'come, or raise queue_depth'),
         ('asked', 'long'), ('refused', 'long', 'it is too long'),
         ('asked', 'broken'), ('failed', '', 'gone'), ('asked', 'cut'),
-        ('stopped', 'I am one. You'), ('asked', 'full'), ('reset', 'full'), ('answered', SAID), ('reset', 'requested'),
+        ('stopped', 'I am one. You'), ('asked', 'full'), ('reset', 'full'),
+        ('answered', SAID), ('reset', 'requested'),
         ('dropped', 'late', 'the node is stopping; send it again')]
 
 

@@ -1,17 +1,19 @@
 """
 The page: its files, and the websocket over which it hears and speaks.
 
-All messages are JSON objects with a `type`. The page begins with `hello`; then it may send `say`,
-`stop` and `reset`, and is sent `log` once, `item` and `piece` as they come, `status` whenever it
-changes and at least every few seconds, and `error` for what could not be done.
+All messages are JSON objects with a `type`. The page begins with `hello`, which it repeats where
+it has missed something, and is sent a `log`; then `item` and `piece` as they come, `status` when
+it changes and at least every few seconds, and `error` for what could not be done. It may send
+`say`, `stop` and `reset`.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import asdict
 import json
 import logging
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from aiohttp import web, WSCloseCode, WSMsgType
 
@@ -19,12 +21,13 @@ from tinyllama_ros.errors import PromptError
 from tinyllama_ros.web.link import Reply, Status
 from tinyllama_ros.web.log import ConversationLog, LONGEST_PROMPT, Message
 
-FILES = {path.name: path for path in (Path(__file__).parent / 'static').iterdir()
+STATIC = Path(__file__).parent / 'static'
+FILES = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob('*')
          if path.suffix in ('.html', '.css', '.js', '.svg')}
 BEAT_S = 3.0
 """A page that hears nothing for some of these connects anew."""
 BACKLOG = 2000
-"""Messages that a page may lag behind; one that does is sent away, and catches up on its return."""
+"""Messages that a page may lag behind; beyond, it is sent away, and catches up on its return."""
 LONGEST_MESSAGE = 4 * LONGEST_PROMPT + 1000
 """Bytes."""
 MOST_PAGES = 32
@@ -48,12 +51,12 @@ class Page:
         self._conversation = conversation
         self._services = services
         self._status = Status()
-        self._pages: set['_Connection'] = set()
+        self._pages: set[_Connection] = set()
 
     def add_routes(self, app: web.Application) -> None:
         """Add the page's routes to an application."""
         app.router.add_get('/', _send_index)
-        app.router.add_get('/static/{name}', _send_file)
+        app.router.add_get('/static/{name:.+}', _send_file)
         app.router.add_get('/ws', self._connect)
         app.on_shutdown.append(self._close)
 
@@ -67,7 +70,8 @@ class Page:
 
     async def _connect(self, request: web.Request) -> web.StreamResponse:
         if len(self._pages) >= MOST_PAGES:
-            raise web.HTTPServiceUnavailable(text=f'{MOST_PAGES} pages are open already; close one')
+            raise web.HTTPServiceUnavailable(
+                text=f'{MOST_PAGES} pages are open already; close one')
         socket = web.WebSocketResponse(max_msg_size=LONGEST_MESSAGE, heartbeat=20)
         await socket.prepare(request)
         page = _Connection(socket)
@@ -86,16 +90,16 @@ class Page:
                 unlisten()
         return socket
 
-    def _take(self, page: '_Connection', message: Message) -> Any:
+    def _take(self, page: '_Connection', message: Message
+              ) -> Callable[[], None] | None:
         """Do what a page asks; return what ends its listening, where that begins."""
         kind = message.get('type')
-        if kind == 'hello' and not page.is_greeted:
-            page.is_greeted = True
+        if kind == 'hello':
             page.put(self._conversation.since(_text(message, 'epoch'),
                                               _count(message.get('version'))))
             page.put(self._status_message())
-            page.start(self._status_message)
-            return self._conversation.listen(page.put)
+            if page.start(self._status_message):
+                return self._conversation.listen(page.put)
         if kind == 'say':
             self._say(page, _text(message, 'text'), _text(message, 'key'))
         elif kind in ('stop', 'reset'):
@@ -131,7 +135,6 @@ class _Connection:
 
     def __init__(self, socket: web.WebSocketResponse) -> None:
         self.socket = socket
-        self.is_greeted = False
         self._queue: asyncio.Queue[Message] = asyncio.Queue(BACKLOG)
         self._task: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -151,15 +154,22 @@ class _Connection:
         self._second = second
         return self._count <= PER_SECOND
 
-    def start(self, beat: Any) -> None:
-        """Begin to send, and a beat whenever there was nothing to send for a while."""
+    def start(self, beat: Callable[[], Message]) -> bool:
+        """
+        Begin to send, and a beat whenever there was nothing to send for a while.
+
+        :return: whether that had not begun already.
+        """
+        if self._task is not None:
+            return False
         self._task = self._loop.create_task(self._send(beat))
+        return True
 
     def end(self) -> None:
         if self._task is not None:
             self._task.cancel()
 
-    async def _send(self, beat: Any) -> None:
+    async def _send(self, beat: Callable[[], Message]) -> None:
         try:
             while True:
                 try:
@@ -170,8 +180,8 @@ class _Connection:
         except ConnectionError:
             pass  # it has gone; the reading side notices
         finally:
-            if self.socket.get_extra_info('transport') is not None:
-                self.socket.get_extra_info('transport').abort()
+            if (transport := self.socket.get_extra_info('transport')) is not None:
+                transport.abort()
 
 
 def _read(text: str) -> Message:
