@@ -41,6 +41,7 @@ EXTRAS = {
         'colcon-ros',  # teaches colcon ament_python packages
         'hypothesis',  # property tests
         'mypy',  # checks types
+        'openai',  # the real client at the door
         'pytest',  # runs the tests
         'pyyaml',  # reads config/ in tests
         'ruff',  # checks style

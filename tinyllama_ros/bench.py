@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 import psutil
 
+from tinyllama_ros.chat.completion import CompletionEvent
 from tinyllama_ros.chat.conversation import ChatOptions, Conversation
 from tinyllama_ros.chat.serving import RecordKind, ResetReason, Server, State
 from tinyllama_ros.chat.tokenizer import load_tokenizer
@@ -263,6 +264,9 @@ class _Silent:
 
     def on_error(self, message: str) -> None:
         raise AssertionError(message)
+
+    def on_completion(self, event: CompletionEvent) -> None:
+        pass
 
     def on_record(self, kind: RecordKind, text: str, why: str = '') -> None:
         pass

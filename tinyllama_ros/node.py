@@ -12,12 +12,13 @@ import sys
 from threading import Event as Flag, Lock, Thread
 from typing import Any
 
+from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest, read_id
 from tinyllama_ros.chat.conversation import ChatOptions, Conversation, open_conversation
 from tinyllama_ros.chat.serving import RecordKind, ResetReason, Server, State
 from tinyllama_ros.diagnostics import describe
 from tinyllama_ros.engine.backend import open_backend
 from tinyllama_ros.engine.engine import Engine
-from tinyllama_ros.errors import ConfigError, TinyLlamaError
+from tinyllama_ros.errors import ConfigError, RequestError, TinyLlamaError
 from tinyllama_ros.model.artifact import Artifact
 from tinyllama_ros.model.cache_folder import find_artifact
 from tinyllama_ros.parameters import chat_options, Parameter, PARAMETERS
@@ -62,6 +63,7 @@ class Topics:
         self._events = {name: node.create_publisher(String, f'~/{name}', EVENTS)
                         for name in ('token', 'sentence', 'response', 'cache_reset', 'error')}
         self._states = node.create_publisher(String, '~/state', LATCHED)
+        self._completions = node.create_publisher(String, '~/chat_event', EVENTS)
         self._history = node.create_publisher(String, '~/history', HISTORY)
         self._recording = Lock()
         self._run = ''
@@ -91,6 +93,9 @@ class Topics:
         self._logger.error(message)
         self._events['error'].publish(_string(message))
 
+    def on_completion(self, event: CompletionEvent) -> None:
+        self._completions.publish(_string(event.to_json()))
+
     def on_record(self, kind: RecordKind, text: str, why: str = '') -> None:
         self._record(kind, text, why)
 
@@ -111,7 +116,7 @@ class TinyLlamaNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._check_parameters)
         self._conversation: Conversation | None = None
         self._server: Server | None = None
-        self._prompts: Any = None  # the subscription, while active
+        self._inputs: list[Any] = []  # of prompts and requests, while active
         self._topics = Topics(self)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self._group = ReentrantCallbackGroup()
@@ -141,8 +146,10 @@ class TinyLlamaNode(LifecycleNode):
         """Serve prompts from here on: whoever waits for a subscriber finds one that answers."""
         assert self._server is not None
         self._server.open()
-        self._prompts = self.create_subscription(String, '~/prompt', self._hear, EVENTS,
-                                                 callback_group=self._hearing)
+        for name, hear in (('chat_request', self._hear_request),
+                           ('chat_cancel', self._hear_cancel), ('prompt', self._hear)):
+            self._inputs.append(self.create_subscription(
+                String, f'~/{name}', hear, EVENTS, callback_group=self._hearing))
         self._work.trigger()
         return super().on_activate(state)
 
@@ -188,9 +195,8 @@ class TinyLlamaNode(LifecycleNode):
         return namesakes > 1
 
     def _stop(self) -> None:
-        if self._prompts is not None:
-            self.destroy_subscription(self._prompts)
-            self._prompts = None
+        while self._inputs:
+            self.destroy_subscription(self._inputs.pop())
         if self._server is not None:
             self._server.close()
 
@@ -226,13 +232,27 @@ class TinyLlamaNode(LifecycleNode):
             server.submit(prompt.data)
             self._work.trigger()
 
+    def _hear_request(self, message: String) -> None:
+        if (server := self._server) is None:
+            return
+        try:
+            server.submit_request(CompletionRequest.from_json(message.data))
+        except RequestError as error:
+            self._topics.on_completion(CompletionEvent(
+                read_id(message.data), 'error', str(error), 'invalid_request', error.param))
+        self._work.trigger()
+
+    def _hear_cancel(self, message: String) -> None:
+        if (server := self._server) is not None:
+            server.cancel_request(message.data)
+
     def _serve(self) -> None:
-        if (server := self._server) is not None and self._prompts is not None:
+        if (server := self._server) is not None and self._inputs:
             server.serve()
 
     def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         server = self._server
-        if server is None or self._prompts is None:
+        if server is None or not self._inputs:
             response.message = 'the node is not active'
             return response
         done = server.reset()

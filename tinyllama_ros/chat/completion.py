@@ -23,7 +23,8 @@ from tinyllama_ros.chat.message import Message
 from tinyllama_ros.errors import PromptError, RequestError
 
 EventKind = Literal['accepted', 'token', 'reset', 'done', 'error']
-ErrorCode = Literal['invalid_request', 'too_long', 'busy', 'stopping', 'cancelled', 'failed']
+ErrorCode = Literal['invalid_request', 'too_long', 'busy', 'stopping', 'offline', 'cancelled',
+                    'failed']
 
 ID = re.compile(r'[\w.-]{1,64}', re.ASCII)
 LONGEST_JSON = 2_000_000
@@ -150,6 +151,15 @@ def read_object(text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise RequestError('this is no JSON object')
     return found
+
+
+def read_id(text: str) -> str:
+    """Return the id in the text of a request that is not as it must be, '' where it has none."""
+    try:
+        found = read_object(text).get('id')
+    except RequestError:
+        return ''
+    return found if isinstance(found, str) and ID.fullmatch(found) else ''
 
 
 def read_messages(found: object) -> tuple[Message, ...]:

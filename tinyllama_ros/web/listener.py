@@ -18,11 +18,13 @@ from tinyllama_ros.web.settings import WebSettings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-BACKLOG = 128
+BACKLOG = 1024
 FULL = b'too many connections; try again later\n'
 SLOW = b'the request came too slowly\n'
 LEAVE_S = 0.5
 LEAVE_BYTES = 65536
+END_S = 0.5
+"""How long an answer under way may go on when the server closes."""
 NO_FILES_S = 1.0
 """How long nothing is accepted when the process has run out of files."""
 
@@ -38,6 +40,7 @@ class Listener:
         self._runner = web.AppRunner(
             app, access_log=None,  # an address with a token in it stays out of logs
             keepalive_timeout=2 * settings.slow_s,  # says nothing when it closes; we are first
+            lingering_time=settings.slow_s / 5,  # for the rest of a body that was refused
             auto_decompress=False)  # or a few kilobytes unfold to fill the memory as they come
         self._watches: dict[asyncio.BaseTransport, asyncio.TimerHandle] = {}
         self._leaving: set[socket.socket] = set()
@@ -82,6 +85,9 @@ class Listener:
             self._forget(transport)
         for connection in list(self._leaving):
             self._leave(connection)
+        if (server := self._runner.server) is not None:
+            await self._runner.shutdown()
+            await server.shutdown(END_S)
         await self._runner.cleanup()
 
     async def _accept(self) -> None:
