@@ -89,11 +89,6 @@ class Link:
         node.create_subscription(DiagnosticArray, '/diagnostics', self._hear_diagnostics, 10)
         node.create_timer(TICK_S, self._look)
 
-    @property
-    def model(self) -> str:
-        """The name of the model that answers, '' where none does."""
-        return self._status.model
-
     def send(self, prompt: str) -> bool:
         """Publish a prompt; False where the node takes none now. From any thread."""
         if not self._status.is_ready:

@@ -21,7 +21,8 @@ except ImportError as missing:
     raise SystemExit(f'{missing}: source a ROS 2 (source /opt/ros/jazzy/setup.bash), or install '
                      "its wheels: pip install -e '.[ros]'") from missing
 try:
-    from tinyllama_ros.web.link import Link
+    from tinyllama_ros.web.door_link import DoorLink
+    from tinyllama_ros.web.link import Link, Status
     from tinyllama_ros.web.listener import Listener
     from tinyllama_ros.web.log import ConversationLog
     from tinyllama_ros.web.page import Page
@@ -108,13 +109,16 @@ async def serve(node: WebNode, settings: WebSettings, stop: asyncio.Event) -> No
                 loop.call_soon_threadsafe(callback, *arguments)
         return call
 
-    link = Link(node, node.values()['model_node'].rstrip('/'),
-                on_line=in_loop(lambda line, stamp_ns, is_old: conversation.hear(
-                    line, stamp_ns, is_old=is_old)),
-                on_piece=in_loop(conversation.piece),
-                on_status=in_loop(lambda status: page.tell_status(status)))
+    def on_status(status: Status) -> None:
+        door.tell_status(status)
+        page.tell_status(status)
+
+    target = node.values()['model_node'].rstrip('/')
+    door = DoorLink(node, target)
+    link = Link(node, target, on_line=in_loop(conversation.hear),
+                on_piece=in_loop(conversation.piece), on_status=in_loop(on_status))
     page = Page(conversation, link)
-    app = make_app(settings, link)
+    app = make_app(settings, door)
     page.add_routes(app)
     listener = Listener(app, settings)
     executor = SingleThreadedExecutor(context=node.context)
