@@ -24,6 +24,13 @@ HISTORY = QoSProfile(depth=200, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 TICK_S = 0.2
 SILENCE_S = 5.0
 """The diagnostics come each second; a node that is killed is missed after this."""
+NEWS_S = 3.0
+"""
+How long the record of a node that was away may take to come.
+
+It says whether the node is another one, to which prompts must go that the one before did not
+answer; a node that was only silent has no news.
+"""
 SERVING = ('idle', 'reading', 'answering', 'error')
 NUMBERS = {'fill': 'fill (slots)', 'capacity': 'capacity (slots)', 'speed': 'speed (tok/s)',
            'waiting': 'prompts waiting'}
@@ -70,7 +77,8 @@ class Link:
         self._status = Status()
         self._state = ''
         self._values: dict[str, str] = {}
-        self._heard_s = time.monotonic()
+        self._heard_s = self._away_s = time.monotonic()
+        self._has_news = False  # since it was away
         self._since_ns = time.time_ns()
         self._prompts = node.create_publisher(String, f'{target}/prompt', EVENTS)
         self._triggers = {name: node.create_client(Trigger, f'{target}/{name}')
@@ -101,6 +109,7 @@ class Link:
 
     def _hear_history(self, message: String, info: dict[str, int]) -> None:
         if (line := read_line(message.data)) is not None:
+            self._has_news, self._heard_s = True, time.monotonic()
             stamp_ns = info['source_timestamp']
             self._on_line(line, stamp_ns, stamp_ns < self._since_ns)
 
@@ -121,8 +130,11 @@ class Link:
         is_there = (self._node.count_publishers(f'{self._target}/state') > 0
                     and time.monotonic() - self._heard_s < SILENCE_S)
         if not is_there:
-            self._state, self._values = '', {}
-        is_ready = (self._state in SERVING and self._prompts.get_subscription_count() > 0)
+            self._state, self._values, self._has_news = '', {}, False
+            self._away_s = time.monotonic()
+        is_known = self._has_news or time.monotonic() - self._away_s > NEWS_S
+        is_ready = (self._state in SERVING and is_known
+                    and self._prompts.get_subscription_count() > 0)
         numbers = {name: _number(self._values.get(key, '')) for name, key in NUMBERS.items()}
         status = Status(self._state or 'offline', is_ready, self._values.get('model', ''),
                         **numbers)

@@ -126,7 +126,7 @@ class ConversationLog:
         while self._run and self._unsent and self._send(self._unsent[0].prompt):
             self._sent.append(self._unsent.pop(0))
 
-    def hear(self, line: Line, stamp_ns: int, *, is_old: bool = False) -> None:
+    def hear(self, line: Line, stamp_ns: int, is_old: bool = False) -> None:
         """
         Take in a line of the record.
 

@@ -109,17 +109,14 @@ async def serve(node: WebNode, settings: WebSettings, stop: asyncio.Event) -> No
                 loop.call_soon_threadsafe(callback, *arguments)
         return call
 
-    def tell_status(status: Status) -> None:
-        page.tell_status(status)
+    def on_status(status: Status) -> None:
         door.tell_status(status)
+        page.tell_status(status)
 
     target = node.values()['model_node'].rstrip('/')
     door = DoorLink(node, target)
-    link = Link(node, target,
-                on_line=in_loop(lambda line, stamp_ns, is_old: conversation.hear(
-                    line, stamp_ns, is_old=is_old)),
-                on_piece=in_loop(conversation.piece),
-                on_status=in_loop(tell_status))
+    link = Link(node, target, on_line=in_loop(conversation.hear),
+                on_piece=in_loop(conversation.piece), on_status=in_loop(on_status))
     page = Page(conversation, link)
     app = make_app(settings, door)
     page.add_routes(app)
