@@ -65,7 +65,7 @@ def test_event_says_only_what_there_is_to_say():
     ({'top_p': '1'}, 'top_p', "top_p is '1'; it must be a number in 0..1"),
     ({'seed': -1}, 'seed', 'seed is -1; it must be a whole number in 0..'),
     ({'max_tokens': True}, 'max_tokens', 'max_tokens is True'),
-    ({'max_tokens': 'x' * 100}, 'max_tokens', "max_tokens is 'xxxxx"),
+    ({'max_tokens': 'x' * 1000}, 'max_tokens', "max_tokens is 'xxxxx"),
     ({'stop': 'x'}, 'stop', 'stop must be a list'),
     ({'stop': ['']}, 'stop', 'stop must be at most 4 texts of 1 to 256'),
     ({'stop': [5]}, 'stop', 'stop must be at most 4 texts'),

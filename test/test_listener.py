@@ -117,7 +117,8 @@ def test_answer_may_take_longer_than_a_slow_client():
             connection.sendall(post(STREAM))
             began_s, found = time.monotonic(), b''
             while time.monotonic() - began_s < 0.6:
-                found += connection.recv(65536)
+                assert (piece := connection.recv(65536))
+                found += piece
         assert status_of(found) == 200
         poll(lambda: door.cancelled)
 
