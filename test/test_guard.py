@@ -47,6 +47,10 @@ def test_host_must_be_said_once(server, hosts):
     assert status_of(server.exchange(head.encode())) in (400, 421)
 
 
+def test_old_client_that_names_no_host_is_misdirected(server):
+    assert status_of(server.exchange(b'GET /v1/models HTTP/1.0\r\n\r\n')) == 421
+
+
 def test_own_origin_is_let_in(server):
     origin = f'http://127.0.0.1:{server.port}'
     assert server.post(HELLO, Origin=origin).status == 200

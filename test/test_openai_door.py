@@ -305,6 +305,8 @@ def test_what_the_specification_requires_is_always_there(shared):
     for chunk in chunks_of(shared.post({**ASKED, 'stream': True}).body):
         assert {'id', 'object', 'created', 'model', 'choices'} <= chunk.keys()
         assert {'index', 'delta', 'finish_reason'} <= chunk['choices'][0].keys()
+    options = {'stream': True, 'stream_options': {'include_usage': True}}
+    assert all('usage' in chunk for chunk in chunks_of(shared.post(ASKED | options).body))
 
 
 @pytest.mark.parametrize('broken', [{'object': 'chat'}, {'created': '1'}, {'more': 1},

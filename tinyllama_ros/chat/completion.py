@@ -130,7 +130,8 @@ class CompletionEvent:
 
     def to_json(self) -> str:
         """Return the text that holds the event, without what is empty; plain ASCII."""
-        return json.dumps({name: value for name, value in asdict(self).items() if value})
+        return json.dumps({name: value for name, value in asdict(self).items()
+                           if value or name == 'id'})
 
 
 _EVENT_DEFAULTS = asdict(CompletionEvent('', 'token'))

@@ -22,10 +22,12 @@ class StopStream:
         if self.has_ended:
             return ''
         text = self._held + text
-        found = [place for place in map(text.find, self._stops) if place >= 0]
+        # The one that is complete first counts, so that it does not matter how the text is cut
+        found = [(place + len(stop), place) for stop in self._stops
+                 if (place := text.find(stop)) >= 0]
         if found:
             self._held, self.has_ended = '', True
-            return text[:min(found)]
+            return text[:min(found)[1]]
         start = len(text) - self._begun(text)
         self._held = text[start:]
         return text[:start]

@@ -13,7 +13,7 @@ def make_app(settings: WebSettings, door: openai.Door) -> web.Application:
 
     :param door: who answers requests that bring their own history.
     """
-    app = web.Application(client_max_size=settings.max_body_bytes)
+    app = web.Application(client_max_size=settings.max_body_bytes + 1)  # some refuse the limit
     app.middlewares.append(openai.say_errors)
     Guard(settings).install(app)
     openai.add_routes(app, door, settings)
