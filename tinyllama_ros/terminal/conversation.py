@@ -28,8 +28,8 @@ class Conversation:
         self._commands: Mapping[str, Callable[[], None]] = {
             '/reset': lambda: self._screen.note(self._link.reset()),
             '/stop': lambda: self._screen.note(self._link.cancel()),
-            '/stats': lambda: self._screen.lines(table(self._link.statistics())),
-            '/help': lambda: self._screen.lines(table(COMMANDS)),
+            '/stats': lambda: self._screen.table(self._link.statistics()),
+            '/help': lambda: self._screen.table(COMMANDS),
         }
 
     def ask(self, prompt: str) -> bool:
@@ -67,7 +67,8 @@ class Conversation:
         """Wait until the node serves, and say so; :raises NodeError: says how far it came."""
         self._screen.status(f'waiting for {self._link.target} …')
         try:
-            self._link.wait_until_ready(wait_s)
+            with self._keyboard.quiet():
+                self._link.wait_until_ready(wait_s)
         finally:
             self._screen.status('')
 
@@ -140,9 +141,3 @@ class Conversation:
             self._screen.note(f'error: {event.text}')
         elif event == ('state', 'reading'):
             self._screen.status('reading … (Ctrl-C stops)')
-
-
-def table(rows: Mapping[str, str]) -> list[str]:
-    """Return a line for each row, names and values in columns."""
-    width = max(map(len, rows), default=0)
-    return [f'{name:{width}}  {value}' for name, value in rows.items()]

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 import os
 from pathlib import Path
 import select
@@ -64,10 +64,14 @@ class Keyboard:
         self._interrupted = False
         before = signal.signal(signal.SIGINT, self._interrupt)
         try:
-            with _without_echo(self._stream) if self.is_terminal else nullcontext():
+            with self.quiet():
                 yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """Do not echo what is typed; where it is not read meanwhile, the next line has it."""
+        return _without_echo(self._stream) if self.is_terminal else nullcontext()
 
     def wants_stop(self) -> bool:
         """Whether a stop was asked for since the last call."""

@@ -1,10 +1,10 @@
 """What a person sees: answers on one stream, remarks about them on another."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 import os
 from typing import TextIO
 
-from tinyllama_ros.terminal.wrapping import LineWrapper, wrapped
+from tinyllama_ros.terminal.wrapping import cells, LineWrapper, wrapped
 
 UNPRINTABLE = {code: '\ufffd' for code in (*range(0x20), *range(0x7F, 0xA0))
                if chr(code) not in '\n\t'}
@@ -70,14 +70,24 @@ class Screen:
         if self._is_mid_line:
             self._held.append(text)
         else:
-            self.lines([f'[{text}]'])
+            width = columns(self._notes)
+            shown = f'[{printable(text)}]'
+            self._print(shown if width is None else wrapped(shown, width))
 
-    def lines(self, lines: Iterable[str]) -> None:
-        """Show lines that were asked for."""
-        self.status('')
+    def table(self, rows: Mapping[str, str]) -> None:
+        """Show names and values in columns; where they do not fit, a value goes below its name."""
         width = columns(self._notes)
-        for line in map(printable, lines):
-            print(line if width is None else wrapped(line, width), file=self._notes, flush=True)
+        indent = max(map(len, rows)) + 2 if rows else 0
+        for name, value in rows.items():
+            shown = printable(value) or '-'
+            if width is not None and indent > width // 2 and indent + cells(shown) > width:
+                self._print(f'{name}\n  {_hanging(shown, 2, width)}')
+            else:
+                self._print(f'{name:{indent}}{_hanging(shown, indent, width)}')
+
+    def _print(self, text: str) -> None:
+        self.status('')
+        print(text, file=self._notes, flush=True)
 
     def status(self, text: str) -> None:
         """Show what is going on until something else is shown; only where a person watches."""
@@ -88,3 +98,10 @@ class Screen:
             self._notes.write(f'\r\x1b[K{printable(text)[:width - 1]}')  # erases the one before
             self._notes.flush()
             self._has_status = bool(text)
+
+
+def _hanging(text: str, indent: int, width: int | None) -> str:
+    """Return a text broken to fit beside an indentation, which its first line has already."""
+    if width is None:
+        return text
+    return wrapped(text, width - indent).replace('\n', '\n' + ' ' * indent)
