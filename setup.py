@@ -23,6 +23,7 @@ EXTRAS = {
     'workbench': [
         'gguf',  # reads GGUF checkpoints
         'huggingface_hub',  # fetches checkpoints: resumes, verifies, knows mirrors
+        'matplotlib',  # draws the loss over the positions of a window
         'onnx',  # writes the static graph
         'safetensors',  # keeps what calibration gathered
         'tqdm',  # progress bars

@@ -1,4 +1,5 @@
 import math
+import re
 
 import numpy as np
 import numpy_llama
@@ -9,6 +10,7 @@ from tinyllama_ros.chat.tokenizer import load_tokenizer
 from tinyllama_ros.cli import main
 from tinyllama_ros.engine.backend import open_backend
 from tinyllama_ros.errors import ConfigError
+from tinyllama_ros.loss_plot import BANDS, bands, plot
 from tinyllama_ros.model.artifact import Artifact
 from tinyllama_ros.model.build import build
 from tinyllama_ros.perplexity import measure_loss, text_windows
@@ -79,3 +81,39 @@ def test_command_prints_the_perplexity(artifact, text, capsys):
     assert main(['perplexity', str(artifact.folder), '--text', str(text), '--window', '64',
                  '--windows', '2']) == 0
     assert 'nats over 126 tokens, 2 windows of 64' in capsys.readouterr().out
+
+
+def test_plot_is_drawn_on_request(artifact, text, tmp_path):
+    path = tmp_path / 'loss.png'
+    assert main(['perplexity', str(artifact.folder), '--text', str(text), '--window', '64',
+                 '--plot', str(path)]) == 0
+    assert path.read_bytes().startswith(b'\x89PNG')
+    assert sorted(found.name for found in tmp_path.iterdir()) == ['loss.png', 'text.txt']
+
+
+@pytest.mark.parametrize(('name', 'message'), [
+    ('loss.txt', r'loss\.txt does not end as a picture does; give one of .*png'),
+    ('nowhere/loss.png', 'there is no folder .*nowhere for the plot')])
+def test_plot_that_could_not_be_drawn_is_refused_before_measuring(
+        artifact, text, tmp_path, capsys, name, message):
+    assert main(['perplexity', str(artifact.folder), '--text', str(text), '--plot',
+                 str(tmp_path / name)]) == 1
+    said = capsys.readouterr()
+    assert re.search(message, said.err) and not said.out
+
+
+def test_plot_that_cannot_be_written_leaves_nothing(artifact, text, tmp_path):
+    (tmp_path / 'loss.png').mkdir()
+    *_, loss = measure_loss(open_backend('onnx', artifact), text_windows(artifact, text, 64, 2))
+    with pytest.raises(ConfigError, match=r'loss\.png cannot be written'):
+        plot(loss, 'a title', tmp_path / 'loss.png')
+    assert sorted(found.name for found in tmp_path.iterdir()) == ['loss.png', 'text.txt']
+
+
+def test_bands_cover_every_position_once():
+    losses = np.arange(2 * 100.0).reshape(2, 100)
+    position, mean, error = bands(losses)
+    assert len(position) == BANDS and np.all(np.diff(position) > 0)
+    assert (position[0], position[-1]) == (0.5, 99.0)
+    np.testing.assert_allclose(mean[0], losses[:, :2].mean())
+    np.testing.assert_allclose(error[-1], losses[:, -1].std() / 2 ** 0.5)

@@ -70,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     perplexity.add_argument('--window', type=int, default=KV_LENGTH, metavar='TOKENS',
                             help='tokens of a window, each read into an empty cache '
                             '(default: %(default)s)')
+    perplexity.add_argument('--plot', type=Path, metavar='FILE',
+                            help='draw the loss of each position: .png, .svg, .pdf')
     _add_backend_options(perplexity)
     perplexity.set_defaults(run=_perplexity)
 
@@ -164,6 +166,9 @@ def _perplexity(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from tinyllama_ros.perplexity import measure_loss, text_windows
+    if arguments.plot:
+        from tinyllama_ros.loss_plot import check_plot, plot
+        check_plot(arguments.plot)
     artifact = Artifact.open(find_artifact(arguments.model))
     windows = text_windows(artifact, arguments.text, arguments.window, arguments.windows)
     backend = open_backend(arguments.backend, artifact, threads=arguments.threads)
@@ -176,6 +181,8 @@ def _perplexity(arguments: argparse.Namespace) -> None:
         backend.close()
     print(f'perplexity {loss.perplexity:.4f} (mean loss {loss.mean:.5f} nats over '
           f'{loss.of_positions.size} tokens, {len(windows)} windows of {arguments.window})')
+    if arguments.plot:
+        plot(loss, f'{artifact.folder.name} on {arguments.text.name}', arguments.plot)
 
 
 def _bench(arguments: argparse.Namespace) -> None:
