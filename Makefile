@@ -2,7 +2,7 @@
 # A sourced ROS 2 is used where there is one; else ROS 2 Jazzy comes as wheels into .venv.
 
 .SILENT:
-.PHONY: demo chat test lint clean
+.PHONY: demo chat test lint docs picture clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -40,6 +40,13 @@ test: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+docs: $(STAMP)  ## the pages that are made from the code
+	$(BIN)/python tools/interface_page.py
+
+picture: $(STAMP)  ## the picture of the cache, from a conversation with the default model
+	$(BIN)/tinyllama-model build smollm2-135m-instruct
+	$(BIN)/python tools/cache_picture.py
 
 clean:  ## models stay in their cache folder
 	rm -rf .venv build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
