@@ -29,15 +29,17 @@ def w8a8(x: Array, weight: Array) -> Array:
 
 
 def w8a16(x: Array, weight: Array) -> Array:
-    """Return x times the weight, x in steps of 1/254 of what w8a8 takes: the quantised head."""
+    """Return x times the weight, x in steps of 1/254 of what w8a8 takes."""
     return _in_steps(x, 127 * 254) @ _in_steps(weight).T
 
 
-def logits(checkpoint: Checkpoint, tokens: Sequence[int], linear: Linear = exact) -> Array:
+def logits(checkpoint: Checkpoint, tokens: Sequence[int], linear: Linear = exact,
+           fine_layers: int = 0) -> Array:
     """
     Return the logits (n, vocabulary) after each token.
 
     :param linear: w8a8 looks embeddings up in half precision, as the quantised artifact does.
+    :param fine_layers: of w8a8: layers, from the first, whose down_proj is w8a16 as the head is.
     """
     shape = checkpoint.architecture
 
@@ -47,6 +49,7 @@ def logits(checkpoint: Checkpoint, tokens: Sequence[int], linear: Linear = exact
     embeddings = weight('model.embed_tokens')
     x = (embeddings if linear is exact else embeddings.astype(np.float16))[list(tokens)]
     x = x.astype(np.float64)
+    fine = w8a16 if linear is w8a8 else linear
     for layer in range(shape.layers):
         name = f'model.layers.{layer}'
         h = _rms_norm(x, weight(f'{name}.input_layernorm'), shape.norm_eps)
@@ -56,10 +59,11 @@ def logits(checkpoint: Checkpoint, tokens: Sequence[int], linear: Linear = exact
         x = x + linear(heads, weight(f'{name}.self_attn.o_proj'))
         h = _rms_norm(x, weight(f'{name}.post_attention_layernorm'), shape.norm_eps)
         gate, up = (linear(h, weight(f'{name}.mlp.{part}_proj')) for part in ('gate', 'up'))
-        x = x + linear(gate / (1 + np.exp(-gate)) * up, weight(f'{name}.mlp.down_proj'))
+        down = fine if layer < fine_layers else linear
+        x = x + down(gate / (1 + np.exp(-gate)) * up, weight(f'{name}.mlp.down_proj'))
     x = _rms_norm(x, weight('model.norm'), shape.norm_eps)
     head = embeddings if shape.tied_embeddings else weight('lm_head')
-    return w8a16(x, head) if linear is w8a8 else linear(x, head)
+    return fine(x, head)
 
 
 def _rms_norm(x: Array, gain: Array, epsilon: float) -> Array:

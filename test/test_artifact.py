@@ -15,14 +15,20 @@ from tiny_models import tiny
 from tinyllama_ros.errors import ArtifactError, ModelError
 from tinyllama_ros.model.artifact import (
     Artifact,
+    CompiledGraph,
     GRAPH,
+    HeldOutLoss,
     MANIFEST,
     Manifest,
     new_artifact,
+    OM,
+    record_held_out,
+    record_om,
     WEIGHTS,
 )
 
 FILES = (GRAPH, WEIGHTS, 'tokenizer.json')
+COMPILED = CompiledGraph('Ascend310B4', ('atc', '--model=tiny-llama.onnx'), '8.1.RC1')
 
 
 @pytest.fixture
@@ -146,6 +152,9 @@ SHAPE, SETTINGS = vars(tiny().architecture), vars(tiny().tokenizer.settings)
     pytest.param({name: None}, id=f'no_{name}') for name in (
         'name', 'kv_length', 'chunk_sizes', 'architecture', 'tokenizer', 'files')] + [
     pytest.param({'speed': 3}, id='unknown_field'),
+    pytest.param({'dialect': 'latin'}, id='unknown_dialect'),
+    pytest.param({'om': {}}, id='om_without_its_command'),
+    pytest.param({'om': vars(COMPILED)}, id='om_of_the_cpu_dialect'),
     pytest.param({'kv_length': 1}, id='one_slot'),
     pytest.param({'kv_length': 513}, id='more_slots_than_positions'),
     pytest.param({'kv_length': '64'}, id='text_for_a_number'),
@@ -281,3 +290,91 @@ def test_builds_of_other_artifacts_go_on_side_by_side(folder, manifest):
         for name in FILES:
             (partial / name).write_bytes(b'first')
     assert sorted(os.listdir(folder.parent)) == ['other', 'tiny']
+
+
+@pytest.fixture
+def ascend(tmp_path, manifest) -> Artifact:
+    return Artifact.open(write(tmp_path / 'ascend', replace(manifest, dialect='ascend')))
+
+
+@pytest.fixture
+def om(tmp_path) -> Path:
+    path = tmp_path / 'scratch' / 'tiny-llama.om'
+    path.parent.mkdir()
+    path.write_bytes(b'an offline model')
+    return path
+
+
+def test_om_is_moved_into_the_artifact_and_vouched_for(ascend, om):
+    recorded = record_om(ascend, om, COMPILED)
+    assert Artifact.open(ascend.folder) == recorded
+    assert recorded.manifest.om == COMPILED
+    assert recorded.om.read_bytes() == b'an offline model'
+    assert not om.exists()
+    assert sorted(os.listdir(ascend.folder)) == sorted([*FILES, MANIFEST, OM])
+
+
+def test_om_takes_the_place_of_an_older_one(ascend, om):
+    recorded = record_om(ascend, om, COMPILED)
+    om.write_bytes(b'another one')
+    record_om(recorded, om, replace(COMPILED, toolkit=''))
+    assert Artifact.open(ascend.folder).om.read_bytes() == b'another one'
+    assert Artifact.open(ascend.folder).manifest.om.toolkit == ''
+
+
+@pytest.mark.parametrize('content', [None, b'altered'], ids=['deleted', 'altered'])
+def test_compiled_artifact_does_without_the_files_it_was_compiled_from(ascend, om, content):
+    record_om(ascend, om, COMPILED)
+    for path in (ascend.graph, ascend.folder / WEIGHTS):
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+    artifact = Artifact.open(ascend.folder)
+    with pytest.raises(ArtifactError, match=f'/{GRAPH} (is missing|has 7 bytes)'):
+        artifact.verify_graph()
+
+
+def test_graph_of_a_compiled_artifact_can_be_verified(ascend, om):
+    record_om(ascend, om, COMPILED).verify_graph()
+
+
+@pytest.mark.parametrize('content', [None, b'cut', b'an Offline model'],
+                         ids=['missing', 'cut_short', 'altered'])
+def test_unsound_om_is_named(ascend, om, content):
+    record_om(ascend, om, COMPILED).om.unlink()
+    if content is not None:
+        ascend.om.write_bytes(content)
+    with pytest.raises(ArtifactError, match=rf'/{OM} (is missing|has 3 bytes|was altered)'):
+        Artifact.open(ascend.folder)
+
+
+def test_om_that_the_manifest_does_not_vouch_for_is_named(ascend):
+    edit(ascend.folder, om=vars(COMPILED))
+    with pytest.raises(ArtifactError, match=f'does not vouch for {OM}'):
+        Artifact.open(ascend.folder)
+
+
+def test_om_is_no_part_of_the_cpu_dialect(folder, om):
+    before = contents(folder)
+    with pytest.raises(ModelError, match='cannot come from the cpu dialect'):
+        record_om(Artifact.open(folder), om, COMPILED)
+    assert contents(folder) == before and om.exists()
+
+
+def test_missing_om_is_told_and_changes_nothing(ascend, om):
+    before = contents(ascend.folder)
+    om.unlink()
+    with pytest.raises(ArtifactError, match=r'could not be written: .*tiny-llama\.om'):
+        record_om(ascend, om, COMPILED)
+    assert contents(ascend.folder) == before
+
+
+def test_what_is_recorded_of_an_artifact_does_not_undo_what_was(ascend, om):
+    record_held_out(record_om(ascend, om, COMPILED), HeldOutLoss(3.0, 3.1, 40))
+    manifest = Artifact.open(ascend.folder).manifest
+    assert (manifest.om, manifest.held_out) == (COMPILED, HeldOutLoss(3.0, 3.1, 40))
+
+
+def test_manifest_that_knows_nothing_of_an_om_is_read(ascend):
+    edit(ascend.folder, om=None, held_out=None)
+    assert Artifact.open(ascend.folder).manifest.om is None

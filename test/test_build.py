@@ -28,9 +28,10 @@ CHECKPOINTS: dict[str, Callable[[Path], Checkpoint]] = {
     'safetensors': lambda folder: SafetensorsCheckpoint(write_folder(folder, tiny()))}
 
 
-def make(folder: Path, checkpoint: Checkpoint, quantization: str = 'w8a8', kv_length: int = 64
-         ) -> Artifact:
-    build(checkpoint, folder, name='tiny', quantization=quantization, kv_length=kv_length)
+def make(folder: Path, checkpoint: Checkpoint, quantization: str = 'w8a8', kv_length: int = 64,
+         **options: object) -> Artifact:
+    build(checkpoint, folder, name='tiny', quantization=quantization, kv_length=kv_length,
+          **options)
     return Artifact.open(folder)
 
 
@@ -81,6 +82,22 @@ def test_manifest_says_what_was_built(tmp_path, quantization):
     assert manifest.tokenizer == tiny().tokenizer.settings
 
 
+@pytest.mark.parametrize(('options', 'chunk_sizes'), [
+    ({}, (1, 16, 64)), ({'chunk_sizes': (1, 8)}, (1, 8)), ({'target': 'ascend'}, (1,)),
+    ({'target': 'ascend', 'chunk_sizes': (1, 16)}, (1, 16))], ids=str)
+def test_manifest_says_what_it_was_built_for(tmp_path, options, chunk_sizes):
+    manifest = make(tmp_path / 'tiny', tiny(), **options).manifest
+    assert (manifest.dialect, manifest.chunk_sizes) == (
+        options.get('target', 'cpu'), chunk_sizes)
+
+
+@pytest.mark.parametrize('quantization', ['fp32', 'fp16', 'w8a8'])
+def test_same_weights_make_the_same_artifact_for_ascend(tmp_path, quantization):
+    one, other = (make(tmp_path / name, tiny(), quantization, target='ascend').manifest.files
+                  for name in ('one', 'other'))
+    assert one == other
+
+
 def test_tokenizer_is_copied_to_the_letter(tmp_path):
     artifact = make(tmp_path / 'tiny', tiny())
     assert artifact.tokenizer.read_bytes() == tiny().tokenizer.content
@@ -115,7 +132,10 @@ def test_empty_folder_may_be_built_into(tmp_path):
 
 
 @pytest.mark.parametrize(('changes', 'error', 'message'), [
-    ({'quantization': 'int4'}, ConfigError, r"'int4' is unknown; known: fp32, w8a8"),
+    ({'quantization': 'int4'}, ConfigError, r"'int4' is unknown for the target cpu; known: fp32,"),
+    ({'quantization': 'fp16'}, ConfigError, r"'fp16' is unknown for the target cpu; known: fp32,"),
+    ({'target': 'tpu'}, ConfigError, r"target 'tpu' is unknown; known: cpu, ascend"),
+    ({'chunk_sizes': (16, 1)}, ModelError, r'chunk_sizes are \(16, 1\); they must ascend'),
     ({'kv_length': 1}, ModelError, r'kv_length is 1; a cache needs at least 2'),
     ({'kv_length': 513}, ModelError, r'kv_length is 513; tiny was trained on at most 512'),
 ], ids=str)
@@ -190,21 +210,22 @@ def peak() -> int:
     return 1024 * int(status.partition('VmHWM:')[2].split()[0])
 
 
-def measure(folder: Path, quantization: str, head: str) -> None:
+def measure(folder: Path, target: str, quantization: str, head: str) -> None:
     """Print the bytes that a build held, and those of its model in fp16."""
-    make(folder / 'warm', tiny(), quantization)
+    make(folder / 'warm', tiny(), quantization, target=target)
     shape = tiny(layers=6, hidden=512, ffn=1536, heads=8, head_dim=64, vocab_size=32000,
                  tied_embeddings=head == 'tied').architecture
     before = peak()
-    make(folder / 'large', RandomCheckpoint(shape, tiny().tokenizer), quantization)
+    make(folder / 'large', RandomCheckpoint(shape, tiny().tokenizer), quantization, target=target)
     numbers = sum(int(np.prod(each)) for each in shape.weight_shapes().values())
     print(peak() - before, 2 * numbers)
 
 
-@pytest.mark.parametrize('quantization', ['fp32', 'w8a8'])
+@pytest.mark.parametrize(('target', 'quantization'), [
+    ('cpu', 'fp32'), ('cpu', 'w8a8'), ('ascend', 'fp16'), ('ascend', 'w8a8')])
 @pytest.mark.parametrize('head', ['tied', 'untied'])
-def test_build_holds_less_than_twice_the_model_in_fp16(tmp_path, quantization, head):
-    ended = run('measure(Path(sys.argv[1]), *sys.argv[2:])', tmp_path, quantization, head)
+def test_build_holds_less_than_twice_the_model_in_fp16(tmp_path, target, quantization, head):
+    ended = run('measure(Path(sys.argv[1]), *sys.argv[2:])', tmp_path, target, quantization, head)
     held, fp16_size = map(int, ended.stdout.split())
     assert fp16_size > 60 * MEGABYTE
     assert held < 2 * fp16_size

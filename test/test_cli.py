@@ -36,6 +36,32 @@ def test_sound_artifact_is_not_built_again(cache, capsys):
     assert path.stat().st_mtime_ns > before
 
 
+def test_artifact_for_ascend_has_a_name_of_its_own(cache, capsys):
+    assert main(['random', 'tiny', '--target', 'ascend', '--quant', 'fp16']) == 0
+    folder = cache / 'artifacts' / 'random-tiny-fp16-ascend'
+    assert capsys.readouterr().out == f'{folder}\n'
+    manifest = Artifact.open(folder).manifest
+    assert (manifest.dialect, manifest.quantization, manifest.chunk_sizes) == (
+        'ascend', 'fp16', (1,))
+
+
+@pytest.mark.parametrize('options', [['--target', 'ascend'], ['--chunks', '1,8']], ids=' '.join)
+def test_artifact_for_another_target_or_other_chunks_is_built_anew(cache, options):
+    folder = str(cache / 'out')
+    main(['random', 'tiny', folder])
+    assert main(['random', 'tiny', folder, *options]) == 0
+    manifest = Artifact.open(cache / 'out').manifest
+    assert (manifest.dialect, manifest.chunk_sizes) in (('ascend', (1,)), ('cpu', (1, 8)))
+
+
+@pytest.mark.parametrize('text', ['', '1,', 'one', '1;16', '1.5'])
+def test_chunks_that_are_no_numbers_are_refused(capsys, text):
+    with pytest.raises(SystemExit):
+        main(['random', 'tiny', '--chunks', text])
+    assert f'--chunks: {text!r} is no list of whole numbers such as 1,16' in (
+        capsys.readouterr().err)
+
+
 @pytest.mark.parametrize('options', [['--kv-length', '64'], ['--quant', 'fp32']])
 def test_artifact_of_another_kind_is_built_anew(cache, options):
     folder = str(cache / 'out')
@@ -77,6 +103,8 @@ def test_damaged_artifact_is_built_anew(cache):
     (['build', 'no-such-model'], "there is no model 'no-such-model'"),
     (['random', 'huge'], "shape 'huge' is unknown; known: tinyllama-1.1b"),
     (['random', 'tiny', '--kv-length', '4096'], 'kv_length is 4096; random-tiny was trained on'),
+    (['random', 'tiny', '--chunks', '16,1'], 'chunk_sizes are (16, 1); they must ascend from'),
+    (['random', 'tiny', '--quant', 'fp16'], "quantization 'fp16' is unknown for the target cpu"),
     (['random', 'tiny', '--kv-length', '1'], 'kv_length is 1; a cache needs at least 2 slots'),
     (['bench', 'nothing'], "there is no artifact 'nothing'"),
 ], ids=' '.join)

@@ -5,8 +5,9 @@ from hypothesis.extra import numpy as npst
 import numpy as np
 import pytest
 
-from tinyllama_ros.errors import ModelError
-from tinyllama_ros.model.quantize import quantize_weight, ROWS_AT_ONCE
+from tinyllama_ros.errors import ConfigError, ModelError
+from tinyllama_ros.model.quantize import fine_layers_of, quantize_weight, ROWS_AT_ONCE
+from tinyllama_ros.model.random import SHAPES
 
 numbers = st.floats(-2.0 ** 100, 2.0 ** 100, width=32, allow_subnormal=False)
 weights = npst.arrays(np.float32, npst.array_shapes(min_dims=2, max_dims=2, max_side=8),
@@ -67,3 +68,14 @@ def test_channel_that_is_not_finite_is_named(value, channel):
     weight[[channel, -1], 1] = value
     with pytest.raises(ModelError, match=rf'output channel {channel} of a weight .* not finite'):
         quantize_weight(weight)
+
+
+@pytest.mark.parametrize(('wanted', 'expected'), [(None, 5), (0, 0), (22, 22)])
+def test_a_quarter_of_the_layers_is_fine_unless_told_otherwise(wanted, expected):
+    assert fine_layers_of(SHAPES['tinyllama-1.1b'], wanted) == expected
+
+
+@pytest.mark.parametrize('wanted', [-1, 23])
+def test_more_fine_layers_than_there_are_is_refused(wanted):
+    with pytest.raises(ConfigError, match=rf'fine_layers is {wanted}; it must be in 0\.\.22'):
+        fine_layers_of(SHAPES['tinyllama-1.1b'], wanted)

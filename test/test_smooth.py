@@ -13,6 +13,7 @@ from tinyllama_ros.engine.onnx import OnnxBackend
 from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.model.artifact import Artifact
 from tinyllama_ros.model.build import build
+from tinyllama_ros.model.random import SHAPES
 from tinyllama_ros.model.smooth import (
     ALPHAS,
     check_smoothing,
@@ -137,17 +138,20 @@ def problem(seed, tokens=48, outputs=40, channels=24):
     return inputs.astype(np.float32), random.standard_normal((outputs, channels), np.float32)
 
 
+@pytest.mark.parametrize(('is_fine', 'steps'), [(False, 127), (True, 127 * 254)],
+                         ids=['8_bits', '16_bits'])
 @pytest.mark.parametrize('seed', range(3))
-def test_error_is_the_variance_of_every_output_summed(seed):
+def test_error_is_the_variance_of_every_output_summed(seed, is_fine, steps):
     inputs, weight = problem(seed)
     scale = np.exp(np.random.default_rng(seed + 9).normal(0, 1, 24)).astype(np.float32)
     x, w = inputs.astype(np.float64) / scale, weight.astype(np.float64) * scale
     expected = 0.0
     for token in x:
         for output in w:
-            token_step, output_step = np.abs(token).max() / 127, np.abs(output).max() / 127
+            token_step, output_step = np.abs(token).max() / steps, np.abs(output).max() / 127
             expected += ((token * output_step) ** 2 + (output * token_step) ** 2).sum() / 12
-    assert RoundingError(inputs, weight).at(scale) == pytest.approx(expected, rel=1e-5)
+    found = RoundingError(inputs, weight, is_fine=is_fine).at(scale)
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize('alpha', [0.0, 0.5, 1.0])
@@ -161,10 +165,11 @@ def test_error_is_what_rounding_really_does(alpha):
     assert error.at(scale) == pytest.approx(measured, rel=0.1)
 
 
+@pytest.mark.parametrize('is_fine', [False, True], ids=['8_bits', '16_bits'])
 @pytest.mark.parametrize('seed', range(3))
-def test_slope_is_that_of_finite_differences(seed):
+def test_slope_is_that_of_finite_differences(seed, is_fine):
     inputs, weight = problem(seed)
-    error = RoundingError(inputs, weight)
+    error = RoundingError(inputs, weight, is_fine=is_fine)
     at = np.random.default_rng(seed + 9).normal(0, 1, 24)
     slope = error._value_and_slope(np.exp(at))[1]
     for channel, found in enumerate(slope):
@@ -191,23 +196,23 @@ def test_refined_is_never_worse_than_the_best_textbook_scale(size, seed):
     inputs, weight = problem(seed, *size)
     error = RoundingError(inputs, weight)
     best = min(error.at(error.textbook_scale(alpha)) for alpha in ALPHAS)
-    assert error.at(choose_scale(inputs, weight, 'searched')) == best
-    assert error.at(choose_scale(inputs, weight, 'refined')) <= best * (1 + 1e-7)
+    assert error.at(choose_scale(error, 'searched')) == best
+    assert error.at(choose_scale(error, 'refined')) <= best * (1 + 1e-7)
 
 
 @pytest.mark.parametrize('seed', range(3))
 def test_refined_is_better_where_channels_differ(seed):
     inputs, weight = problem(seed)
     error = RoundingError(inputs, weight)
-    searched, refined = (error.at(choose_scale(inputs, weight, how))
+    searched, refined = (error.at(choose_scale(error, how))
                          for how in ('searched', 'refined'))
     assert refined < 0.99 * searched
 
 
 def test_one_alpha_for_all_is_taken_as_it_is():
     inputs, weight = problem(0)
-    np.testing.assert_array_equal(choose_scale(inputs, weight, '0.65'),
-                                  RoundingError(inputs, weight).textbook_scale(0.65))
+    error = RoundingError(inputs, weight)
+    np.testing.assert_array_equal(choose_scale(error, '0.65'), error.textbook_scale(0.65))
 
 
 @pytest.mark.parametrize('smoothing', ['refined', 'searched', '0', '0.5', '1'])
@@ -220,16 +225,21 @@ def test_channels_of_zeros_give_finite_scales(smoothing, inputs_zero, weight_zer
     inputs[:, list(inputs_zero)] = 0
     weight[:, list(weight_zero)] = 0
     with np.errstate(all='raise', under='ignore'):
-        scale = choose_scale(inputs, weight, smoothing)
+        scale = choose_scale(RoundingError(inputs, weight), smoothing)
         assert np.isfinite([scale, 1 / scale]).all()
     assert scale.dtype == np.float32
 
 
 def test_inputs_and_weight_are_left_as_they_are():
     inputs, weight = problem(0)
-    choose_scale(inputs, weight, 'refined')
+    choose_scale(RoundingError(inputs, weight), 'refined')
     for found, expected in zip((inputs, weight), problem(0), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_head_and_the_first_layers_are_fine():
+    fine = [group.path for group in groups(SHAPES['smollm2-135m'], 2) if group.is_fine]
+    assert fine == ['layer.0/mlp/down', 'layer.1/mlp/down', 'logits']
 
 
 @pytest.mark.parametrize('smoothing', ['refined', 'searched', 'none', '0', '0.7', '1', '1e-1'])

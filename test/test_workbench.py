@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import numpy_llama
+import onnx
 from probes import Altered, oracle_losses, set_nan
 import pytest
 from test_smooth import planted
@@ -68,7 +69,26 @@ def test_text_of_the_test_is_longer_than_a_short_cache(text):
     assert max(map(len, held_out(calibration_pieces(tiny(), text)))) > 64
 
 
-@pytest.mark.parametrize('options', [{'smoothing': 'none'}, {'quantization': 'fp32'}], ids=str)
+def test_ascend_artifact_is_smoothed_and_says_what_its_codes_lose(make, tmp_path):
+    cpu, ascend = (make(name=target, target=target) for target in ('cpu', 'ascend'))
+    assert ascend.manifest.held_out == cpu.manifest.held_out is not None
+    codes = [_codes(artifact) for artifact in (cpu, ascend)]
+    np.testing.assert_array_equal(*codes)
+    plain = make(name='plain', target='ascend', smoothing='none')
+    assert (_codes(plain) != codes[0]).any()
+    assert not list(tmp_path.glob('.*'))
+
+
+def _codes(artifact):
+    """Return the int8 weight of one linear."""
+    graph = onnx.load(artifact.graph).graph
+    return next(onnx.numpy_helper.to_array(each) for each in graph.initializer
+                if each.name.startswith('layer.0/mlp/gate_up')
+                and each.data_type == onnx.TensorProto.INT8)
+
+
+@pytest.mark.parametrize('options', [{'smoothing': 'none'}, {'quantization': 'fp32'},
+                                     {'quantization': 'fp16', 'target': 'ascend'}], ids=str)
 def test_what_is_not_smoothed_is_not_calibrated(make, tmp_path, options):
     assert make(**options).manifest.held_out is None
     assert sorted(os.listdir(tmp_path)) == ['text.txt', 'tiny']

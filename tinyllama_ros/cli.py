@@ -15,7 +15,10 @@ from tinyllama_ros.model.cache_folder import artifacts_folder, default_cache, fi
 from tinyllama_ros.model.checkpoint import Checkpoint
 
 KV_LENGTH = 1024
-QUANTIZATIONS = ('w8a8', 'fp32')
+RECIPE = 'recipe 2'
+"""Another one makes artifacts be built anew that an older program has built."""
+QUANTIZATIONS = ('w8a8', 'fp16', 'fp32')
+TARGETS = ('cpu', 'ascend')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,14 +90,34 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_build_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('out', nargs='?', type=Path, metavar='OUT',
-                        help=f'folder of the artifact (default: {artifacts_folder()}/NAME-QUANT)')
+                        help=f'folder of the artifact (default: {artifacts_folder()}/NAME-QUANT, '
+                        'or NAME-QUANT-ascend)')
+    parser.add_argument('--target', choices=TARGETS, default=TARGETS[0],
+                        help='what will run it: any CPU, or an Ascend NPU, for which atc compiles '
+                        'it (default: %(default)s)')
     parser.add_argument('--quant', choices=QUANTIZATIONS, default=QUANTIZATIONS[0],
-                        help='numbers of the weights (default: %(default)s)')
+                        help='numbers of the weights; fp16 for ascend only (default: %(default)s)')
+    parser.add_argument('--chunks', type=_chunk_sizes, default=(), metavar='S,...',
+                        help='tokens of a pass, ascending; ascend takes no other, and several '
+                        'make its .om larger (default: 1,16,64 for cpu, 1 for ascend)')
+    parser.add_argument('--fine-layers', type=int, metavar='N',
+                        help='of w8a8: layers, from the first, whose down_proj gets activations '
+                        'of 16 bits: nearer to fp32, and slower in reading a prompt (default: a '
+                        'quarter of the layers)')
     parser.add_argument('--kv-length', type=int, metavar='SLOTS',
                         help=f'slots of the cache (default: {KV_LENGTH}, or what the model was '
                         'trained on where that is less)')
     parser.add_argument('--force', action='store_true',
                         help='build again where the artifact is there already')
+
+
+def _chunk_sizes(text: str) -> tuple[int, ...]:
+    """Return the numbers of a list with commas between them."""
+    try:
+        return tuple(int(size) for size in text.split(','))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no list of whole numbers such as 1,16') from error
 
 
 def _add_backend_options(parser: argparse.ArgumentParser) -> None:
@@ -141,13 +164,19 @@ def _make(arguments: argparse.Namespace, name: str, recipe: str,
           source: Callable[[], Checkpoint]) -> None:
     """Build an artifact where there is none like it yet, and print its folder."""
     from tinyllama_ros.workbench import make_artifact
-    folder = arguments.out or artifacts_folder() / f'{name}-{arguments.quant}'
+    recipe += f', {RECIPE}'
+    if arguments.fine_layers is not None:
+        recipe += f', fine layers {arguments.fine_layers}'
+    suffix = '' if arguments.target == 'cpu' else f'-{arguments.target}'
+    folder = arguments.out or artifacts_folder() / f'{name}-{arguments.quant}{suffix}'
     if arguments.force or not _is_there(folder, recipe, arguments):
         checkpoint = source()
         slots = arguments.kv_length or min(KV_LENGTH, checkpoint.architecture.context_length)
         make_artifact(checkpoint, folder, name=name, quantization=arguments.quant,
-                      kv_length=slots, smoothing=arguments.smoothing, text=arguments.text,
-                      recipe=recipe, progress=sys.stderr.isatty())
+                      kv_length=slots, target=arguments.target, chunk_sizes=arguments.chunks,
+                      smoothing=arguments.smoothing, text=arguments.text,
+                      fine_layers=arguments.fine_layers, recipe=recipe,
+                      progress=sys.stderr.isatty())
     print(folder)
 
 
@@ -158,6 +187,8 @@ def _is_there(folder: Path, recipe: str, arguments: argparse.Namespace) -> bool:
     except ArtifactError:
         return False
     return (manifest.recipe == recipe and manifest.quantization == arguments.quant
+            and manifest.dialect == arguments.target
+            and arguments.chunks in ((), manifest.chunk_sizes)
             and arguments.kv_length in (None, manifest.kv_length))
 
 

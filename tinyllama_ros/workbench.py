@@ -1,7 +1,10 @@
 """From a checkpoint to a finished artifact: calibrate, smooth, quantise, build, measure."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+import shutil
 import tempfile
 
 import numpy as np
@@ -13,6 +16,7 @@ from tinyllama_ros.model.artifact import Artifact, HeldOutLoss, record_held_out
 from tinyllama_ros.model.build import build, plan
 from tinyllama_ros.model.calibrate import calibrate, Calibration, held_out, own_text
 from tinyllama_ros.model.checkpoint import Checkpoint
+from tinyllama_ros.model.quantize import fine_layers_of
 from tinyllama_ros.model.smooth import check_smoothing, smooth
 from tinyllama_ros.perplexity import window_loss
 
@@ -20,15 +24,20 @@ SEPARATOR = '\n---\n'
 
 
 def make_artifact(checkpoint: Checkpoint, folder: Path, *, name: str, quantization: str,
-                  kv_length: int, smoothing: str = 'refined', text: Path | None = None,
-                  recipe: str = '', progress: bool = False) -> None:
+                  kv_length: int, target: str = 'cpu', chunk_sizes: tuple[int, ...] = (),
+                  smoothing: str = 'refined', text: Path | None = None,
+                  fine_layers: int | None = None, recipe: str = '', progress: bool = False
+                  ) -> None:
     """
     Write the artifact of a checkpoint, for w8a8 with its activations smoothed.
 
     :param kv_length: slots of the cache.
+    :param target: ``cpu`` or ``ascend``.
+    :param chunk_sizes: chunk lengths, ascending; the target's own where there are none.
     :param smoothing: ``refined``, ``searched``, an alpha, or ``none``; see model/smooth.py.
     :param text: to calibrate on, UTF-8; pieces may be parted by lines of three hyphens. The
         project's own where there is none.
+    :param fine_layers: see quantize.fine_layers_of.
     :param recipe: noted in the manifest.
     :param progress: show bars on stderr.
     :raises ConfigError: an option is out of range, or the text is too short.
@@ -36,18 +45,28 @@ def make_artifact(checkpoint: Checkpoint, folder: Path, *, name: str, quantizati
     :raises ArtifactError: the folder cannot be written, or holds something else.
     """
     check_smoothing(smoothing)
-    write = partial(build, folder=folder, name=name, quantization=quantization,
-                    kv_length=kv_length, recipe=recipe, progress=progress)
+    fine_layers = fine_layers_of(checkpoint.architecture, fine_layers)
+    write = partial(build, name=name, quantization=quantization, kv_length=kv_length,
+                    fine_layers=fine_layers, recipe=recipe, progress=progress)
+    write_target = partial(write, folder=folder, target=target, chunk_sizes=chunk_sizes)
     if quantization != 'w8a8' or smoothing == 'none':
-        write(checkpoint)
+        write_target(checkpoint)
         return
-    plan(checkpoint, folder, name=name, quantization=quantization, kv_length=kv_length)
+    plan(checkpoint, folder, name=name, quantization=quantization, target=target,
+         kv_length=kv_length, chunk_sizes=chunk_sizes)
     pieces = calibration_pieces(checkpoint, text)
     path = folder.with_name(f'{folder.name}.calibration.safetensors')
     calibration = calibrate(checkpoint, pieces, path, progress=progress)
-    smoothed = smooth(checkpoint, calibration.inputs, smoothing, progress=progress)
-    write(smoothed)
-    _measure(folder, calibration, pieces)
+    smoothed = smooth(checkpoint, calibration.inputs, smoothing, fine_layers=fine_layers,
+                      progress=progress)
+    write_target(smoothed)
+    if target == 'cpu':
+        loss = _measured(folder, calibration, pieces)
+    else:
+        with _scratch(folder) as scratch:  # the same codes and scales, in a graph that runs here
+            write(smoothed, folder=scratch)
+            loss = _measured(scratch, calibration, pieces)
+    record_held_out(Artifact.open(folder), loss)
 
 
 def calibration_pieces(checkpoint: Checkpoint, text: Path | None) -> list[list[int]]:
@@ -68,8 +87,8 @@ def calibration_pieces(checkpoint: Checkpoint, text: Path | None) -> list[list[i
     return [tokenizer.encode(piece) for piece in content.split(SEPARATOR) if piece.strip()]
 
 
-def _measure(folder: Path, calibration: Calibration, pieces: list[list[int]]) -> None:
-    """Write into the manifest what the finished graph loses on the text that was held out."""
+def _measured(folder: Path, calibration: Calibration, pieces: list[list[int]]) -> HeldOutLoss:
+    """Return what a finished graph of the CPU dialect loses on the text that was held out."""
     artifact = Artifact.open(folder)
     backend = open_backend('onnx', artifact)
     slots, read = backend.kv_length, held_out(pieces)
@@ -78,5 +97,16 @@ def _measure(folder: Path, calibration: Calibration, pieces: list[list[int]]) ->
     finally:
         backend.close()
     fits = np.concatenate([np.arange(1, len(piece)) < slots for piece in read])
-    record_held_out(artifact, HeldOutLoss(float(calibration.held_out_losses[fits].mean()),
-                                          float(found.mean()), len(found)))
+    return HeldOutLoss(float(calibration.held_out_losses[fits].mean()), float(found.mean()),
+                       len(found))
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """Give a path beside a folder; what is there in the end, or was left there, is deleted."""
+    scratch = folder.with_name(f'.{folder.name}.measured')
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -6,7 +6,11 @@ An artifact: a folder with one prepared model, and the manifest that vouches for
     manifest.json          architecture, kv_length, tokenizer, sha256 of every other file
     decoder.onnx           the static graph
     decoder.onnx.data      its weights, at page boundaries, so that they can be mapped
+    decoder.om             the static graph as ATC compiled it; only in the Ascend dialect
     tokenizer.json | tokenizer.model
+
+Once there is a decoder.om, the two files that it was compiled from are only needed to compile
+again: they may be deleted, and opening the artifact does not read them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,6 +34,8 @@ FORMAT_VERSION = 1
 MANIFEST = 'manifest.json'
 GRAPH = 'decoder.onnx'
 WEIGHTS = 'decoder.onnx.data'
+OM = 'decoder.om'
+DIALECTS = ('cpu', 'ascend')
 
 
 @dataclass(frozen=True)
@@ -51,27 +57,49 @@ class HeldOutLoss:
 
 
 @dataclass(frozen=True)
+class CompiledGraph:
+    """How a decoder.om was compiled."""
+
+    soc_version: str
+    """The chip that it is for, such as ``Ascend310B4``; empty where nobody said."""
+    command: tuple[str, ...]
+    """What compiled it; empty where nobody said."""
+    toolkit: str
+    """Version of CANN; empty where it could not be read."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What an artifact says of itself."""
 
     name: str
     quantization: str
-    """``fp32`` or ``w8a8``."""
+    """``fp32``, ``fp16`` (only in the Ascend dialect) or ``w8a8``."""
     recipe: str
     """What it was made from and how, to tell whether it has to be made again."""
     dialect: str
-    """``cpu``: what the ONNX Runtime backend runs."""
+    """``cpu``: what the ONNX Runtime backend runs; ``ascend``: what ATC compiles."""
     kv_length: int
     """Slots of the cache."""
     chunk_sizes: tuple[int, ...]
-    """Chunk lengths that the graph runs well, ascending."""
+    """
+    Chunk lengths, ascending: of the CPU dialect those that the graph runs well; of the Ascend
+    dialect the only ones that it is compiled for, as gears where there are several.
+    """
     architecture: Architecture
     tokenizer: TokenizerSettings
     files: Mapping[str, FileRecord]
     held_out: HeldOutLoss | None = None
     """What the quantisation lost where the build measured it."""
+    om: CompiledGraph | None = None
+    """How decoder.om was compiled, where there is one."""
 
     def __post_init__(self) -> None:
+        if self.dialect not in DIALECTS:
+            raise ModelError(f'dialect is {self.dialect!r}; known: {", ".join(DIALECTS)}')
+        if self.om and self.dialect != 'ascend':
+            raise ModelError(f'a compiled graph cannot come from the {self.dialect} dialect, only '
+                             'from ascend')
         if self.kv_length < 2:
             raise ModelError(f'kv_length is {self.kv_length}; a cache needs at least 2 slots')
         if self.kv_length > self.architecture.context_length:
@@ -108,6 +136,7 @@ class Manifest:
                 'tokenizer': TokenizerSettings(**fields['tokenizer']),
                 'files': {name: FileRecord(**record) for name, record in fields['files'].items()},
                 'held_out': _held_out(fields.get('held_out')),
+                'om': _compiled(fields.get('om')),
             })
         except (KeyError, TypeError, AttributeError, ModelError) as error:
             raise ArtifactError(f'has a missing or wrong field ({error})') from error
@@ -123,7 +152,7 @@ class Artifact:
     @classmethod
     def open(cls, folder: Path) -> 'Artifact':
         """
-        Return the artifact in a folder, every file of it verified.
+        Return the artifact in a folder, every file of it that is needed to run verified.
 
         :raises ArtifactError: names the file that is missing, cut short or altered.
         """
@@ -137,17 +166,39 @@ class Artifact:
             raise ArtifactError(f'{path} cannot be read ({error})') from error
         except ArtifactError as error:
             raise ArtifactError(f'{path} {error}; build the artifact again') from error
-        if missing := {GRAPH, WEIGHTS, manifest.tokenizer.file_name} - manifest.files.keys():
-            raise ArtifactError(f'{path} does not vouch for {min(missing)}; build the artifact '
-                                'again')
+        artifact = cls(folder, manifest)
+        sources = {GRAPH, WEIGHTS}
+        artifact._require({manifest.tokenizer.file_name} | ({OM} if manifest.om else sources))
+        spared = sources if manifest.om else set()
         for name, record in manifest.files.items():
-            _verify(folder, name, record)
-        return cls(folder, manifest)
+            if name not in spared:
+                _verify(folder, name, record)
+        return artifact
+
+    def verify_graph(self) -> None:
+        """
+        Verify the ONNX files, which opening a compiled artifact has spared.
+
+        :raises ArtifactError: names the file that is missing, cut short or altered.
+        """
+        self._require({GRAPH, WEIGHTS})
+        for name in (GRAPH, WEIGHTS):
+            _verify(self.folder, name, self.manifest.files[name])
+
+    def _require(self, names: set[str]) -> None:
+        if missing := names - self.manifest.files.keys():
+            raise ArtifactError(f'{self.folder / MANIFEST} does not vouch for {min(missing)}; '
+                                'build the artifact again')
 
     @property
     def graph(self) -> Path:
-        """Path of the static graph."""
+        """Path of the static graph in ONNX."""
         return self.folder / GRAPH
+
+    @property
+    def om(self) -> Path:
+        """Path of the static graph as ATC compiled it, whether there is one or not."""
+        return self.folder / OM
 
     @property
     def tokenizer(self) -> Path:
@@ -159,13 +210,46 @@ def _held_out(fields: dict[str, Any] | None) -> HeldOutLoss | None:
     return None if fields is None else HeldOutLoss(**fields)
 
 
+def _compiled(fields: dict[str, Any] | None) -> CompiledGraph | None:
+    return None if fields is None else CompiledGraph(
+        **fields | {'command': tuple(fields['command'])})
+
+
 def record_held_out(artifact: Artifact, loss: HeldOutLoss) -> None:
     """Write into an artifact's manifest what its quantisation lost."""
+    _rewrite(artifact, held_out=loss)
+
+
+def record_om(artifact: Artifact, om_path: Path, compiled: CompiledGraph) -> Artifact:
+    """
+    Move a finished .om into an artifact, in place of the one that was there, and vouch for it.
+
+    :return: the artifact as it is now.
+    :raises ModelError: the artifact is of the CPU dialect.
+    :raises ArtifactError: no space; no permission; there is no such .om.
+    """
+    replace(artifact.manifest, om=compiled)  # refused before anything is moved
+    part = artifact.om.with_name(f'{OM}.part')
+    with disk_errors(artifact.folder):
+        try:
+            shutil.move(om_path, part)
+            _sync(part)
+            record = _record(part)
+            part.replace(artifact.om)
+        finally:
+            part.unlink(missing_ok=True)
+    return _rewrite(artifact, om=compiled, files={**artifact.manifest.files, OM: record})
+
+
+def _rewrite(artifact: Artifact, **changes: Any) -> Artifact:
+    """Return an artifact with fields of its manifest changed, there and on disk."""
+    changed = replace(artifact, manifest=replace(artifact.manifest, **changes))
     path = artifact.folder / MANIFEST
     part = path.with_name(f'{MANIFEST}.part')
     with disk_errors(path):
-        part.write_text(replace(artifact.manifest, held_out=loss).to_json(), encoding='utf-8')
+        part.write_text(changed.manifest.to_json(), encoding='utf-8')
         part.replace(path)
+    return changed
 
 
 def _verify(folder: Path, name: str, record: FileRecord) -> None:
@@ -257,13 +341,17 @@ def _empty(folder: Path) -> None:
 
 def _put_in_place(partial: Path, folder: Path) -> None:
     for path in partial.iterdir():
-        with path.open('rb') as file:
-            os.fsync(file.fileno())
+        _sync(path)
     replaced = _replaced(folder)
     if folder.exists():
         folder.rename(replaced)
     partial.rename(folder)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    with path.open('rb') as file:
+        os.fsync(file.fileno())
 
 
 def _replaced(folder: Path) -> Path:

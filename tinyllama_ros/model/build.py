@@ -1,52 +1,99 @@
 """From a checkpoint to an artifact."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from tinyllama_ros.errors import ArtifactError, ConfigError
 from tinyllama_ros.model.artifact import disk_errors, MANIFEST, Manifest, new_artifact
+from tinyllama_ros.model.ascend_graph import write_ascend_graph
+from tinyllama_ros.model.ascend_linear import (
+    AscendFloatLinear,
+    AscendHalfLinear,
+    AscendInt8Linear,
+)
 from tinyllama_ros.model.checkpoint import Checkpoint
 from tinyllama_ros.model.cpu_graph import write_cpu_graph
-from tinyllama_ros.model.linear import FloatLinear, Int8Linear, Linear
+from tinyllama_ros.model.linear import FloatLinear, Int8Linear
+from tinyllama_ros.model.quantize import fine_layers_of
 
-QUANTIZATIONS: Mapping[str, type[Linear]] = {'fp32': FloatLinear, 'w8a8': Int8Linear}
-CHUNK_SIZES = (1, 16, 64)
-"""One token to decode; 64 to read: more would gain little, and a cancel would wait longer."""
+Write = Callable[[Checkpoint, int, Path, tuple[int, ...], int], Iterator[str]]
+"""Checkpoint, kv_length, folder, chunk sizes, fine layers to the names of the parts made."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """A way of writing the same decoder."""
+
+    quantizations: Mapping[str, Write]
+    chunk_sizes: tuple[int, ...]
+    """Those of a build that is not told others."""
+
+
+def _for_cpu(linear: type[FloatLinear] | type[Int8Linear]) -> Write:
+    """Return what writes graphs of the CPU dialect, which run any chunk length."""
+    return lambda checkpoint, kv_length, folder, chunk_sizes, fine_layers: write_cpu_graph(
+        checkpoint, linear, kv_length, folder, fine_layers)
+
+
+def _for_ascend(linear: type[AscendFloatLinear] | type[AscendInt8Linear]) -> Write:
+    return lambda checkpoint, kv_length, folder, chunk_sizes, fine_layers: write_ascend_graph(
+        checkpoint, linear, kv_length, folder, chunk_sizes, fine_layers)
+
+
+TARGETS: Mapping[str, Dialect] = {
+    # One token to decode; 64 to read: more would gain little, and a cancel would wait longer.
+    'cpu': Dialect({'fp32': _for_cpu(FloatLinear), 'w8a8': _for_cpu(Int8Linear)}, (1, 16, 64)),
+    # A further length makes the .om half as large again or twice.
+    'ascend': Dialect({'fp32': _for_ascend(AscendFloatLinear),
+                       'fp16': _for_ascend(AscendHalfLinear),
+                       'w8a8': _for_ascend(AscendInt8Linear)}, (1,)),
+}
 
 
 def build(checkpoint: Checkpoint, folder: Path, *, name: str, quantization: str,
-          kv_length: int, recipe: str = '', progress: bool = False) -> None:
+          kv_length: int, target: str = 'cpu', chunk_sizes: tuple[int, ...] = (),
+          fine_layers: int | None = None, recipe: str = '', progress: bool = False) -> None:
     """
-    Write the artifact of a checkpoint for the CPU; weights pass through memory one at a time.
+    Write the artifact of a checkpoint; weights pass through memory one at a time.
 
     :param kv_length: slots of the cache.
+    :param target: ``cpu`` or ``ascend``.
+    :param chunk_sizes: chunk lengths, ascending; the target's own where there are none.
+    :param fine_layers: of w8a8: in so many layers, from the first, down_proj gets activations of
+        nearly 16 bits; a quarter of them where None.
     :param recipe: noted in the manifest.
     :param progress: show a bar on stderr.
-    :raises ConfigError: the quantization is unknown.
+    :raises ConfigError: the target or the quantization is unknown.
     :raises ModelError: the checkpoint cannot be read or built.
     :raises ArtifactError: the folder cannot be written, or holds something else.
     """
-    manifest = plan(checkpoint, folder, name=name, quantization=quantization,
-                    kv_length=kv_length, recipe=recipe)
+    manifest = plan(checkpoint, folder, name=name, quantization=quantization, target=target,
+                    kv_length=kv_length, chunk_sizes=chunk_sizes, recipe=recipe)
     tokenizer = checkpoint.tokenizer
+    write = TARGETS[target].quantizations[quantization]
     with new_artifact(folder, manifest) as partial:
         (partial / tokenizer.settings.file_name).write_bytes(tokenizer.content)
-        parts = write_cpu_graph(checkpoint, QUANTIZATIONS[quantization], kv_length, partial)
+        fine = fine_layers_of(checkpoint.architecture, fine_layers)
+        parts = write(checkpoint, kv_length, partial, manifest.chunk_sizes, fine)
         for _ in tqdm(parts, desc=f'{name} {quantization}', unit='part', disable=not progress,
                       total=checkpoint.architecture.layers + 2):
             pass
 
 
 def plan(checkpoint: Checkpoint, folder: Path, *, name: str, quantization: str, kv_length: int,
-         recipe: str = '') -> Manifest:
+         target: str = 'cpu', chunk_sizes: tuple[int, ...] = (), recipe: str = '') -> Manifest:
     """Return the manifest of what a build would make, refusing at once what it could not."""
-    if quantization not in QUANTIZATIONS:
-        raise ConfigError(f'quantization {quantization!r} is unknown; known: '
-                          f'{", ".join(QUANTIZATIONS)}')
-    manifest = Manifest(name=name, quantization=quantization, recipe=recipe, dialect='cpu',
-                        kv_length=kv_length, chunk_sizes=CHUNK_SIZES,
+    if target not in TARGETS:
+        raise ConfigError(f'target {target!r} is unknown; known: {", ".join(TARGETS)}')
+    dialect = TARGETS[target]
+    if quantization not in dialect.quantizations:
+        raise ConfigError(f'quantization {quantization!r} is unknown for the target {target}; '
+                          f'known: {", ".join(dialect.quantizations)}')
+    manifest = Manifest(name=name, quantization=quantization, recipe=recipe, dialect=target,
+                        kv_length=kv_length, chunk_sizes=chunk_sizes or dialect.chunk_sizes,
                         architecture=checkpoint.architecture,
                         tokenizer=checkpoint.tokenizer.settings, files={})
     with disk_errors(folder):

@@ -25,18 +25,18 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from tinyllama_ros.errors import ModelError
-from tinyllama_ros.model.architecture import Architecture
 from tinyllama_ros.model.artifact import GRAPH, WEIGHTS
 from tinyllama_ros.model.checkpoint import Checkpoint
+from tinyllama_ros.model.decoder_weights import DecoderWeights
 from tinyllama_ros.model.graph_writer import GraphWriter, MICROSOFT
 from tinyllama_ros.model.linear import Linear
+from tinyllama_ros.model.rope import rope_tables
 
 OPSETS = {'': 17, MICROSOFT: 1}
 
 
 def write_cpu_graph(checkpoint: Checkpoint, linear: type[Linear], kv_length: int,
-                    folder: Path) -> Iterator[str]:
+                    folder: Path, fine_layers: int = 0) -> Iterator[str]:
     """
     Write the graph and its weights into a folder; yield the name of each part when it is done.
 
@@ -52,36 +52,27 @@ def write_cpu_graph(checkpoint: Checkpoint, linear: type[Linear], kv_length: int
 
     Outputs: logits (R, vocabulary) float32, and key.N, value.N, to be bound to the same memory as
     past_key.N, past_value.N.
+
+    :param fine_layers: in so many layers, from the first, down_proj is applied finely.
     """
     with (folder / WEIGHTS).open('wb') as weights:
         writer = GraphWriter(weights, WEIGHTS)
-        decoder = _Decoder(writer, checkpoint, linear, kv_length)
+        decoder = _Decoder(writer, checkpoint, linear, kv_length, fine_layers)
         yield from decoder.write()
     writer.save(folder / GRAPH, 'decoder', OPSETS)
-
-
-def rope_tables(architecture: Architecture, length: int
-                ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """
-    Return cosine and sine (length, head_dim / 2) of every position's rotation angles.
-
-    Source: RoFormer, arXiv 2104.09864, section 3.2.2.
-    """
-    half = np.arange(0, architecture.head_dim, 2, dtype=np.float64) / architecture.head_dim
-    angles = np.outer(np.arange(length), architecture.rope_base ** -half)
-    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
 class _Decoder:
     """The parts of the graph, in the order in which data passes them."""
 
     def __init__(self, writer: GraphWriter, checkpoint: Checkpoint, linear: type[Linear],
-                 kv_length: int) -> None:
+                 kv_length: int, fine_layers: int) -> None:
         self._writer = writer
-        self._checkpoint = checkpoint
+        self._weights = DecoderWeights(checkpoint)
         self._arch = checkpoint.architecture
         self._linear = linear(writer)
         self._kv_length = kv_length
+        self._fine_layers = fine_layers
 
     def write(self) -> Iterator[str]:
         writer, arch = self._writer, self._arch
@@ -91,7 +82,7 @@ class _Decoder:
         rows = writer.input('logit_rows', TensorProto.INT64, ('R',))
         for table, name in zip(rope_tables(arch, self._kv_length), ('cos', 'sin'), strict=True):
             writer.weight(f'rope/{name}', table)
-        embedding = self._linear.embedding('embed', self._weight('model.embed_tokens'))
+        embedding = self._linear.embedding('embed', self._weights.one('model.embed_tokens'))
         block = writer.node('Gather', 'embed/rows', [embedding, input_ids])
         if embedding_cast := self._linear.embedding_cast:
             block = writer.node('Cast', 'embed/float', [block], to=embedding_cast)
@@ -100,24 +91,14 @@ class _Decoder:
         for layer in range(arch.layers):
             block, residual = self._layer(f'layer.{layer}', layer, block, residual)
             yield f'layer {layer}'
-        hidden, _ = self._norm('final', self._weight('model.norm'), block, residual)
+        hidden, _ = self._norm('final', self._weights.one('model.norm'), block, residual)
         hidden = writer.node('Gather', 'head/rows', [hidden, rows], axis=1)
         hidden = writer.node('Squeeze', 'head/flat',
                              [hidden, writer.constant('head/axis', np.array([0]))])
-        head = self._weight('model.embed_tokens' if arch.tied_embeddings else 'lm_head')
-        logits = self._linear.head('logits', hidden, head, is_tied=arch.tied_embeddings)
+        logits = self._linear.head('logits', hidden, self._weights.head(),
+                                   is_tied=arch.tied_embeddings)
         writer.output(logits, TensorProto.FLOAT, ('R', arch.vocab_size))
         yield 'head'
-
-    def _weight(self, name: str) -> NDArray[np.float32]:
-        weight = self._checkpoint.tensor(f'{name}.weight')
-        if not np.isfinite(weight).all():
-            raise ModelError(f'{name}.weight holds a number that is not finite; the checkpoint is '
-                             'damaged, fetch it again')
-        return weight
-
-    def _stack(self, prefix: str, names: tuple[str, ...]) -> NDArray[np.float32]:
-        return np.concatenate([self._weight(f'{prefix}.{name}') for name in names])
 
     def _norm(self, path: str, weight: NDArray[np.float32], block: str, residual: str
               ) -> tuple[str, str]:
@@ -135,19 +116,18 @@ class _Decoder:
 
     def _layer(self, path: str, layer: int, block: str, residual: str) -> tuple[str, str]:
         prefix = f'model.layers.{layer}'
-        hidden, residual = self._norm(f'{path}/attention',
-                                      self._weight(f'{prefix}.input_layernorm'), block, residual)
+        gain = self._weights.one(f'{prefix}.input_layernorm')
+        hidden, residual = self._norm(f'{path}/attention', gain, block, residual)
         block = self._attention(f'{path}/attention', layer, hidden)
-        hidden, residual = self._norm(f'{path}/mlp',
-                                      self._weight(f'{prefix}.post_attention_layernorm'),
-                                      block, residual)
-        return self._mlp(f'{path}/mlp', f'{prefix}.mlp', hidden), residual
+        gain = self._weights.one(f'{prefix}.post_attention_layernorm')
+        hidden, residual = self._norm(f'{path}/mlp', gain, block, residual)
+        return self._mlp(f'{path}/mlp', layer, hidden), residual
 
     def _attention(self, path: str, layer: int, hidden: str) -> str:
         writer, arch = self._writer, self._arch
         prefix = f'model.layers.{layer}.self_attn'
         qkv = self._linear.apply(f'{path}/qkv', hidden,
-                                 self._stack(prefix, ('q_proj', 'k_proj', 'v_proj')))
+                                 self._weights.stack(prefix, ('q_proj', 'k_proj', 'v_proj')))
         shape = (1, arch.kv_heads, self._kv_length, arch.head_dim)
         past = [writer.input(f'past_{kind}.{layer}', TensorProto.FLOAT, shape)
                 for kind in ('key', 'value')]
@@ -159,15 +139,17 @@ class _Decoder:
             num_heads=arch.heads, kv_num_heads=arch.kv_heads, do_rotary=1)
         for name in present:
             writer.output(name, TensorProto.FLOAT, shape)
-        return self._linear.apply(f'{path}/o', attended, self._weight(f'{prefix}.o_proj'))
+        return self._linear.apply(f'{path}/o', attended, self._weights.one(f'{prefix}.o_proj'))
 
-    def _mlp(self, path: str, prefix: str, hidden: str) -> str:
-        writer = self._writer
+    def _mlp(self, path: str, layer: int, hidden: str) -> str:
+        writer, prefix = self._writer, f'model.layers.{layer}.mlp'
         both = self._linear.apply(f'{path}/gate_up', hidden,
-                                  self._stack(prefix, ('gate_proj', 'up_proj')))
+                                  self._weights.stack(prefix, ('gate_proj', 'up_proj')))
         gate, up = f'{path}/split', f'{path}/split:1'
         writer.node('Split', f'{path}/split', [both], outputs=[gate, up], axis=-1)
         # QuickGelu is x * sigmoid(alpha * x); alpha = 1 makes it SiLU
         gated = writer.node('QuickGelu', f'{path}/silu', [gate], domain=MICROSOFT, alpha=1.0)
         product = writer.node('Mul', f'{path}/gated', [gated, up])
-        return self._linear.apply(f'{path}/down', product, self._weight(f'{prefix}.down_proj'))
+        is_fine = layer < self._fine_layers
+        apply = self._linear.apply_finely if is_fine else self._linear.apply
+        return apply(f'{path}/down', product, self._weights.one(f'{prefix}.down_proj'))

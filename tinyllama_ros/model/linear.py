@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from tinyllama_ros.model.graph_writer import GraphWriter, MICROSOFT
-from tinyllama_ros.model.quantize import QMAX, quantize_weight
+from tinyllama_ros.model.quantize import FINER, QMAX, quantize_weight
 
 
 class Linear(Protocol):
@@ -20,6 +20,9 @@ class Linear(Protocol):
 
     def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         """Return the name of x (..., in) times weight (out, in), transposed: (..., out)."""
+
+    def apply_finely(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        """Return the same, where rounding x to 8 bits would cost too much."""
 
     def embedding(self, path: str, weight: NDArray[np.float32]) -> str:
         """Return the name of the embedding table (vocabulary, hidden)."""
@@ -38,6 +41,9 @@ class FloatLinear:
 
     def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         return self._product(path, x, self._writer.weight(f'{path}/weight', weight))
+
+    def apply_finely(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        return self.apply(path, x, weight)
 
     def embedding(self, path: str, weight: NDArray[np.float32]) -> str:
         self._table = self._writer.weight(f'{path}/weight', weight)
@@ -76,8 +82,8 @@ class Int8Linear:
         self._writer = writer
         for name, value in (('one', np.float32(1)), ('zero_point', np.uint8(128)),
                             ('step', np.float32(1 / QMAX)),
-                            ('fine_step', np.float32(1 / (2 * QMAX * QMAX))),
-                            ('fine_share', np.float32(1 / (2 * QMAX)))):
+                            ('fine_step', np.float32(1 / (QMAX * FINER))),
+                            ('fine_share', np.float32(1 / FINER))):
             writer.constant(f'w8a8/{name}', np.array(value))
 
     def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
@@ -85,16 +91,13 @@ class Int8Linear:
         product = self._product(path, self._codes(f'{path}/codes', scaled, 'step'), weight)
         return self._writer.node('Mul', path, [product, peak])
 
-    def embedding(self, path: str, weight: NDArray[np.float32]) -> str:
-        return self._writer.weight(f'{path}/weight', weight.astype(np.float16))
-
-    def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
+    def apply_finely(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         """
-        Return the logits, from activations of nearly 16 bits.
+        Return the product, from activations of nearly 16 bits.
 
         What rounding to 8 bits leaves of a token is rounded to 8 bits again, and travels as a
-        second row through the same product. The head is only multiplied by the rows whose logits
-        are wanted, and reading its weights is what that takes, so the second row is free.
+        second row through the same product. With few rows that takes the time to read the
+        weights, so the second row is free; with many it doubles the time.
         """
         writer = self._writer
         scaled, peak = self._scaled(path, x)
@@ -110,6 +113,12 @@ class Int8Linear:
         fine = writer.node('Mul', f'{path}/fine_part', [halves[1], 'w8a8/fine_share'])
         total = writer.node('Add', f'{path}/total', [halves[0], fine])
         return writer.node('Mul', path, [total, peak])
+
+    def embedding(self, path: str, weight: NDArray[np.float32]) -> str:
+        return self._writer.weight(f'{path}/weight', weight.astype(np.float16))
+
+    def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
+        return self.apply_finely(path, x, weight)
 
     def _scaled(self, path: str, x: str) -> tuple[str, str]:
         """Return x divided by the largest magnitude of each token, and that magnitude."""

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.model.architecture import Architecture
 from tinyllama_ros.model.checkpoint import Checkpoint
-from tinyllama_ros.model.quantize import QMAX
+from tinyllama_ros.model.quantize import FINER, QMAX
 
 Float32Array = NDArray[np.float32]
 SMOOTHINGS = ('refined', 'searched', 'none')
@@ -45,10 +45,16 @@ class Group:
     source: str
     query_groups: int = 1
     """Query heads that share one head of the source; 1 where the channels are the source's own."""
+    is_fine: bool = False
+    """Its activations have nearly 16 bits."""
 
 
-def groups(architecture: Architecture) -> Iterator[Group]:
-    """Yield every group of a model, in the order in which data passes them."""
+def groups(architecture: Architecture, fine_layers: int = 0) -> Iterator[Group]:
+    """
+    Yield every group of a model, in the order in which data passes them.
+
+    :param fine_layers: see quantize.fine_layers_of.
+    """
     for layer in range(architecture.layers):
         weights, path = f'model.layers.{layer}', f'layer.{layer}'
         yield Group(f'{path}/attention/qkv',
@@ -60,8 +66,8 @@ def groups(architecture: Architecture) -> Iterator[Group]:
                     (f'{weights}.mlp.gate_proj.weight', f'{weights}.mlp.up_proj.weight'),
                     f'{weights}.post_attention_layernorm.weight')
         yield Group(f'{path}/mlp/down', (f'{weights}.mlp.down_proj.weight',),
-                    f'{weights}.mlp.up_proj.weight')
-    yield Group('logits', ('lm_head.weight',), 'model.norm.weight')
+                    f'{weights}.mlp.up_proj.weight', is_fine=layer < fine_layers)
+    yield Group('logits', ('lm_head.weight',), 'model.norm.weight', is_fine=True)
 
 
 class SmoothedCheckpoint:
@@ -128,20 +134,24 @@ class RoundingError:
     How far rounding takes one linear's outputs from the truth, as a function of its scales.
 
     Rounding to steps of d adds an error of variance d^2 / 12. The step of a token is its largest
-    smoothed activation over 127, that of an output channel its largest smoothed weight over 127,
-    and the error of either is multiplied by the other. Over all tokens and output channels::
+    smoothed activation over 127 (fine ones: over 127 * 254), that of an output channel its largest
+    smoothed weight over 127, and the error of either is multiplied by the other. Over all tokens
+    and output channels, with f = 1 (fine ones: 254)::
 
-        E(s) = [sum_t max_c (x_tc / s_c)^2 * sum_oc (w_oc s_c)^2
+        E(s) = [sum_t max_c (x_tc / s_c)^2 / f^2 * sum_oc (w_oc s_c)^2
                 + sum_o max_c (w_oc s_c)^2 * sum_tc (x_tc / s_c)^2] / (12 * 127^2)
     """
 
-    def __init__(self, inputs: Float32Array, weight: Float32Array) -> None:
+    def __init__(self, inputs: Float32Array, weight: Float32Array, *, is_fine: bool = False
+                 ) -> None:
         """
         Keep what the sum needs.
 
         :param inputs: of some tokens (tokens, in).
         :param weight: (out, in).
+        :param is_fine: the activations have nearly 16 bits.
         """
+        self._finer = FINER if is_fine else 1
         self._inputs = np.abs(inputs)
         self._weight = np.abs(weight)
         self._input_squares = np.square(self._inputs).sum(axis=0, dtype=np.float64)
@@ -176,6 +186,7 @@ class RoundingError:
     def _value_and_slope(self, scale: Float32Array) -> tuple[float, NDArray[np.float64]]:
         """Return the error, and the slope of its logarithm in the logarithm of each scale."""
         token_peak, token_channel = _peaks(self._inputs / scale)
+        token_peak /= self._finer ** 2
         output_peak, output_channel = _peaks(self._weight * scale)
         input_squares = self._input_squares / scale.astype(np.float64) ** 2
         weight_squares = self._weight_squares * scale.astype(np.float64) ** 2
@@ -196,13 +207,12 @@ def _peaks(magnitudes: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], 
     return peak.astype(np.float64) ** 2, channel
 
 
-def choose_scale(inputs: Float32Array, weight: Float32Array, smoothing: str) -> Float32Array:
+def choose_scale(error: RoundingError, smoothing: str) -> Float32Array:
     """
     Return the scales (in,) of one group.
 
     :param smoothing: ``refined``; ``searched`` for the best alpha alone; or an alpha.
     """
-    error = RoundingError(inputs, weight)
     if smoothing not in ('searched', 'refined'):
         return error.textbook_scale(float(smoothing))
     best = min((error.textbook_scale(alpha) for alpha in ALPHAS), key=error.at)
@@ -223,19 +233,20 @@ def check_smoothing(smoothing: str) -> None:
 
 
 def smooth(checkpoint: Checkpoint, inputs: Callable[[str], Float32Array], smoothing: str, *,
-           progress: bool = False) -> SmoothedCheckpoint:
+           fine_layers: int = 0, progress: bool = False) -> SmoothedCheckpoint:
     """
     Return a checkpoint that computes the same and is easier to quantise.
 
     :param inputs: those of some tokens of a linear by its path in the graph: (tokens, in).
     :param smoothing: see choose_scale.
+    :param fine_layers: see quantize.fine_layers_of.
     """
     scales = {}
     head_dim = checkpoint.architecture.head_dim
-    found = list(groups(checkpoint.architecture))
+    found = list(groups(checkpoint.architecture, fine_layers))
     for group in tqdm(found, desc='smooth', unit='group', disable=not progress):
         weight = np.concatenate([head_or(checkpoint, name) for name in group.linears])
-        scales[group.path] = choose_scale(
-            gather(inputs(group.path), group.query_groups, head_dim),
-            gather(weight, group.query_groups, head_dim), smoothing)
+        error = RoundingError(gather(inputs(group.path), group.query_groups, head_dim),
+                              gather(weight, group.query_groups, head_dim), is_fine=group.is_fine)
+        scales[group.path] = choose_scale(error, smoothing)
     return SmoothedCheckpoint(checkpoint, scales)
