@@ -343,3 +343,32 @@ def test_node_that_dies_in_its_answer_is_noticed(fake, context):
     with pytest.raises(NodeError, match='/fake went away before it answered'):
         talk(link, io.StringIO()).ask('die')
     link.close()
+
+
+def test_reader_that_has_seen_enough_ends_the_talk(fake, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, 'w') as stdout:
+        monkeypatch.setattr('sys.stdout', stdout)
+        assert chat('--once', 'Hi') == 141
+
+
+def test_piped_bytes_that_are_no_text_are_replaced(fake, monkeypatch):
+    fake.answers['a\ufffd'] = [('response', 'b')]
+    monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(b'a\xff\n'), 'utf-8'))
+    assert chat() == 0
+    assert fake.prompts == ['a\ufffd']
+
+
+@pytest.mark.parametrize('is_terminal', [True, False], ids=['typed', 'piped'])
+def test_node_that_stays_away_ends_only_a_piped_conversation(is_terminal, monkeypatch):
+    def wait_until_ready(timeout_s):
+        raise NodeError('no node answers')
+
+    shown = io.StringIO()
+    link = SimpleNamespace(target='/fake', wait_until_ready=wait_until_ready)
+    keyboard = SimpleNamespace(is_terminal=is_terminal, quiet=nullcontext,
+                               lines=lambda: iter(['Hi', '/help']))
+    with nullcontext() if is_terminal else pytest.raises(NodeError, match='no node answers'):
+        Conversation(link, Screen(io.StringIO(), shown), keyboard).converse(1)
+    assert shown.getvalue().startswith('[error: no node answers]\n/reset') == is_terminal
