@@ -15,7 +15,7 @@ from rclpy.executors import SingleThreadedExecutor
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from tinyllama_ros.terminal import cli, conversation, link as terminal_link
+from tinyllama_ros.terminal import cli, conversation, link as terminal_link, screen
 from tinyllama_ros.terminal.answer_text import AnswerText
 from tinyllama_ros.terminal.conversation import COMMANDS, Conversation
 from tinyllama_ros.terminal.keyboard import Keyboard
@@ -216,8 +216,8 @@ def test_stop_between_answers_stops_whatever_the_robot_says(fake, capsys, monkey
 
 def test_stats_shows_the_diagnostics_of_this_node_in_columns(fake, capsys, monkeypatch):
     pipe(monkeypatch, '/stats\n')
-    fake.diagnose({'/other: language model': {'fill (slots)': '9'},
-                   '/fake: language model': {'fill (slots)': '7', 'answers': '12'}})
+    fake.diagnose({'/fake: language model': {'fill (slots)': '7', 'answers': '12'},
+                   '/other: language model': {'fill (slots)': '9'}})
     assert chat() == 0
     assert capsys.readouterr().err == 'fill (slots)  7\nanswers       12\n'
 
@@ -259,6 +259,16 @@ def test_stop_waits_until_the_node_has_taken_the_prompt():
     keyboard = SimpleNamespace(watched=nullcontext, wants_stop=lambda: next(keys))
     Conversation(link, Screen(io.StringIO(), io.StringIO()), keyboard).ask('Hi')
     assert said == ['reading']
+
+
+def test_what_was_said_before_the_prompt_is_no_sign_that_it_is_read(monkeypatch):
+    monkeypatch.setattr(screen, 'columns', lambda stream: 40)
+    shown = io.StringIO()
+    link = SimpleNamespace(state='idle', send=lambda prompt: None,
+                           waiting_events=lambda: [Event('state', 'reading')],
+                           events=lambda: iter([Event('response', 'x'), None]))
+    Conversation(link, Screen(io.StringIO(), shown), Keyboard(io.StringIO(), [])).ask('Hi')
+    assert 'reading' not in shown.getvalue()
 
 
 def test_interrupt_stops_the_answer_not_the_conversation(fake, capsys, monkeypatch):

@@ -79,6 +79,7 @@ def test_note_in_mid_answer_waits_for_its_end(streams):
     shown.note('cleared')
     shown.write(' two')
     shown.end_line()
+    shown.end_line()
     assert same.getvalue() == 'One two\n[cleared]\n'
 
 
