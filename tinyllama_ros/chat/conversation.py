@@ -5,24 +5,38 @@ A turn renders the whole conversation, keeps the longest prefix that the cache a
 reads the rest; so a changed system prompt, a cancelled answer and a reset need no special case.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+import logging
 from os.path import commonprefix
 import time
 from typing import Literal
 
-from tinyllama_ros.chat.template import ChatTemplate, Message
+from tinyllama_ros.chat.message import Message
+from tinyllama_ros.chat.stop import StopStream
+from tinyllama_ros.chat.template import ChatTemplate
 from tinyllama_ros.chat.text_stream import TextStream
 from tinyllama_ros.chat.tokenizer import load_tokenizer, Tokenizer
 from tinyllama_ros.engine.drafting import Drafter, LONGEST_DRAFT
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.engine.sampling import Sampler, SamplingOptions
-from tinyllama_ros.errors import ArtifactError, ConfigError, PromptError
+from tinyllama_ros.errors import (
+    ArtifactError,
+    BackendError,
+    BackendLost,
+    ConfigError,
+    LengthError,
+    PromptError,
+)
 from tinyllama_ros.model.artifact import Artifact
 from tinyllama_ros.model.tokenizer_settings import TokenizerSettings
 
 REPLACEMENT = '\N{REPLACEMENT CHARACTER}'
 Finish = Literal['stop', 'length']
+RECOVERIES = 3
+"""Times that the model is loaded again for one answer; a device that fails more often is ill."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,9 @@ class ChatOptions:
     Off by default: ONNX Runtime's attention sums a pass of one row in another order than longer
     ones, and W8A8 rounds that up to another, equally likely word now and then.
     """
+
+    stop: tuple[str, ...] = ()
+    """Texts before which the answer ends, none of them empty."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 0:
@@ -73,9 +90,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class Reset:
-    """The cache was full and is being cleared."""
+    """The cache was full and is being cleared, or was lost with the backend that held it."""
 
-    reason: Literal['full'] = 'full'
+    reason: Literal['full', 'recovered'] = 'full'
 
 
 @dataclass(frozen=True)
@@ -141,25 +158,52 @@ class Conversation:
 
         There is a yield between any two forward passes. Whoever closes the iterator there cancels
         the answer: what was yielded of it stays in the conversation, and when that is nothing the
-        turn is forgotten. The same holds when the backend fails.
+        turn is forgotten. The same holds when the backend fails for good; one that is lost is
+        opened again, and the answer goes on where it stopped.
 
         :raises PromptError: the prompt is blank, or does not fit the cache; nothing has changed.
+        :raises BackendError: the backend failed, and opening it again was no help.
         """
-        turn = _Turn(self._model, self._exchanges, Message('user', prompt), options)
+        _check_says_something(prompt)
+        asked = Message('user', prompt)
+        turn = _Turn(self._model, self._exchanges, [asked], options)
         turn.check()
         try:
             yield from turn.run()
         finally:
             if said := ''.join(turn.said):
-                self._exchanges = [*turn.kept, (turn.prompt, Message('assistant', said))]
+                self._exchanges = [*turn.kept, (asked, Message('assistant', said))]
+
+    def complete(self, messages: Sequence[Message], options: ChatOptions
+                 ) -> Generator[Event, None, None]:
+        """
+        Yield what happens while messages that are not ours are answered, as `answer` does.
+
+        Our own stay as they are, though not in the cache. None of those messages is ever left
+        out: they must fit whole, and a reset in the answer keeps them all.
+
+        :raises PromptError: they do not fit, or the model does not take them.
+        """
+        turn = _Turn(self._model, [], messages, options)
+        turn.check()
+        yield from turn.run()
 
     def reset(self, system_prompt: str = '') -> None:
         """Forget everything said; the cache keeps the system prompt, if it holds it."""
         self._exchanges = []
-        first, second = (self._model.encode(system_prompt, [], Message('user', text))
+        first, second = (self._model.encode(system_prompt, [], [Message('user', text)])
                          for text in ('a', 'b'))
         engine = self._model.engine
         engine.rewind(engine.cache.shared_prefix(commonprefix([first, second])))
+
+    def mend(self) -> None:
+        """
+        Open the backend again where its last pass failed.
+
+        :raises BackendError: it cannot be opened.
+        """
+        if self._model.engine.is_broken:
+            self._model.engine.reopen()
 
     def close(self) -> None:
         """Free the engine."""
@@ -175,44 +219,46 @@ class _Model:
     template: ChatTemplate
     stop_tokens: frozenset[int]
 
-    def encode(self, system_prompt: str, exchanges: list[Exchange], prompt: Message) -> list[int]:
+    def encode(self, system_prompt: str, exchanges: list[Exchange], asked: Sequence[Message]
+               ) -> list[int]:
         """Return the tokens of a conversation, up to where the answer begins."""
         system = [Message('system', system_prompt)] if system_prompt else []
         said = [message for exchange in exchanges for message in exchange]
-        return self.template.encode([*system, *said, prompt])
+        return self.template.encode([*system, *said, *asked])
 
 
 class _Turn:
-    """One prompt on its way to its answer."""
+    """
+    One prompt on its way to its answer.
 
-    def __init__(self, model: _Model, exchanges: list[Exchange], prompt: Message,
+    Of the exchanges the oldest may be forgotten; the messages that are asked are always kept.
+    """
+
+    def __init__(self, model: _Model, exchanges: list[Exchange], asked: Sequence[Message],
                  options: ChatOptions) -> None:
         self._model = model
         self._engine = model.engine
         self._options = options
-        self.prompt = prompt
+        self._asked = asked
         self.kept = exchanges
         self.said: list[str] = []
         self._drawn: list[int] = []
         self._drafter = Drafter() if options.drafting else None
+        self._recoveries = 0
 
     def check(self) -> None:
-        """Refuse a prompt that cannot be answered."""
-        # What ROS cannot decode as UTF-8 arrives as replacement characters
-        if not any(char.isprintable() and not char.isspace() and char != REPLACEMENT
-                   for char in self.prompt.content):
-            raise PromptError('it is blank, or no text in UTF-8; say something')
+        """Refuse what does not fit the cache."""
         capacity, room = self._engine.cache.capacity, self._options.room
         alone = len(self._tokens([]))
         if alone + room > capacity:
-            raise PromptError(
+            raise LengthError(
                 f'it is too long: with the system prompt it is {alone} tokens, and at most '
                 f'{max(0, capacity - room)} fit beside the {room} kept for the answer; shorten it')
 
     def run(self) -> Iterator[Event]:
         """Yield the events of the turn."""
         began_s = time.monotonic()
-        stream = TextStream(self._model.tokenizer)
+        stream, stop = TextStream(self._model.tokenizer), StopStream(self._options.stop)
         sampler = Sampler(self._options.sampling)
         tokens = yield from self._begin()
         cache = self._engine.cache
@@ -226,10 +272,13 @@ class _Turn:
                 finish = 'stop'
                 break
             self._drawn.append(token)
-            yield self._say(stream.push(token))
+            yield self._say(stop.push(stream.push(token)))
+            if stop.has_ended:
+                finish = 'stop'
+                break
             if not self._is_at_length():
                 yield from self._advance(token)
-        if rest := stream.finish():
+        if rest := stop.push(stream.finish()) + stop.finish():
             yield self._say(rest)
         yield Answer(''.join(self.said), finish, kept, len(tokens) - kept, len(self._drawn),
                      first_s - began_s, time.monotonic() - first_s)
@@ -256,11 +305,16 @@ class _Turn:
 
     def _advance(self, token: int) -> Iterator[Event]:
         """Read the token just drawn, with a reset where no slot is free."""
-        if self._engine.cache.room:
-            self._engine.append(token, self._drafter, self._draftable())
-        else:
+        if not self._engine.cache.room:
             yield Reset()
             yield from self._read(self._rolled_over())
+            return
+        try:
+            self._engine.append(token, self._drafter, self._draftable())
+        except BackendLost as error:
+            tokens = [*self._engine.cache.tokens, token]
+            yield from self._recover(error)
+            yield from self._read(tokens)
 
     def _rolled_over(self) -> list[int]:
         """
@@ -280,10 +334,47 @@ class _Turn:
         return self._tokens(self.kept) + answer
 
     def _read(self, tokens: list[int]) -> Iterator[Event]:
-        return (Reading(count) for count in self._engine.read(tokens))
+        """Make the cache hold these tokens, from the first one on where it was lost."""
+        while True:
+            try:
+                for count in self._engine.read(tokens):
+                    yield Reading(count)
+                return
+            except BackendLost as error:
+                yield from self._recover(error)
+
+    def _recover(self, error: BackendError) -> Iterator[Event]:
+        """
+        Put a new backend in the place of the one that is lost; the cache is empty then.
+
+        :raises BackendError: there is none, or too many were lost already.
+        """
+        while self._recoveries < RECOVERIES:
+            self._recoveries += 1
+            log.warning('%s; loading the model again (%d of at most %d times)', error,
+                        self._recoveries, RECOVERIES)
+            try:
+                self._engine.reopen()
+            except BackendLost as failure:
+                error = failure
+                continue
+            except BackendError as failure:
+                raise BackendError(f'{error}; loading the model again failed: {failure}'
+                                   ) from failure
+            yield Reset('recovered')
+            return
+        raise BackendError(f'{error}; the model was loaded again {RECOVERIES} times, which did '
+                           'not help') from error
 
     def _tokens(self, exchanges: list[Exchange]) -> list[int]:
-        return self._model.encode(self._options.system_prompt, exchanges, self.prompt)
+        return self._model.encode(self._options.system_prompt, exchanges, self._asked)
+
+
+def _check_says_something(prompt: str) -> None:
+    # What ROS cannot decode as UTF-8 arrives as replacement characters
+    if not any(char.isprintable() and not char.isspace() and char != REPLACEMENT
+               for char in prompt):
+        raise PromptError('it is blank, or no text in UTF-8; say something')
 
 
 def open_conversation(artifact: Artifact, engine: Engine) -> Conversation:
