@@ -85,7 +85,7 @@ def memcpy_async(target: int, target_size: int, source: int, count: int, kind: i
                  [made for made in [process.memory.find(source)] if made],
                  [made for made in [process.memory.find(target)] if made])
     if to_kind == 'pageable':  # only pinned memory is copied to behind the caller's back
-        pass
+        order.drain()
 
 
 @call('kkkkkki', needs='context')
