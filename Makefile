@@ -2,11 +2,12 @@
 # A sourced ROS 2 is used where there is one; else ROS 2 Jazzy comes as wheels into .venv.
 
 .SILENT:
-.PHONY: demo chat test lint clean
+.PHONY: demo chat run test lint docs vendor pictures clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+NPM := $(shell command -v npm)
 SOURCED := $(if $(ROS_DISTRO),$(shell $(PYTHON) -c 'import rclpy' 2>/dev/null && echo $(ROS_DISTRO)))
 # Names what the environment stands on, so that another Python or ROS makes a new one.
 STAMP := .venv/python$(VERSION)-$(or $(SOURCED),wheels)
@@ -34,15 +35,33 @@ demo: $(STAMP)  ## one prompt, published by another process; prints the answer a
 chat: $(STAMP)  ## a conversation in the terminal
 	$(BIN)/python tools/demo.py --chat
 
-test: $(STAMP)
+run: $(STAMP)  ## the page to chat in; make run ARGS='--host 0.0.0.0 --port 8000'
+	$(BIN)/python tools/run.py $(ARGS)
+
+test: $(STAMP) $(if $(NPM),node_modules/.package-lock.json)
 	$(BIN)/python -m pytest
 
 lint: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
+docs: $(STAMP)  ## the pages that are made from the code
+	$(BIN)/python tools/interface_page.py
+
+vendor: node_modules/.package-lock.json  ## what the page is served with, after package.json
+	$(BIN)/python tools/vendor.py
+
+pictures: $(STAMP)  ## those in docs/images, from real runs; needs Chromium
+	$(BIN)/tinyllama-model build smollm2-135m-instruct
+	$(BIN)/python tools/cache_picture.py
+	$(BIN)/python tools/pictures.py
+
 clean:  ## models stay in their cache folder
-	rm -rf .venv build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv node_modules build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# Only the tests need it; they say what they leave out.
+node_modules/.package-lock.json: package-lock.json
+	npm ci --silent && touch $@ || echo 'npm ci failed: the page is not checked by axe-core'
 
 $(STAMP): setup.py setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13) and \

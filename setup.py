@@ -9,6 +9,7 @@ PACKAGE = 'tinyllama_ros'
 MANIFEST = ElementTree.parse('package.xml').getroot()
 
 RUN_TIME = [
+    'aiohttp',  # serves the page and the door for OpenAI clients
     'jinja2',  # renders the model's own chat template, sandboxed
     'numpy',  # logits, sampling
     'onnxruntime',  # runs the static graph on the CPU
@@ -16,6 +17,7 @@ RUN_TIME = [
     'sentence-stream',  # cuts the stream into sentences for a speech node
     'sentencepiece',  # Llama vocabularies
     'tokenizers',  # byte-level BPE vocabularies
+    'wcwidth',  # cells of a character in the terminal
 ]
 EXTRAS = {
     # What prepares a model; a robot that is handed a finished artifact needs none of it.
@@ -41,9 +43,11 @@ EXTRAS = {
         'colcon-ros',  # teaches colcon ament_python packages
         'hypothesis',  # property tests
         'mypy',  # checks types
+        'openai',  # the real client at the door
         'pytest',  # runs the tests
         'pyyaml',  # reads config/ in tests
         'ruff',  # checks style
+        'selenium',  # drives a real browser over the page
     ],
 }
 
@@ -53,7 +57,8 @@ setup(
     description='A small language model on the robot itself, as a ROS 2 node',
     license='Apache-2.0',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
-    package_data={f'{PACKAGE}.model': ['calibration.txt']},
+    package_data={f'{PACKAGE}.model': ['calibration.txt'],
+                  f'{PACKAGE}.web': ['static/*', 'static/vendor/*']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
         (f'share/{PACKAGE}', ['package.xml']),
@@ -67,8 +72,9 @@ setup(
     entry_points={
         'console_scripts': [
             'tinyllama_node = tinyllama_ros.node:main',
+            'tinyllama_web = tinyllama_ros.web.node:main',
             'tinyllama-model = tinyllama_ros.cli:main',
-            'chat = tinyllama_ros.terminal:main',
+            'chat = tinyllama_ros.terminal.cli:main',
         ],
     },
 )

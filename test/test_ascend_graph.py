@@ -22,6 +22,7 @@ from tinyllama_ros.errors import ModelError
 from tinyllama_ros.model.artifact import Artifact
 from tinyllama_ros.model.build import build
 from tinyllama_ros.model.checkpoint import Checkpoint
+from tinyllama_ros.perplexity import window_loss
 
 SLOTS = 48
 FINE_LAYERS = 1
@@ -383,6 +384,18 @@ def test_w8a8_loses_little(w8a8):
     tokens = w8a8.tokens(SLOTS)
     unrounded = numpy_llama.logits(w8a8.checkpoint, tokens)
     assert distance(w8a8.read(tokens, [SLOTS]), unrounded) < 0.1 * unrounded.std()
+
+
+def test_w8a8_predicts_as_well_as_the_cpu_dialect(tmp_path):
+    subject = Subject(tmp_path, tiny(heads=6, kv_heads=2), 'w8a8', [1, 16])
+    build(subject.checkpoint, tmp_path / 'cpu', name='tiny', quantization='w8a8',
+          kv_length=SLOTS, fine_layers=FINE_LAYERS)
+    cpu = OnnxBackend(Artifact.open(tmp_path / 'cpu'), threads=1)
+    windows = [np.array(subject.tokens(SLOTS, seed)) for seed in range(40)]
+    expected, found = (np.concatenate([window_loss(backend, window) for window in windows]).mean()
+                       for backend in (cpu, subject.backend))
+    cpu.close()
+    assert abs(np.expm1(found - expected)) < 0.003
 
 
 @pytest.mark.parametrize('tokens', [[ZERO], [ZERO, ZERO, 5], [5, ZERO]], ids=str)

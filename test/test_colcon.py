@@ -46,15 +46,22 @@ def executable(workspace, name):
 def test_build_installs_what_ros_looks_for(workspace):
     share = workspace / 'install' / 'tinyllama_ros' / 'share'
     assert (share / 'ament_index/resource_index/packages/tinyllama_ros').is_file()
-    for name in ('package.xml', 'launch/tinyllama.launch.py', 'config/tinyllama.yaml'):
+    for name in ('package.xml', 'launch/tinyllama.launch.py', 'launch/web.launch.py',
+                 'config/tinyllama.yaml'):
         assert (share / 'tinyllama_ros' / name).is_file()
-    for name in ('tinyllama_node', 'tinyllama-model', 'chat'):
+    for name in ('tinyllama_node', 'tinyllama_web', 'tinyllama-model', 'chat'):
         assert os.access(executable(workspace, name), os.X_OK)
 
 
 def test_installed_package_is_the_one_that_runs(workspace, installed):
     run = installed(sys.executable, '-c', 'import tinyllama_ros; print(tinyllama_ros.__file__)')
     assert run.communicate(timeout=60)[0].startswith(str(workspace / 'install'))
+
+
+def test_build_installs_the_page_and_its_licences(workspace):
+    installed = {path.name for path in workspace.glob('install/**/web/static/**/*')}
+    assert installed >= {path.name for path in (ROOT / 'tinyllama_ros/web/static').rglob('*')}
+    assert {'index.html', 'markdown-it.js', 'LICENSES.txt'} <= installed
 
 
 def test_installed_node_answers_a_prompt(workspace, installed):

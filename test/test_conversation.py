@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from os.path import commonprefix
 import random
@@ -25,13 +25,14 @@ from tinyllama_ros.chat.conversation import (
     Reading,
     Reset,
 )
-from tinyllama_ros.chat.template import ChatTemplate, Message
+from tinyllama_ros.chat.message import Message
+from tinyllama_ros.chat.template import ChatTemplate
 from tinyllama_ros.chat.tokenizer import BpeTokenizer, SentencePieceTokenizer
 from tinyllama_ros.engine.backend import Backend
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.engine.onnx import OnnxBackend
 from tinyllama_ros.engine.sampling import Sampler, SamplingOptions
-from tinyllama_ros.errors import BackendError, ConfigError, PromptError
+from tinyllama_ros.errors import BackendError, ConfigError, LengthError, PromptError
 from tinyllama_ros.model.artifact import Artifact
 from tinyllama_ros.model.build import build
 
@@ -500,3 +501,85 @@ def test_conversation_of_an_artifact_answers(tmp_path):
     assert conversation.capacity == 48
     conversation.close()
     conversation.close()
+
+
+def complete(conversation: Conversation, *messages: Message, stop: tuple[str, ...] = (),
+             **changes: object) -> list[Event]:
+    return list(conversation.complete(messages, replace(options(**changes), stop=stop)))
+
+
+def test_messages_of_others_are_answered_as_our_own():
+    conversation, _ = talk()
+    *_, last = complete(conversation, Message('system', 'Be brief.'), Message('user', 'robot?'))
+    assert last == replace(answer(talk()[0], system_prompt='Be brief.'),
+                           reading_s=last.reading_s, answering_s=last.answering_s)
+
+
+def test_messages_of_others_leave_our_own_alone():
+    conversation, backend = talk(256)
+    answer(conversation)
+    before = conversation.messages
+    complete(conversation, Message('user', 'another'))
+    assert conversation.messages == before
+    assert answer(conversation, 'and?').text == text(4)
+    assert backend.rows[:len(encode(before, 'and?'))] == encode(before, 'and?')
+
+
+def test_prefix_that_others_share_is_kept():
+    conversation, _ = talk(256)
+    said = [Message('user', 'robot?')]
+    complete(conversation, *said)
+    *_, last = complete(conversation, *said, Message('assistant', 'A machine.'),
+                        Message('user', 'why?'))
+    assert last.tokens_kept >= len(encode([])) - 1
+
+
+@pytest.mark.parametrize('roles', ['a', 's', 'ua', 'uu', 'sua', 'uas'])
+def test_messages_of_others_may_come_in_any_order(roles):
+    speakers = {'u': 'user', 'a': 'assistant', 's': 'system'}
+    messages = [Message(speakers[role], f'{role} says') for role in roles]
+    *_, last = complete(talk()[0], *messages)
+    assert last.tokens_read == len(ChatTemplate(SETTINGS, TOKENIZER).encode(messages))
+
+
+def test_messages_of_others_must_fit_whole():
+    conversation, backend = talk(64)
+    messages = [Message('user', 'robot?'), Message('assistant', 'A machine. ' * 9)] * 3
+    with pytest.raises(LengthError, match=r'it is too long: .* is \d+ tokens, and at most 56 fit'):
+        complete(conversation, *messages, Message('user', 'why?'))
+    assert backend.passes == []
+
+
+def test_reset_in_an_answer_keeps_all_messages_of_others():
+    messages = [Message('user', 'robot?'), Message('assistant', 'Yes.'), Message('user', 'why?')]
+    asked = ChatTemplate(SETTINGS, TOKENIZER).encode(messages)
+    conversation, backend = talk(len(asked) + 12, 60)
+    events = complete(conversation, *messages, max_tokens=0, answer_room=8)
+    assert Reset() in events
+    assert events[-1].text == text(60)
+    assert backend.rows[:len(asked)] == asked
+
+
+WORDS = 'books about sea'
+
+
+def say_words(*stop: str) -> tuple[Answer, FakeBackend]:
+    """Return the end of an answer of three words, and what it ran on."""
+    tokens = TOKENIZER.encode(WORDS)
+    conversation, backend = talk(tokens=tokens, count=len(tokens))
+    *_, last = complete(conversation, Message('user', 'robot?'), stop=stop)
+    return last, backend
+
+
+@pytest.mark.parametrize(('stop', 'said'), [
+    (['ks a'], 'boo'), ([' sea', 'about'], 'books '), (['b'], ''), (['x'], WORDS)],
+    ids=['across words', 'the first of two', 'at once', 'none'])
+def test_answer_ends_before_a_stop_text(stop, said):
+    last, _ = say_words(*stop)
+    assert (last.text, last.finish) == (said, 'stop')
+
+
+def test_nothing_is_read_after_a_stop_text():
+    asked = len(say_words('b')[1].passes)
+    assert len(say_words(WORDS[:6])[1].passes) < len(say_words()[1].passes)
+    assert asked == -(-len(encode([])) // 8)

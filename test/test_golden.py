@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinyllama_ros.chat.template import ChatTemplate, Message
+from tinyllama_ros.chat.message import Message
+from tinyllama_ros.chat.template import ChatTemplate
 from tinyllama_ros.chat.tokenizer import load_tokenizer, Tokenizer
 from tinyllama_ros.cli import main
 from tinyllama_ros.engine.onnx import OnnxBackend

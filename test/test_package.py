@@ -14,14 +14,16 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / 'launch' / 'tinyllama.launch.py'
+WEB_LAUNCH = ROOT / 'launch' / 'web.launch.py'
 CONFIG = ROOT / 'config' / 'tinyllama.yaml'
 
 # Looked up in ros/rosdistro: rosdep/python.yaml, and distribution.yaml of humble and jazzy. One
 # key that rosdep does not know makes a user's `rosdep install` fail.
 ROSDEP_KEYS = {
-    'ament_index_python', 'diagnostic_msgs', 'launch', 'launch_ros', 'python3-hypothesis',
-    'python3-jinja2', 'python3-numpy', 'python3-psutil', 'python3-pytest', 'python3-tqdm',
-    'python3-yaml', 'rcl_interfaces', 'rclpy', 'ros2launch', 'std_msgs', 'std_srvs'}
+    'ament_index_python', 'diagnostic_msgs', 'launch', 'launch_ros', 'python3-aiohttp',
+    'python3-hypothesis', 'python3-jinja2', 'python3-numpy', 'python3-psutil', 'python3-pytest',
+    'python3-tqdm', 'python3-yaml', 'rcl_interfaces', 'rclpy', 'ros2launch', 'std_msgs',
+    'std_srvs'}
 
 
 def setup_arguments():
@@ -43,24 +45,42 @@ def manifest():
 
 
 @pytest.fixture
-def launch_file(monkeypatch):
-    """Run the launch file on stand-ins that keep what they are given."""
+def launch_modules(monkeypatch):
+    """Put stand-ins that keep what they are given in place of the launch system."""
     keep = SimpleNamespace
     monkeypatch.setitem(sys.modules, 'ament_index_python.packages',
                         keep(get_package_share_path=lambda name: ROOT))
     monkeypatch.setitem(sys.modules, 'launch', keep(LaunchContext=dict, LaunchDescription=list))
     monkeypatch.setitem(sys.modules, 'launch.actions', keep(
         DeclareLaunchArgument=lambda name, **options: keep(name=name, **options),
+        IncludeLaunchDescription=lambda source, **options: keep(source=source, **options),
         OpaqueFunction=keep))
+    monkeypatch.setitem(sys.modules, 'launch.conditions',
+                        keep(UnlessCondition=lambda value: value))
+    monkeypatch.setitem(sys.modules, 'launch.launch_description_sources',
+                        keep(PythonLaunchDescriptionSource=Path))
     monkeypatch.setitem(sys.modules, 'launch.substitutions', keep(
-        LaunchConfiguration=lambda name: keep(perform=lambda context: context[name])))
-    monkeypatch.setitem(sys.modules, 'launch_ros.actions', keep(LifecycleNode=keep))
+        LaunchConfiguration=lambda name: keep(name=name, perform=lambda context: context[name])))
+    monkeypatch.setitem(sys.modules, 'launch_ros.actions', keep(LifecycleNode=keep, Node=keep))
     monkeypatch.setitem(sys.modules, 'launch_ros.parameter_descriptions', keep(
         ParameterValue=lambda value, value_type: value_type(value)))
+
+
+@pytest.fixture
+def launch_file(launch_modules):
+    """Run the launch file on the stand-ins."""
     *arguments, start = runpy.run_path(str(LAUNCH))['generate_launch_description']()
     defaults = {argument.name: argument.default_value for argument in arguments}
-    return keep(arguments=arguments,
-                start=lambda **given: start.function(defaults | given)[0])
+    return SimpleNamespace(arguments=arguments,
+                           start=lambda **given: start.function(defaults | given)[0])
+
+
+@pytest.fixture
+def web_launch_file(launch_modules):
+    *arguments, include, start = runpy.run_path(str(WEB_LAUNCH))['generate_launch_description']()
+    defaults = {argument.name: argument.default_value for argument in arguments}
+    return SimpleNamespace(arguments=arguments, include=include,
+                           start=lambda **given: start.function(defaults | given)[0])
 
 
 def parameters_in_config():
@@ -113,9 +133,11 @@ def test_pip_installs_the_executables_too():
     assert {entry.name: entry.value for entry in installed} == scripts()
 
 
-def test_launch_arguments_explain_themselves(launch_file):
-    assert all(argument.description for argument in launch_file.arguments)
-    closed = [argument for argument in launch_file.arguments if hasattr(argument, 'choices')]
+@pytest.mark.parametrize('name', ['launch_file', 'web_launch_file'])
+def test_launch_arguments_explain_themselves(name, request):
+    arguments = request.getfixturevalue(name).arguments
+    assert all(argument.description for argument in arguments)
+    closed = [argument for argument in arguments if hasattr(argument, 'choices')]
     assert all(argument.default_value in argument.choices for argument in closed)
 
 
@@ -138,10 +160,31 @@ def test_launch_sets_parameters_that_exist(launch_file):
     assert (node.namespace, node.name) == ('robot1', 'tinyllama')
 
 
+def test_web_launch_starts_both_nodes_under_one_name(web_launch_file, launch_file):
+    node = web_launch_file.start(namespace='robot1', name='brain', port='0', host='::1')
+    include = web_launch_file.include
+    assert node.executable in scripts()
+    assert node.parameters == [{'host': '::1', 'port': 0, 'token_file': '', 'allowed_hosts': '',
+                                'model_node': '/robot1/brain'}]
+    assert web_launch_file.start().parameters[0]['model_node'] == '/tinyllama'
+    assert include.source == LAUNCH
+    assert {name for name, _ in include.launch_arguments} <= {
+        argument.name for argument in launch_file.arguments}
+    assert include.condition.name == 'only_web'
+
+
+def test_web_launch_sets_parameters_that_exist(request):
+    pytest.importorskip('rclpy', reason='no ROS 2 is sourced or installed')
+    from tinyllama_ros.web.node import PARAMETERS  # before there are stand-ins
+    node = request.getfixturevalue('web_launch_file').start()
+    assert node.parameters[0].keys() <= PARAMETERS.keys()
+
+
 def test_launch_file_is_one_for_the_real_launch(monkeypatch):
     launch = pytest.importorskip('launch', reason='comes with ROS 2')
     if not hasattr(launch, 'LaunchDescription'):
         pytest.skip('this is our folder launch/, the real one comes with ROS 2')
     monkeypatch.setattr('ament_index_python.packages.get_package_share_path', lambda _: ROOT)
-    description = runpy.run_path(str(LAUNCH))['generate_launch_description']()
-    assert isinstance(description, launch.LaunchDescription)
+    for path in (LAUNCH, WEB_LAUNCH):
+        description = runpy.run_path(str(path))['generate_launch_description']()
+        assert isinstance(description, launch.LaunchDescription)

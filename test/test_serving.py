@@ -3,12 +3,16 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from threading import Event as Flag, Thread
+from typing import Any
 
 import pytest
 
+from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest
 from tinyllama_ros.chat.conversation import Answer, ChatOptions, Event, Piece, Reading, Reset
-from tinyllama_ros.chat.serving import Server
-from tinyllama_ros.errors import BackendError, ModelError, PromptError
+from tinyllama_ros.chat.message import Message
+from tinyllama_ros.chat.serving import OVERTAKEN, Server
+from tinyllama_ros.engine.sampling import SamplingOptions
+from tinyllama_ros.errors import BackendError, LengthError, ModelError, PromptError
 
 SAID = 'I am one. You are two.'
 READ = [Reading(0), Reading(5)]
@@ -46,6 +50,9 @@ class Script:
         finally:
             self.ended.append(prompt)
 
+    def complete(self, messages: tuple[Message, ...], options: ChatOptions) -> Iterator[Event]:
+        return self.answer(messages[-1].content, options)
+
     def reset(self, system_prompt: str) -> None:
         self.reset_to.append(system_prompt)
 
@@ -60,6 +67,8 @@ class Ear:
     """A listener that writes everything down."""
 
     heard: list[tuple[str, str]] = field(default_factory=list)
+    record: list[tuple[str, ...]] = field(default_factory=list)
+    completions: list[CompletionEvent] = field(default_factory=list)
 
     def on_state(self, state: str) -> None:
         self.heard.append(('state', state))
@@ -79,6 +88,12 @@ class Ear:
     def on_error(self, message: str) -> None:
         self.heard.append(('error', message))
 
+    def on_record(self, kind: str, text: str, why: str = '') -> None:
+        self.record.append((kind, text, why) if why else (kind, text))
+
+    def on_completion(self, event: CompletionEvent) -> None:
+        self.completions.append(event)
+
     def all(self, kind: str) -> list[str]:
         """Return what was heard of one kind."""
         return [text for each, text in self.heard if each == kind]
@@ -93,12 +108,24 @@ class Stage:
         self.server = Server(self.script, self.ear, depth=depth,
                              options=lambda: ChatOptions(system_prompt='Be brief.'))
 
-    def serve(self, *prompts: str) -> list[tuple[str, str]]:
+    def serve(self, *prompts: str | CompletionRequest) -> list[tuple[str, str]]:
         """Return what is heard while prompts are answered."""
         for prompt in prompts:
-            self.server.submit(prompt)
+            if isinstance(prompt, str):
+                self.server.submit(prompt)
+            else:
+                self.server.submit_request(prompt)
         self.server.serve()
         return self.ear.heard
+
+    def told(self, request_id: str = 'one') -> list[tuple[str, str]]:
+        """Return what was told of a request."""
+        return [(event.kind, event.code or event.text) for event in self.ear.completions
+                if event.id == request_id]
+
+
+def request(text: str = 'a', name: str = 'one', **options: Any) -> CompletionRequest:
+    return CompletionRequest(name, (Message('user', text),), **options)
 
 
 def test_one_prompt_is_told_from_its_first_token_to_its_last():
@@ -351,6 +378,25 @@ def test_failing_listener_does_not_leave_a_finished_answer_to_cancel():
     assert not stage.server.cancel()
 
 
+def test_record_has_every_turn_and_reset_in_order():
+    stage = Stage(depth=4, long=[PromptError('it is too long')], broken=[BackendError('gone')],
+                  cut=[PIECES[0], lambda: stage.server.cancel(), PIECES[1]],
+                  full=[*READ, Reset(), *PIECES, ANSWER])
+    stage.serve('long', 'broken', 'cut', 'full', 'beyond')
+    stage.server.reset()
+    stage.serve()
+    stage.server.submit('late')
+    stage.server.close()
+    assert stage.ear.record == [
+        ('refused', 'beyond', '4 prompts are waiting already; send it again when an answer has '
+         'come, or raise queue_depth'),
+        ('asked', 'long'), ('refused', 'long', 'it is too long'),
+        ('asked', 'broken'), ('failed', '', 'gone'), ('asked', 'cut'),
+        ('stopped', 'I am one. You'), ('asked', 'full'), ('reset', 'full'),
+        ('answered', SAID), ('reset', 'requested'),
+        ('dropped', 'late', 'the node is stopping; send it again')]
+
+
 def test_statistics_count_what_happened():
     stage = Stage(depth=5, bad=[PromptError('no')], broken=[BackendError('gone')],
                   cut=[lambda: stage.server.cancel(), *PIECES])
@@ -368,3 +414,133 @@ def test_options_are_asked_for_each_turn():
     stage.server = Server(stage.script, stage.ear, options=lambda: next(wanted), depth=3)
     stage.serve('a', 'b')
     assert [each.system_prompt for each in stage.script.options] == ['one', 'two']
+
+
+def test_request_is_told_from_its_acceptance_to_its_end():
+    stage = Stage()
+    stage.serve(request())
+    assert stage.ear.completions == [
+        CompletionEvent('one', 'accepted'), CompletionEvent('one', 'token', 'I am one.'),
+        CompletionEvent('one', 'token', ' You'), CompletionEvent('one', 'token', ' are two.'),
+        CompletionEvent('one', 'done', SAID, finish='stop', prompt_tokens=5, completion_tokens=4)]
+
+
+def test_request_is_heard_by_nobody_else():
+    stage = Stage(a=[*READ, PIECES[0], Reset(), *PIECES[1:], ANSWER])
+    assert stage.serve(request()) == [('state', 'reading'), ('state', 'answering'),
+                                      ('state', 'idle')]
+    assert stage.ear.record == []
+    assert ('reset', 'full') in stage.told()
+
+
+def test_requests_and_prompts_are_answered_in_order():
+    stage = Stage(depth=4)
+    stage.serve('a', request('b'), 'c', request('d', 'two'))
+    assert stage.script.prompts == ['a', 'b', 'c', 'd']
+    assert stage.ear.all('response') == [SAID] * 2
+
+
+def test_request_beyond_the_depth_is_busy():
+    stage = Stage(depth=1)
+    stage.serve('a', request('b'))
+    assert stage.told() == [('error', 'busy')]
+    assert stage.script.prompts == ['a']
+
+
+def test_request_says_how_it_is_answered():
+    stage = Stage()
+    stage.server = Server(stage.script, stage.ear, depth=3, options=lambda: ChatOptions(
+        'Be brief.', 100, sampling=SamplingOptions(0.2, 5, 0.9)))
+    stage.serve(request(temperature=0.5, seed=7, max_tokens=9, stop=('x',)))
+    options, = stage.script.options
+    assert options.sampling == SamplingOptions(0.5, 5, 0.9, seed=7)
+    assert (options.system_prompt, options.max_tokens, options.stop) == ('', 9, ('x',))
+
+
+@pytest.mark.parametrize(('wanted', 'allowed', 'found'), [
+    (None, 5, 5), (9, 5, 5), (3, 5, 3), (9, 0, 9), (None, 0, 0)])
+def test_answer_to_a_request_is_no_longer_than_the_node_allows(wanted, allowed, found):
+    stage = Stage()
+    stage.server = Server(stage.script, stage.ear, depth=3,
+                          options=lambda: ChatOptions(max_tokens=allowed))
+    stage.serve(request(max_tokens=wanted))
+    assert stage.script.options[0].max_tokens == found
+
+
+@pytest.mark.parametrize(('error', 'code'), [
+    (LengthError('it is too long'), 'too_long'), (PromptError('no system'), 'invalid_request')])
+def test_refused_request_leaves_the_node_as_it_is(error, code):
+    stage = Stage(a=[error])
+    stage.serve(request(), request('b', 'two'))
+    assert stage.told()[1:] == [('error', code)]
+    assert stage.told('two')[-1] == ('done', SAID)
+    assert stage.ear.all('error') == []
+    assert stage.server.statistics.refused == 1
+
+
+@pytest.mark.parametrize('error', [BackendError('the device is gone'), ValueError('oh')])
+def test_request_that_fails_is_an_error_of_the_node(error):
+    stage = Stage(a=[*READ, PIECES[0], error])
+    stage.serve(request())
+    assert stage.told()[1:] == [('token', 'I am one.'), ('error', 'failed')]
+    assert str(error) in stage.ear.all('error')[0]
+    assert stage.ear.all('response') == []
+    assert (stage.server.state, stage.server.statistics.failed) == ('error', 1)
+
+
+@pytest.mark.parametrize('stop', [
+    lambda server: server.cancel_request('one'), lambda server: server.cancel(),
+    lambda server: server.reset()], ids=['its own cancel', 'cancel', 'reset'])
+def test_cancelled_request_ends_before_the_next_pass(stop):
+    stage = Stage(a=[*READ, PIECES[0], lambda: stop(stage.server), PIECES[1],
+                     AssertionError('one pass too many')])
+    stage.serve(request())
+    assert stage.told()[-2:] == [('token', ' You'), ('error', 'cancelled')]
+    assert stage.script.ended == ['a']
+    assert stage.server.statistics.cancelled == 1
+
+
+def test_cancel_of_one_request_leaves_the_others():
+    stage = Stage(depth=4, a=[lambda: stage.server.cancel_request('two'), *PIECES, ANSWER])
+    stage.serve(request(), request('b', 'two'), request('c', 'three'), 'd')
+    assert stage.script.prompts == ['a', 'c', 'd']
+    assert stage.told('two') == [('accepted', ''), ('error', 'cancelled')]
+    assert [stage.told(name)[-1] for name in ('one', 'three')] == [('done', SAID)] * 2
+
+
+def test_cancel_that_overtakes_its_request_counts():
+    stage = Stage()
+    stage.server.cancel_request('one')
+    stage.serve(request(), request('b', 'two'))
+    assert stage.told() == [('error', 'cancelled')]
+    assert stage.script.prompts == ['b']
+
+
+def test_only_so_many_cancels_are_remembered():
+    stage = Stage()
+    for number in range(OVERTAKEN + 1):
+        stage.server.cancel_request(f'id{number}')
+    stage.serve(request('a', 'id0'), request('b', 'id1'))
+    assert stage.script.prompts == ['a']
+
+
+def test_cancel_of_an_answered_request_stops_nothing():
+    stage = Stage(b=[lambda: stage.server.cancel_request('one'), *PIECES, ANSWER])
+    stage.serve(request(), 'b')
+    assert stage.ear.all('response') == [SAID]
+
+
+def test_close_tells_the_requests_that_wait():
+    stage = Stage()
+    stage.server.submit_request(request())
+    stage.server.close()
+    stage.server.submit_request(request('b', 'two'))
+    assert stage.told() == [('accepted', ''), ('error', 'stopping')]
+    assert stage.told('two') == [('error', 'stopping')]
+    assert stage.ear.all('response') == []
+
+
+def test_requests_are_counted_apart():
+    stage = Stage()
+    stage.serve(request(), 'b')
+    assert (stage.server.statistics.answers, stage.server.statistics.completions) == (1, 1)

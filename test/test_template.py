@@ -6,7 +6,8 @@ from hypothesis import given, settings as hypothesis_settings, strategies as st
 import pytest
 from tiny_tokenizers import BPE, bpe_file, SENTENCEPIECE, sentencepiece_file
 
-from tinyllama_ros.chat.template import ChatTemplate, Message
+from tinyllama_ros.chat.message import Message
+from tinyllama_ros.chat.template import ChatTemplate
 from tinyllama_ros.chat.tokenizer import BpeTokenizer, SentencePieceTokenizer, Tokenizer
 from tinyllama_ros.errors import ModelError, PromptError
 from tinyllama_ros.model.tokenizer_settings import TokenizerSettings

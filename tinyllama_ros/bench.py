@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 import psutil
 
+from tinyllama_ros.chat.completion import CompletionEvent
 from tinyllama_ros.chat.conversation import ChatOptions, Conversation
-from tinyllama_ros.chat.serving import ResetReason, Server, State
+from tinyllama_ros.chat.serving import RecordKind, ResetReason, Server, State
 from tinyllama_ros.chat.tokenizer import load_tokenizer
 from tinyllama_ros.engine.backend import Backend, open_backend
 from tinyllama_ros.engine.engine import Engine
@@ -268,3 +269,9 @@ class _Silent:
 
     def on_error(self, message: str) -> None:
         raise AssertionError(message)
+
+    def on_completion(self, event: CompletionEvent) -> None:
+        pass
+
+    def on_record(self, kind: RecordKind, text: str, why: str = '') -> None:
+        pass

@@ -135,14 +135,14 @@ def _add_build_options(parser: argparse.ArgumentParser) -> None:
                         help='what will run it: any CPU, or an Ascend NPU, for which atc compiles '
                         'it (default: %(default)s)')
     parser.add_argument('--quant', choices=QUANTIZATIONS, default=QUANTIZATIONS[0],
-                        help='numbers of the weights; fp16 for ascend only (default: %(default)s)')
+                        help='numbers of the weights; fp16 is for ascend only, and fp32 there for '
+                        'comparisons only: its core does not multiply it (default: %(default)s)')
     parser.add_argument('--chunks', type=_chunk_sizes, default=(), metavar='S,...',
                         help='tokens of a pass, ascending; ascend takes no other, and several '
                         'make its .om larger (default: 1,16,64 for cpu, 1 for ascend)')
     parser.add_argument('--fine-layers', type=int, metavar='N',
                         help='of w8a8: layers, from the first, whose down_proj gets activations '
-                        'of 16 bits: nearer to fp32, and slower in reading a prompt (default: a '
-                        'quarter of the layers)')
+                        'of 16 bits: nearer to fp32, slower in reading a prompt (default: all)')
     parser.add_argument('--kv-length', type=int, metavar='SLOTS',
                         help=f'slots of the cache (default: {KV_LENGTH}, or what the model was '
                         'trained on where that is less)')

@@ -21,6 +21,7 @@ def describe(server: Server, conversation: Conversation) -> dict[str, str]:
         'time to first token (s)': f'{last.reading_s:.3f}' if last else '',
         'prompts waiting': str(server.waiting),
         'answers': str(statistics.answers),
+        'requests answered': str(statistics.completions),
         'answers cancelled': str(statistics.cancelled),
         'answers failed': str(statistics.failed),
         'prompts refused': str(statistics.refused),

@@ -12,6 +12,8 @@ The errors that this project raises for what its user can mend.
     +-- BackendError    the static graph could not be loaded or run
     |   +-- BackendLost     the same; a backend made anew may run it
     +-- PromptError     a prompt that cannot be answered; nothing else is wrong
+        +-- LengthError     it does not fit the cache
+        +-- RequestError    it came in a request that is not as it must be
 
 A message says what is wrong, where, the value, and what to do.
 """
@@ -51,3 +53,20 @@ class BackendLost(BackendError):
 
 class PromptError(TinyLlamaError):
     """A prompt cannot be answered; nothing else is wrong."""
+
+
+class LengthError(PromptError):
+    """A prompt does not fit the cache."""
+
+
+class RequestError(PromptError):
+    """A request that brings its own history is not as it must be."""
+
+    def __init__(self, message: str, param: str = '') -> None:
+        """
+        Say what is wrong.
+
+        :param param: name of the part of the request in which it is, where it is in one.
+        """
+        super().__init__(message)
+        self.param = param

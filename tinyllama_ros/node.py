@@ -3,19 +3,22 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
+import json
 import logging
+import secrets
 import signal
 import socket
 import sys
-from threading import Event as Flag, Thread
+from threading import Event as Flag, Lock, Thread
 from typing import Any
 
+from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest, read_id
 from tinyllama_ros.chat.conversation import ChatOptions, Conversation, open_conversation
-from tinyllama_ros.chat.serving import ResetReason, Server, State
+from tinyllama_ros.chat.serving import RecordKind, ResetReason, Server, State
 from tinyllama_ros.diagnostics import describe
 from tinyllama_ros.engine.backend import Backend, open_backend
 from tinyllama_ros.engine.engine import Engine
-from tinyllama_ros.errors import ConfigError, TinyLlamaError
+from tinyllama_ros.errors import ConfigError, RequestError, TinyLlamaError
 from tinyllama_ros.model.artifact import Artifact
 from tinyllama_ros.model.cache_folder import find_artifact
 from tinyllama_ros.parameters import chat_options, Parameter, PARAMETERS
@@ -45,6 +48,8 @@ except ImportError as missing:
 EVENTS = QoSProfile(depth=1000)
 """Reliable and volatile, and deep enough that a slow subscriber loses no token."""
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+HISTORY = QoSProfile(depth=200, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+"""What was said is kept for who comes late."""
 RESET_TIMEOUT_S = 60.0
 THREADS = 4
 """Of the executor: the worker, and three for what must stay responsive beside it."""
@@ -58,6 +63,16 @@ class Topics:
         self._events = {name: node.create_publisher(String, f'~/{name}', EVENTS)
                         for name in ('token', 'sentence', 'response', 'cache_reset', 'error')}
         self._states = node.create_publisher(String, '~/state', LATCHED)
+        self._completions = node.create_publisher(String, '~/chat_event', EVENTS)
+        self._history = node.create_publisher(String, '~/history', HISTORY)
+        self._recording = Lock()
+        self._run = ''
+        self._lines = 0
+
+    def begin(self) -> None:
+        """Begin the record of a conversation of which nothing was said yet."""
+        self._run, self._lines = secrets.token_hex(8), 0
+        self._record('begun', '', '')
 
     def on_state(self, state: State) -> None:
         self._states.publish(_string(state))
@@ -78,6 +93,18 @@ class Topics:
         self._logger.error(message)
         self._events['error'].publish(_string(message))
 
+    def on_completion(self, event: CompletionEvent) -> None:
+        self._completions.publish(_string(event.to_json()))
+
+    def on_record(self, kind: RecordKind, text: str, why: str = '') -> None:
+        self._record(kind, text, why)
+
+    def _record(self, kind: str, text: str, why: str) -> None:
+        with self._recording:  # refusals come from another thread than the rest
+            self._lines += 1
+            line = {'run': self._run, 'line': self._lines, 'kind': kind, 'text': text, 'why': why}
+            self._history.publish(String(data=json.dumps(line)))
+
 
 class TinyLlamaNode(LifecycleNode):
     """Serves prompts while it is active."""
@@ -89,7 +116,7 @@ class TinyLlamaNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._check_parameters)
         self._conversation: Conversation | None = None
         self._server: Server | None = None
-        self._prompts: Any = None  # the subscription, while active
+        self._inputs: list[Any] = []  # of prompts and requests, while active
         self._topics = Topics(self)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self._group = ReentrantCallbackGroup()
@@ -119,8 +146,10 @@ class TinyLlamaNode(LifecycleNode):
         """Serve prompts from here on: whoever waits for a subscriber finds one that answers."""
         assert self._server is not None
         self._server.open()
-        self._prompts = self.create_subscription(String, '~/prompt', self._hear, EVENTS,
-                                                 callback_group=self._hearing)
+        for name, hear in (('chat_request', self._hear_request),
+                           ('chat_cancel', self._hear_cancel), ('prompt', self._hear)):
+            self._inputs.append(self.create_subscription(
+                String, f'~/{name}', hear, EVENTS, callback_group=self._hearing))
         self._work.trigger()
         return super().on_activate(state)
 
@@ -157,6 +186,7 @@ class TinyLlamaNode(LifecycleNode):
                               depth=self._value('queue_depth'))
         if self._has_namesake():
             raise _taken(self)
+        self._topics.begin()
         self.get_logger().info(f'loaded {folder} ({artifact.manifest.kv_length} slots)')
 
     def _fail(self, message: str) -> TransitionCallbackReturn:
@@ -171,9 +201,8 @@ class TinyLlamaNode(LifecycleNode):
         return namesakes > 1
 
     def _stop(self) -> None:
-        if self._prompts is not None:
-            self.destroy_subscription(self._prompts)
-            self._prompts = None
+        while self._inputs:
+            self.destroy_subscription(self._inputs.pop())
         if self._server is not None:
             self._server.close()
 
@@ -209,13 +238,27 @@ class TinyLlamaNode(LifecycleNode):
             server.submit(prompt.data)
             self._work.trigger()
 
+    def _hear_request(self, message: String) -> None:
+        if (server := self._server) is None:
+            return
+        try:
+            server.submit_request(CompletionRequest.from_json(message.data))
+        except RequestError as error:
+            self._topics.on_completion(CompletionEvent(
+                read_id(message.data), 'error', str(error), 'invalid_request', error.param))
+        self._work.trigger()
+
+    def _hear_cancel(self, message: String) -> None:
+        if (server := self._server) is not None:
+            server.cancel_request(message.data)
+
     def _serve(self) -> None:
-        if (server := self._server) is not None and self._prompts is not None:
+        if (server := self._server) is not None and self._inputs:
             server.serve()
 
     def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         server = self._server
-        if server is None or self._prompts is None:
+        if server is None or not self._inputs:
             response.message = 'the node is not active'
             return response
         done = server.reset()

@@ -5,14 +5,16 @@ A turn renders the whole conversation, keeps the longest prefix that the cache a
 reads the rest; so a changed system prompt, a cancelled answer and a reset need no special case.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 import logging
 from os.path import commonprefix
 import time
 from typing import Literal
 
-from tinyllama_ros.chat.template import ChatTemplate, Message
+from tinyllama_ros.chat.message import Message
+from tinyllama_ros.chat.stop import StopStream
+from tinyllama_ros.chat.template import ChatTemplate
 from tinyllama_ros.chat.text_stream import TextStream
 from tinyllama_ros.chat.tokenizer import load_tokenizer, Tokenizer
 from tinyllama_ros.engine.drafting import Drafter, LONGEST_DRAFT
@@ -23,6 +25,7 @@ from tinyllama_ros.errors import (
     BackendError,
     BackendLost,
     ConfigError,
+    LengthError,
     PromptError,
 )
 from tinyllama_ros.model.artifact import Artifact
@@ -54,6 +57,9 @@ class ChatOptions:
     Off by default: ONNX Runtime's attention sums a pass of one row in another order than longer
     ones, and W8A8 rounds that up to another, equally likely word now and then.
     """
+
+    stop: tuple[str, ...] = ()
+    """Texts before which the answer ends, none of them empty."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 0:
@@ -158,18 +164,34 @@ class Conversation:
         :raises PromptError: the prompt is blank, or does not fit the cache; nothing has changed.
         :raises BackendError: the backend failed, and opening it again was no help.
         """
-        turn = _Turn(self._model, self._exchanges, Message('user', prompt), options)
+        _check_says_something(prompt)
+        asked = Message('user', prompt)
+        turn = _Turn(self._model, self._exchanges, [asked], options)
         turn.check()
         try:
             yield from turn.run()
         finally:
             if said := ''.join(turn.said):
-                self._exchanges = [*turn.kept, (turn.prompt, Message('assistant', said))]
+                self._exchanges = [*turn.kept, (asked, Message('assistant', said))]
+
+    def complete(self, messages: Sequence[Message], options: ChatOptions
+                 ) -> Generator[Event, None, None]:
+        """
+        Yield what happens while messages that are not ours are answered, as `answer` does.
+
+        Our own stay as they are, though not in the cache. None of those messages is ever left
+        out: they must fit whole, and a reset in the answer keeps them all.
+
+        :raises PromptError: they do not fit, or the model does not take them.
+        """
+        turn = _Turn(self._model, [], messages, options)
+        turn.check()
+        yield from turn.run()
 
     def reset(self, system_prompt: str = '') -> None:
         """Forget everything said; the cache keeps the system prompt, if it holds it."""
         self._exchanges = []
-        first, second = (self._model.encode(system_prompt, [], Message('user', text))
+        first, second = (self._model.encode(system_prompt, [], [Message('user', text)])
                          for text in ('a', 'b'))
         engine = self._model.engine
         engine.rewind(engine.cache.shared_prefix(commonprefix([first, second])))
@@ -197,22 +219,27 @@ class _Model:
     template: ChatTemplate
     stop_tokens: frozenset[int]
 
-    def encode(self, system_prompt: str, exchanges: list[Exchange], prompt: Message) -> list[int]:
+    def encode(self, system_prompt: str, exchanges: list[Exchange], asked: Sequence[Message]
+               ) -> list[int]:
         """Return the tokens of a conversation, up to where the answer begins."""
         system = [Message('system', system_prompt)] if system_prompt else []
         said = [message for exchange in exchanges for message in exchange]
-        return self.template.encode([*system, *said, prompt])
+        return self.template.encode([*system, *said, *asked])
 
 
 class _Turn:
-    """One prompt on its way to its answer."""
+    """
+    One prompt on its way to its answer.
 
-    def __init__(self, model: _Model, exchanges: list[Exchange], prompt: Message,
+    Of the exchanges the oldest may be forgotten; the messages that are asked are always kept.
+    """
+
+    def __init__(self, model: _Model, exchanges: list[Exchange], asked: Sequence[Message],
                  options: ChatOptions) -> None:
         self._model = model
         self._engine = model.engine
         self._options = options
-        self.prompt = prompt
+        self._asked = asked
         self.kept = exchanges
         self.said: list[str] = []
         self._drawn: list[int] = []
@@ -220,22 +247,18 @@ class _Turn:
         self._recoveries = 0
 
     def check(self) -> None:
-        """Refuse a prompt that cannot be answered."""
-        # What ROS cannot decode as UTF-8 arrives as replacement characters
-        if not any(char.isprintable() and not char.isspace() and char != REPLACEMENT
-                   for char in self.prompt.content):
-            raise PromptError('it is blank, or no text in UTF-8; say something')
+        """Refuse what does not fit the cache."""
         capacity, room = self._engine.cache.capacity, self._options.room
         alone = len(self._tokens([]))
         if alone + room > capacity:
-            raise PromptError(
+            raise LengthError(
                 f'it is too long: with the system prompt it is {alone} tokens, and at most '
                 f'{max(0, capacity - room)} fit beside the {room} kept for the answer; shorten it')
 
     def run(self) -> Iterator[Event]:
         """Yield the events of the turn."""
         began_s = time.monotonic()
-        stream = TextStream(self._model.tokenizer)
+        stream, stop = TextStream(self._model.tokenizer), StopStream(self._options.stop)
         sampler = Sampler(self._options.sampling)
         tokens = yield from self._begin()
         cache = self._engine.cache
@@ -249,10 +272,13 @@ class _Turn:
                 finish = 'stop'
                 break
             self._drawn.append(token)
-            yield self._say(stream.push(token))
+            yield self._say(stop.push(stream.push(token)))
+            if stop.has_ended:
+                finish = 'stop'
+                break
             if not self._is_at_length():
                 yield from self._advance(token)
-        if rest := stream.finish():
+        if rest := stop.push(stream.finish()) + stop.finish():
             yield self._say(rest)
         yield Answer(''.join(self.said), finish, kept, len(tokens) - kept, len(self._drawn),
                      first_s - began_s, time.monotonic() - first_s)
@@ -341,7 +367,14 @@ class _Turn:
                            'not help') from error
 
     def _tokens(self, exchanges: list[Exchange]) -> list[int]:
-        return self._model.encode(self._options.system_prompt, exchanges, self.prompt)
+        return self._model.encode(self._options.system_prompt, exchanges, self._asked)
+
+
+def _check_says_something(prompt: str) -> None:
+    # What ROS cannot decode as UTF-8 arrives as replacement characters
+    if not any(char.isprintable() and not char.isspace() and char != REPLACEMENT
+               for char in prompt):
+        raise PromptError('it is blank, or no text in UTF-8; say something')
 
 
 def open_conversation(artifact: Artifact, engine: Engine) -> Conversation:

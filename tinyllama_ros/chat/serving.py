@@ -1,19 +1,26 @@
 """
 The queue in front of one conversation: prompts in, what is to be published out.
 
-Prompts, cancels and resets come from any thread; one worker calls `serve`, and only it touches the
-conversation. Knows nothing of ROS.
+Requests that bring their own history wait in the same queue, so that nothing is ever said in two
+conversations at once. Prompts, requests, cancels and resets come from any thread; one worker calls
+`serve`, and only it touches the conversation. Knows nothing of ROS.
 """
 
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 import logging
 from threading import Event as Flag, Lock
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
+from tinyllama_ros.chat.completion import (
+    CompletionEvent,
+    CompletionRequest,
+    ErrorCode,
+    EventKind,
+)
 from tinyllama_ros.chat.conversation import (
     Answer,
     ChatOptions,
@@ -24,10 +31,14 @@ from tinyllama_ros.chat.conversation import (
     Reset,
 )
 from tinyllama_ros.chat.sentences import SentenceStream
-from tinyllama_ros.errors import PromptError, TinyLlamaError
+from tinyllama_ros.errors import LengthError, PromptError, TinyLlamaError
 
 State = Literal['loading', 'idle', 'reading', 'answering', 'error']
 ResetReason = Literal['full', 'requested', 'recovered']
+RecordKind = Literal['asked', 'answered', 'stopped', 'failed', 'refused', 'dropped', 'reset']
+
+OVERTAKEN = 64
+"""Cancels that are remembered until their request comes; topics keep no order between them."""
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +64,17 @@ class Listener(Protocol):
     def on_error(self, message: str) -> None:
         """Hear that a prompt was refused, or that an answer failed."""
 
+    def on_completion(self, event: CompletionEvent) -> None:
+        """Hear what happens to a request; nothing of it is told anywhere else."""
+
+    def on_record(self, kind: RecordKind, text: str, why: str = '') -> None:
+        """
+        Hear a line of the record of the conversation, all in one order.
+
+        :param text: the prompt when asked, refused or dropped (never asked); what was said when
+            answered, stopped or failed; the reason of a reset.
+        """
+
 
 @dataclass
 class Statistics:
@@ -60,6 +82,8 @@ class Statistics:
 
     answers: int = 0
     """Responses published; those cut short by a cancel count too."""
+    completions: int = 0
+    """Requests that were answered."""
     cancelled: int = 0
     refused: int = 0
     failed: int = 0
@@ -79,7 +103,7 @@ class Server:
         Serve a conversation.
 
         :param options: asked at the start of each turn.
-        :param depth: prompts that may wait; one more is refused.
+        :param depth: prompts and requests that may wait; one more is refused.
         :raises ConfigError: the library that finds sentences is not installed.
         """
         SentenceStream()  # to fail here rather than at the first answer
@@ -92,13 +116,15 @@ class Server:
         self._serving = Lock()  # held by the worker while it serves
         self._lock = Lock()  # guards all below
         self._is_open = True
-        self._prompts: deque[str] = deque()
+        self._prompts: deque[str | CompletionRequest] = deque()
         self._resets: deque[Flag] = deque()
         self._cancelled: Flag | None = None
+        self._completing = ''  # id of the request under way
+        self._overtaken: deque[str] = deque(maxlen=OVERTAKEN)  # cancelled before they came
 
     @property
     def waiting(self) -> int:
-        """Prompts in the queue."""
+        """Prompts and requests in the queue."""
         return len(self._prompts)
 
     def submit(self, prompt: str) -> None:
@@ -112,6 +138,33 @@ class Server:
         elif is_full:
             self._refuse(prompt, f'{self._depth} prompts are waiting already; send it again when '
                          'an answer has come, or raise queue_depth')
+
+    def submit_request(self, request: CompletionRequest) -> None:
+        """Queue a request, or tell the listener why not; then have `serve` called."""
+        client = _Client(self._listener, request.id)
+        with self._lock:
+            if request.id in self._overtaken:
+                client.fail('cancelled', 'it was cancelled')
+            elif not self._is_open:
+                client.fail('stopping', 'the node is stopping')
+            elif len(self._prompts) >= self._depth:
+                client.fail('busy', f'{self._depth} prompts are waiting already')
+            else:
+                client.tell('accepted')
+                self._prompts.append(request)
+
+    def cancel_request(self, request_id: str) -> None:
+        """Take a request out of the queue, or stop its answer, or refuse it when it comes."""
+        with self._lock:
+            waiting = [each for each in self._prompts
+                       if isinstance(each, CompletionRequest) and each.id == request_id]
+            for request in waiting:
+                self._prompts.remove(request)
+                _Client(self._listener, request_id).fail('cancelled', 'it was cancelled')
+            if self._completing == request_id and self._cancelled is not None:
+                self._cancelled.set()
+            elif not waiting:
+                self._overtaken.append(request_id)
 
     def cancel(self) -> bool:
         """Stop the answer under way before its next forward pass; False where there is none."""
@@ -148,7 +201,7 @@ class Server:
                     job()
                 finally:
                     with self._lock:
-                        self._cancelled = None
+                        self._cancelled, self._completing = None, ''
             if self._is_open and self.state != 'error':
                 self._become('idle')
 
@@ -161,8 +214,12 @@ class Server:
         self.cancel()
         with self._serving:
             for prompt in dropped:
-                self._fail(f'the prompt {_quote(prompt)} was not answered: the node is stopping; '
-                           'send it again', '')
+                if isinstance(prompt, CompletionRequest):
+                    _Client(self._listener, prompt.id).fail('stopping', 'the node is stopping')
+                    continue
+                why = 'the node is stopping; send it again'
+                self._listener.on_record('dropped', prompt, why)
+                self._fail(f'the prompt {_quote(prompt)} was not answered: {why}', '')
             while self._resets:
                 self._clear(self._resets.popleft())
             self.state = 'loading'
@@ -172,8 +229,11 @@ class Server:
             if self._resets:
                 return partial(self._clear, self._resets.popleft())
             if self._prompts:
-                self._cancelled = Flag()
-                return partial(self._answer, self._prompts.popleft(), self._cancelled)
+                self._cancelled, prompt = Flag(), self._prompts.popleft()
+                if isinstance(prompt, CompletionRequest):
+                    self._completing = prompt.id
+                    return partial(self._complete, prompt, self._cancelled)
+                return partial(self._answer, prompt, self._cancelled)
             return None
 
     def _clear(self, done: Flag) -> None:
@@ -182,7 +242,7 @@ class Server:
         except TinyLlamaError as error:  # all is forgotten, but the system prompt cannot be kept
             self._listener.on_error(f'the system prompt cannot be used: {error}')
         self.statistics.resets['requested'] += 1
-        self._listener.on_reset('requested')
+        _Voice(self._listener).reset('requested')
         self._become('idle' if self._mend() else 'error')
         done.set()
 
@@ -199,6 +259,7 @@ class Server:
 
     def _answer(self, prompt: str, cancelled: Flag) -> None:
         voice = _Voice(self._listener)
+        self._listener.on_record('asked', prompt)
         try:
             with closing(self._conversation.answer(prompt, self._options())) as events:
                 for event in events:
@@ -209,31 +270,64 @@ class Server:
             self._refuse(prompt, str(error))
             return
         except TinyLlamaError as error:
-            self._fail(f'the answer to {_quote(prompt)} failed: {error}', voice.text)
+            self._fail_answer(prompt, str(error), voice.text)
             return
         except Exception as error:  # the edge: whatever went wrong, the node lives on
             log.exception('while answering')
-            self._fail(f'the answer to {_quote(prompt)} failed: {error!r}', voice.text)
+            self._fail_answer(prompt, repr(error), voice.text)
             return
         if cancelled.is_set():
             self.statistics.cancelled += 1
         else:
             voice.finish()
         self.statistics.answers += 1
+        self._listener.on_record('stopped' if cancelled.is_set() else 'answered', voice.text)
         self._listener.on_response(voice.text)
 
-    def _tell(self, event: Event, voice: '_Voice') -> None:
+    def _complete(self, request: CompletionRequest, cancelled: Flag) -> None:
+        client = _Client(self._listener, request.id)
+        try:
+            options = _options_of(request, self._options())
+            with closing(self._conversation.complete(request.messages, options)) as events:
+                for event in events:
+                    self._tell(event, client)
+                    if cancelled.is_set():
+                        break
+        except PromptError as error:
+            self.statistics.refused += 1
+            client.fail('too_long' if isinstance(error, LengthError) else 'invalid_request',
+                        str(error))
+        except Exception as error:  # the edge: whatever went wrong, the node lives on
+            why = str(error) if isinstance(error, TinyLlamaError) else repr(error)
+            log.exception('while answering a request')
+            self.statistics.failed += 1
+            client.fail('failed', why)
+            self._listener.on_error(f'the answer to a request failed: {why}')
+            self._become('error')
+        else:
+            self._end_completion(client)
+
+    def _end_completion(self, client: '_Client') -> None:
+        if client.answer is None:
+            self.statistics.cancelled += 1
+            client.fail('cancelled', 'it was cancelled')
+        else:
+            self.statistics.completions += 1
+            client.finish(client.answer)
+
+    def _tell(self, event: Event, voice: '_Voice | _Client') -> None:
         if isinstance(event, Piece):
             self._become('answering')
             voice.say(event.text)
         elif isinstance(event, Reset):
             self.statistics.resets[event.reason] += 1
-            self._listener.on_reset(event.reason)
+            voice.reset(event.reason)
         elif isinstance(event, Reading):
             if not voice.text:
                 self._become('reading')
         else:
             self._count(event)
+            voice.answer = event
 
     def _count(self, answer: Answer) -> None:
         self.statistics.tokens_read += answer.tokens_read
@@ -248,7 +342,12 @@ class Server:
 
     def _refuse(self, prompt: str, why: str) -> None:
         self.statistics.refused += 1
+        self._listener.on_record('refused', prompt, why)
         self._listener.on_error(f'the prompt {_quote(prompt)} was refused: {why}')
+
+    def _fail_answer(self, prompt: str, why: str, said: str) -> None:
+        self._listener.on_record('failed', said, why)
+        self._fail(f'the answer to {_quote(prompt)} failed: {why}', said)
 
     def _fail(self, message: str, said: str) -> None:
         self.statistics.failed += 1
@@ -264,6 +363,7 @@ class _Voice:
         self._listener = listener
         self._sentences = SentenceStream()
         self.text = ''
+        self.answer: Answer | None = None
 
     def say(self, piece: str) -> None:
         if piece:
@@ -271,12 +371,55 @@ class _Voice:
             self._listener.on_token(piece)
             self._tell(self._sentences.push(piece))
 
+    def reset(self, reason: ResetReason) -> None:
+        self._listener.on_record('reset', reason)
+        self._listener.on_reset(reason)
+
     def finish(self) -> None:
         self._tell(self._sentences.finish())
 
     def _tell(self, sentences: list[str]) -> None:
         for sentence in sentences:
             self._listener.on_sentence(sentence)
+
+
+class _Client:
+    """Who asked for a completion, and what was said to it."""
+
+    def __init__(self, listener: Listener, request_id: str) -> None:
+        self._listener = listener
+        self._id = request_id
+        self.text = ''
+        self.answer: Answer | None = None
+
+    def say(self, piece: str) -> None:
+        if piece:
+            self.text += piece
+            self.tell('token', piece)
+
+    def reset(self, reason: ResetReason) -> None:
+        self.tell('reset', reason)
+
+    def finish(self, answer: Answer) -> None:
+        self._listener.on_completion(CompletionEvent(
+            self._id, 'done', self.text, finish=answer.finish,
+            prompt_tokens=answer.tokens_kept + answer.tokens_read,
+            cached_tokens=answer.tokens_kept, completion_tokens=answer.tokens_drawn))
+
+    def fail(self, code: ErrorCode, why: str) -> None:
+        self._listener.on_completion(CompletionEvent(self._id, 'error', why, code))
+
+    def tell(self, kind: EventKind, text: str = '') -> None:
+        self._listener.on_completion(CompletionEvent(self._id, kind, text))
+
+
+def _options_of(request: CompletionRequest, usual: ChatOptions) -> ChatOptions:
+    """Return the options of a request's turn; the system prompt is the request's own affair."""
+    limits = [limit for limit in (request.max_tokens, usual.max_tokens) if limit]
+    given: dict[str, Any] = {name: value for name in ('temperature', 'top_p', 'seed')
+                             if (value := getattr(request, name)) is not None}
+    return replace(usual, system_prompt='', stop=request.stop, max_tokens=min(limits, default=0),
+                   sampling=replace(usual.sampling, **given))
 
 
 def _quote(prompt: str) -> str:

@@ -19,7 +19,7 @@ price: a template that searches contents for a tag of its own finds none that be
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 import json
 import re
@@ -29,11 +29,11 @@ from jinja2 import Template, TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from tinyllama_ros.chat.message import Message, ROLES
 from tinyllama_ros.chat.tokenizer import Tokenizer
 from tinyllama_ros.errors import ModelError, PromptError
 from tinyllama_ros.model.tokenizer_settings import TokenizerSettings
 
-ROLES = ('system', 'user', 'assistant')
 ROLE_MARKER = re.compile(r"""
       <[|｜][^<>|｜\s'"]+[|｜]>              # <|user|>
     | <</?\w+>> | </?\w+>                    # <<SYS>>  <s>  <start_of_turn>
@@ -46,23 +46,6 @@ NOTHING = '(?!)'
 """A pattern that matches nowhere."""
 SEAMS = range(0xF0000, 0x10FFFE)
 """Private use: no character of any script."""
-
-
-@dataclass(frozen=True)
-class Message:
-    """What one speaker said."""
-
-    role: str
-    content: str
-
-    def __post_init__(self) -> None:
-        if self.role not in ROLES:
-            raise PromptError(f'role {self.role!r} is unknown; known: {", ".join(ROLES)}')
-        try:
-            self.content.encode()
-        except UnicodeEncodeError as error:
-            raise PromptError(f'character {error.start} of a {self.role} message is half of a '
-                              'surrogate pair, no text; send whole UTF-8') from error
 
 
 class ChatTemplate:

@@ -63,7 +63,7 @@ def build(checkpoint: Checkpoint, folder: Path, *, name: str, quantization: str,
     :param target: ``cpu`` or ``ascend``.
     :param chunk_sizes: chunk lengths, ascending; the target's own where there are none.
     :param fine_layers: of w8a8: in so many layers, from the first, down_proj gets activations of
-        nearly 16 bits; a quarter of them where None.
+        nearly 16 bits; all of them where None.
     :param recipe: noted in the manifest.
     :param progress: show a bar on stderr.
     :raises ConfigError: the target or the quantization is unknown.

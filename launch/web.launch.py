@@ -1,0 +1,54 @@
+"""Start the page to chat in and the door for OpenAI clients, with or beside the model's node."""
+
+from ament_index_python.packages import get_package_share_path
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch.conditions import UnlessCondition
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+SHARE = get_package_share_path('tinyllama_ros')
+TEXTS = ('host', 'token_file', 'allowed_hosts')
+PASSED_ON = ('model', 'namespace', 'name', 'params_file')
+
+
+def start_web(context: LaunchContext) -> list[Node]:
+    """Return the web node, which talks to the model's node of the given name."""
+    def value(name: str) -> str:
+        return LaunchConfiguration(name).perform(context)
+
+    # As text: launch_ros would read a token file called 1 as YAML
+    texts = {name: ParameterValue(value(name), value_type=str) for name in TEXTS}
+    namespace = value('namespace').strip('/')
+    target = '/'.join(['', *filter(None, [namespace]), value('name')])
+    return [Node(
+        package='tinyllama_ros', executable='tinyllama_web', output='screen', emulate_tty=True,
+        namespace=value('namespace'),
+        parameters=[{**texts, 'port': int(value('port')), 'model_node': target}])]
+
+
+def generate_launch_description() -> LaunchDescription:
+    def argument(name: str, default: str, description: str, **more: list[str]):
+        return DeclareLaunchArgument(name, default_value=default, description=description, **more)
+
+    return LaunchDescription([
+        argument('only_web', 'false', "the model's node runs elsewhere already",
+                 choices=['true', 'false']),
+        argument('host', '127.0.0.1', 'address to serve at; any but loopback takes a token, '
+                 'which is printed'),
+        argument('port', '8080', 'port to serve at; 0 takes a free one'),
+        argument('token_file', '', 'file that holds the token; empty makes one where one '
+                 'is needed'),
+        argument('allowed_hosts', '', 'further names of this machine, parted by commas'),
+        argument('model', '', 'artifact folder, or name of a model built here'),
+        argument('namespace', '', "namespace of both nodes, such as a robot's name"),
+        argument('name', 'tinyllama', "name of the model's node"),
+        argument('params_file', str(SHARE / 'config' / 'tinyllama.yaml'),
+                 "parameters of the model's node, a YAML file"),
+        IncludeLaunchDescription(
+            PythonLaunchDescriptionSource(str(SHARE / 'launch' / 'tinyllama.launch.py')),
+            launch_arguments=[(name, LaunchConfiguration(name)) for name in PASSED_ON],
+            condition=UnlessCondition(LaunchConfiguration('only_web'))),
+        OpaqueFunction(function=start_web)])

@@ -1,0 +1,24 @@
+"""What one speaker said."""
+
+from dataclasses import dataclass
+
+from tinyllama_ros.errors import PromptError
+
+ROLES = ('system', 'user', 'assistant')
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one speaker said."""
+
+    role: str
+    content: str
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise PromptError(f'role {self.role!r} is unknown; known: {", ".join(ROLES)}')
+        try:
+            self.content.encode()
+        except UnicodeEncodeError as error:
+            raise PromptError(f'character {error.start} of a {self.role} message is half of a '
+                              'surrogate pair, no text; send whole UTF-8') from error

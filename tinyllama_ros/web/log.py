@@ -1,0 +1,267 @@
+"""
+The conversation as the page shows it: items that change, and what of them a page has not seen.
+
+Every change gives its item the next version, so a page that comes back names the last version that
+it has and is given the items that changed since; an item that comes twice replaces itself. So
+nothing is lost, and nothing doubled.
+
+Tokens and the record of the node are topics of their own, between which ROS keeps no order. Both
+are stamped by the node: what of the tokens belongs to a turn is decided by these stamps.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+import json
+import secrets
+from typing import Any, Literal, NamedTuple
+
+from tinyllama_ros.errors import PromptError
+
+MOST_ITEMS = 200
+"""The oldest beyond are forgotten."""
+MOST_WAITING = 16
+LONGEST_PROMPT = 20_000
+"""Characters; the node says more exactly what fits."""
+
+Kind = Literal['turn', 'reset', 'restart']
+Phase = Literal['waiting', 'reading', 'answering', 'answered', 'stopped', 'failed', 'refused']
+Message = dict[str, Any]
+
+
+class Line(NamedTuple):
+    """A line of the node's record; see the topic ~/history."""
+
+    run: str
+    number: int
+    kind: str
+    text: str
+    why: str
+
+
+class Piece(NamedTuple):
+    """A piece of an answer, and when the node published it."""
+
+    stamp_ns: int
+    text: str
+
+
+@dataclass(eq=False)
+class Item:
+    """A turn, or a mark between turns."""
+
+    id: str
+    kind: Kind
+    version: int = 0
+    prompt: str = ''
+    answer: str = ''
+    phase: Phase = 'waiting'
+    why: str = ''
+    """Of what was refused or failed; the reason of a reset."""
+    key: str = ''
+    """By which the page that sent the prompt knows it."""
+    resets: list[int] = field(default_factory=list)
+    """Length of the answer at each reset within it."""
+    is_joined_late: bool = False
+    """The beginning of the answer was not heard, and comes with its end."""
+
+
+class ConversationLog:
+    """Owns the items. For one thread."""
+
+    def __init__(self, send: Callable[[str], bool]) -> None:
+        """
+        Begin empty.
+
+        :param send: publishes a prompt, or returns False where the node takes none now; the
+            prompt then waits for `send_waiting`.
+        """
+        self.epoch = secrets.token_hex(8)
+        """Of this log; the versions of another mean nothing here."""
+        self._send = send
+        self._listeners: set[Callable[[Message], None]] = set()
+        self._items: list[Item] = []  # those that wait come last
+        self._version = 0
+        self._run = ''
+        self._number = 0
+        self._turn: Item | None = None  # the one being answered
+        self._pieces: list[Piece] = []  # of that turn, or of one that is not known yet
+        self._unsent: list[Item] = []
+        self._sent: list[Item] = []  # and not asked yet
+
+    def listen(self, listener: Callable[[Message], None]) -> Callable[[], None]:
+        """Tell a listener every change from now on; return what ends that."""
+        self._listeners.add(listener)
+        return lambda: self._listeners.discard(listener)
+
+    def since(self, epoch: str, version: int) -> Message:
+        """Return what a page must hear that has seen this log up to a version, if this log."""
+        is_known = epoch == self.epoch
+        return {'type': 'log', 'epoch': self.epoch, 'version': self._version,
+                'is_whole': not is_known,
+                'items': [asdict(item) for item in self._items
+                          if not is_known or item.version > version]}
+
+    def say(self, prompt: str, key: str) -> None:
+        """
+        Take a prompt of a page and send it as soon as the node listens.
+
+        :param key: the page's own name of it; a prompt that comes again is taken once.
+        :raises PromptError: it cannot be taken.
+        """
+        if any(item.key == key for item in self._items):
+            return
+        text = clean(prompt)
+        if not text:
+            raise PromptError('it is blank; say something')
+        if len(text) > LONGEST_PROMPT:
+            raise PromptError(f'it is {len(text)} characters long; at most {LONGEST_PROMPT} fit')
+        if len(self._unsent) + len(self._sent) >= MOST_WAITING:
+            raise PromptError(f'{MOST_WAITING} prompts are waiting already')
+        item = self._add(Item(f'{self.epoch}:{self._version}', 'turn', prompt=text, key=key))
+        self._unsent.append(item)
+        self.send_waiting()
+
+    def send_waiting(self) -> None:
+        """Send the prompts that wait, in their order, as long as the node takes them."""
+        while self._run and self._unsent and self._send(self._unsent[0].prompt):
+            self._sent.append(self._unsent.pop(0))
+
+    def hear(self, line: Line, stamp_ns: int, is_old: bool = False) -> None:
+        """
+        Take in a line of the record.
+
+        :param stamp_ns: when the node published it.
+        :param is_old: it was published before we listened; so may tokens have been.
+        """
+        if line.run == self._run and line.number <= self._number:
+            return
+        is_another, was_known = line.run != self._run, bool(self._run)
+        self._run, self._number = line.run, line.number
+        if is_another:
+            self._begin(was_known)
+        if line.kind == 'asked':
+            self._ask(line.text, stamp_ns, is_old)
+        elif line.kind in ('answered', 'stopped', 'failed'):
+            self._end(line, stamp_ns)
+        elif line.kind in ('refused', 'dropped'):
+            self._refuse(line)
+        elif line.kind == 'reset':
+            self._reset(line.text, stamp_ns)
+
+    def piece(self, piece: Piece) -> None:
+        """Take in a piece of the answer under way."""
+        self._pieces.append(piece)
+        if (turn := self._turn) is not None:
+            at = len(turn.answer)
+            self._touch(turn)
+            turn.answer += piece.text
+            turn.phase = 'answering'
+            self._tell({'type': 'piece', 'id': turn.id, 'version': turn.version, 'at': at,
+                        'text': piece.text})
+
+    def _begin(self, was_known: bool) -> None:
+        """Take note that the node's memory is a new one, after another that was known."""
+        if (turn := self._turn) is not None:
+            turn.phase, turn.why = 'failed', 'the node ended before the answer did'
+            self._turn = None
+            self._changed(turn)
+        self._pieces = []
+        self._unsent = self._sent + self._unsent  # the node that took them is gone
+        self._sent = []
+        if was_known:
+            self._mark('restart')
+        self.send_waiting()
+
+    def _ask(self, prompt: str, stamp_ns: int, is_old: bool) -> None:
+        turn = self._take(prompt)
+        self._pieces = [piece for piece in self._pieces if piece.stamp_ns > stamp_ns]
+        turn.answer = ''.join(piece.text for piece in self._pieces)
+        turn.phase = 'answering' if turn.answer else 'reading'
+        turn.is_joined_late = is_old
+        self._turn = turn
+        self._place(turn)
+        self._changed(turn)
+
+    def _end(self, line: Line, stamp_ns: int) -> None:
+        self._pieces = [piece for piece in self._pieces if piece.stamp_ns > stamp_ns]
+        if (turn := self._turn) is None:
+            turn = self._add(Item(f'{line.run}:{line.number}', 'turn', phase='reading'))
+        self._turn = None
+        turn.answer, turn.why, turn.is_joined_late = line.text, line.why, False
+        turn.phase = line.kind  # type: ignore[assignment]
+        self._changed(turn)
+
+    def _refuse(self, line: Line) -> None:
+        turn, self._turn = self._turn, None
+        if turn is None or turn.prompt != line.text:
+            self._turn = turn
+            turn = self._take(line.text)
+        if line.kind == 'dropped' and turn.key:  # ours: it was never asked, and is sent again
+            self._unsent.append(turn)
+            return
+        turn.phase, turn.why = 'refused', line.why
+        self._place(turn)
+        self._changed(turn)
+
+    def _reset(self, reason: str, stamp_ns: int) -> None:
+        if (turn := self._turn) is None:
+            self._mark('reset', reason)
+            return
+        turn.resets.append(sum(len(piece.text) for piece in self._pieces
+                               if piece.stamp_ns <= stamp_ns))
+        self._changed(turn)
+
+    def _take(self, prompt: str) -> Item:
+        """Return the turn that we sent with this prompt, or a new one: another has sent it."""
+        for item in self._sent:
+            if item.prompt == prompt:
+                self._sent.remove(item)
+                return item
+        return self._add(Item(f'{self._run}:{self._number}', 'turn', prompt=prompt,
+                              phase='reading'))
+
+    def _mark(self, kind: Kind, why: str = '') -> None:
+        self._add(Item(f'{self._run}:{self._number}', kind, phase='answered', why=why))
+
+    def _add(self, item: Item) -> Item:
+        self._items.append(item)
+        if len(self._items) > MOST_ITEMS:
+            self._items.pop(0)
+        self._place(item)
+        self._changed(item)
+        return item
+
+    def _place(self, item: Item) -> None:
+        """Put an item last, but in front of those that wait: in the order of the answers."""
+        self._items.remove(item)
+        waiting = [each for each in self._items if each.phase == 'waiting']
+        at = len(self._items) if item.phase == 'waiting' else len(self._items) - len(waiting)
+        self._items.insert(at, item)
+
+    def _touch(self, item: Item) -> None:
+        self._version += 1
+        item.version = self._version
+
+    def _changed(self, item: Item) -> None:
+        self._touch(item)
+        self._tell({'type': 'item', 'item': asdict(item)})
+
+    def _tell(self, message: Message) -> None:
+        for listener in list(self._listeners):
+            listener(message)
+
+
+def clean(text: str) -> str:
+    """Return a text as it can travel through ROS: no NUL, no half of a surrogate pair."""
+    whole = text.encode('utf-8', 'replace').decode('utf-8')
+    return whole.replace('\0', '\N{REPLACEMENT CHARACTER}').strip()
+
+
+def read_line(data: str) -> Line | None:
+    """Return a line of the record, None where it is not one that we know."""
+    try:
+        line = json.loads(data)
+        return Line(str(line['run']), int(line['line']), str(line['kind']), str(line['text']),
+                    str(line['why']))
+    except (ValueError, TypeError, KeyError):
+        return None

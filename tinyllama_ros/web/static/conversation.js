@@ -1,0 +1,196 @@
+// The items of the conversation: turns, and marks between them.
+
+import {blocks} from './markdown.js';
+
+const NEAR_PX = 80;
+const MOST_ENTRIES = 400;
+export const DONE = new Set(['answered', 'stopped', 'failed', 'refused']);
+
+function make(tag, className, ...children) {
+  const node = document.createElement(tag);
+  node.className = className;
+  node.append(...children);
+  return node;
+}
+
+export class Conversation {
+  // words is called for the texts of the language in use.
+  constructor(log, list, newest, words) {
+    this.log = log;
+    this.list = list;
+    this.newest = newest;
+    this.words = words;
+    this.entries = new Map();  // by id: the item, its element and parts
+    this.dirty = new Set();
+    this.isAtEnd = true;
+    log.addEventListener('scroll', () => {
+      this.isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_PX;
+      newest.hidden = this.isAtEnd;
+    });
+    newest.addEventListener('click', () => this.goToNewest());
+    new ResizeObserver(() => this.isAtEnd && this.goToNewest()).observe(list);
+  }
+
+  get isEmpty() {
+    return this.entries.size === 0;
+  }
+
+  clear() {
+    this.entries.clear();
+    this.list.replaceChildren();
+  }
+
+  // Puts in an item, or in place of what is there of it.
+  put(item) {
+    this.remove(item.key);
+    const known = this.entries.get(item.id);
+    const entry = known ?? {element: item.kind === 'turn' ? this.makeTurn() : make('p', 'mark')};
+    const wasWaiting = !known || known.item.phase === 'waiting';
+    entry.item = item;
+    this.entries.set(item.id, entry);
+    if (wasWaiting) {
+      this.place(entry);
+    }
+    if (this.entries.size > MOST_ENTRIES) {
+      const [[id, oldest]] = this.entries;
+      oldest.element.remove();
+      this.entries.delete(id);
+    }
+    this.render(entry);
+  }
+
+  // Shows a prompt that the server has not confirmed yet.
+  putLocal(key, prompt) {
+    if (![...this.entries.values()].some(({item}) => item.key === key)) {
+      this.put({id: `local:${key}`, kind: 'turn', phase: 'waiting', prompt, answer: '', key: '',
+        resets: [], why: ''});
+    }
+  }
+
+  // Removes what stood for a prompt until the server knew it.
+  remove(key) {
+    const entry = key && this.entries.get(`local:${key}`);
+    if (entry) {
+      entry.element.remove();
+      this.entries.delete(entry.item.id);
+    }
+  }
+
+  // Adds to an answer; returns false where something before the piece is missing.
+  addPiece({id, at, text}) {
+    const entry = this.entries.get(id);
+    if (!entry || entry.item.answer.length < at) {
+      return false;
+    }
+    entry.item.answer = entry.item.answer.slice(0, at) + text;
+    entry.item.phase = 'answering';
+    if (this.dirty.size === 0) {
+      requestAnimationFrame(() => {
+        this.dirty.forEach(each => this.render(each));
+        this.dirty.clear();
+      });
+    }
+    this.dirty.add(entry);
+    return true;
+  }
+
+  // Returns how often the model was asked each prompt.
+  countPrompts() {
+    const counts = new Map();
+    for (const {item} of this.entries.values()) {
+      if (item.kind === 'turn' && item.phase !== 'waiting') {
+        counts.set(item.prompt, (counts.get(item.prompt) ?? 0) + 1);
+      }
+    }
+    return counts;
+  }
+
+  // Returns an item as it is read aloud.
+  spoken(item) {
+    const {element, answer} = this.entries.get(item.id);
+    return answer ? [answer.textContent, this.noteOf(item)].filter(Boolean).join('. ')
+      : element.textContent;
+  }
+
+  translate() {
+    this.entries.forEach(entry => this.render(entry));
+  }
+
+  goToNewest() {
+    this.isAtEnd = true;
+    this.log.scrollTop = this.log.scrollHeight;
+  }
+
+  // What waits is last; all else comes in the order in which it comes.
+  place(entry) {
+    const waiting = [...this.entries.values()].find(each => each !== entry
+      && each.item.phase === 'waiting' && each.element.isConnected);
+    const isLast = entry.item.phase === 'waiting' || !waiting;
+    this.list.insertBefore(entry.element, isLast ? null : waiting.element);
+  }
+
+  makeTurn() {
+    return make('article', 'turn', make('h2', 'unseen'), make('p', 'prompt'),
+      make('h2', 'unseen'), make('div', 'answer'), make('p', 'note'));
+  }
+
+  render(entry) {
+    const {item, element} = entry;
+    const words = this.words();
+    element.dataset.phase = item.phase;
+    if (item.kind !== 'turn') {
+      element.textContent = item.kind === 'restart' ? words.restart : words.resetRequested;
+      return;
+    }
+    const [you, prompt, said, answer, note] = element.children;
+    entry.answer = answer;
+    you.textContent = words.you;
+    prompt.textContent = item.prompt;
+    prompt.hidden = you.hidden = !item.prompt;
+    said.textContent = words.answered;
+    this.renderAnswer(answer, item);
+    said.hidden = answer.hidden = !answer.childNodes.length;
+    answer.setAttribute('aria-busy', String(!DONE.has(item.phase)));
+    note.textContent = this.noteOf(item);
+    note.hidden = !note.textContent;
+  }
+
+  renderAnswer(answer, item) {
+    const parts = blocks((item.is_joined_late ? '… ' : '') + item.answer);
+    const nodes = parts.map(({node}) => node);
+    // A reset in the middle of a block is shown behind it
+    for (const at of [...item.resets].reverse()) {
+      const line = item.answer.slice(0, at).split('\n').length - 1;
+      const place = at === 0 ? 0 : parts.filter(part => part.line <= line).length;
+      nodes.splice(place, 0, make('p', 'mark', this.words().resetFull));
+    }
+    // What has not changed stays, and with it what is selected there
+    nodes.forEach((node, i) => {
+      const old = answer.childNodes[i];
+      if (!old) {
+        answer.append(node);
+      } else if (!old.isEqualNode(node)) {
+        old.replaceWith(node);
+      }
+    });
+    while (answer.childNodes.length > nodes.length) {
+      answer.lastChild.remove();
+    }
+  }
+
+  noteOf({phase, why}) {
+    const words = this.words();
+    switch (phase) {
+      case 'waiting':
+      case 'reading':
+        return `${words[phase]}…`;
+      case 'stopped':
+        return words.stopped;
+      case 'failed':
+      case 'refused':
+        return `${words[phase]}: ${why}`;
+      default:
+        return '';
+    }
+  }
+}

@@ -1,0 +1,73 @@
+"""Start the default model's node and the page to chat in; print the page's address."""
+
+import argparse
+from collections.abc import Sequence
+from contextlib import suppress
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+
+from demo import BIN, build_model, node_command, running
+
+PORT = 8080
+
+
+def free_port(host: str, wanted: int) -> int:
+    """Return a port, another than wanted where that is taken."""
+    family = socket.AF_INET6 if ':' in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, wanted))
+        except OSError:
+            probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def serve(host: str, port: int, node: subprocess.Popen[bytes]) -> int:
+    """Return the exit status of the web node, to which Ctrl-C belongs."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    web = subprocess.Popen([BIN / 'tinyllama_web', '--ros-args', '-p', f'host:={host}',
+                            '-p', f'port:={port}'])
+    try:
+        while web.poll() is None:
+            if node.poll() is not None:
+                return 1
+            with suppress(subprocess.TimeoutExpired):
+                web.wait(0.5)
+        return web.returncode
+    finally:
+        web.terminate()
+        web.wait()
+        signal.signal(signal.SIGINT, before)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--host', default='127.0.0.1',
+                        help='address to serve at; 0.0.0.0 lets other machines in, with the '
+                        'token that is then printed (default: %(default)s)')
+    parser.add_argument('--port', type=int, default=PORT,
+                        help='port to serve at, or another where it is taken '
+                        '(default: %(default)s)')
+    arguments = parser.parse_args(argv)
+    # Whoever ends this ends the nodes too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(1))
+    command = node_command(build_model())
+    print('$', *command, flush=True)
+    with tempfile.TemporaryFile() as log:
+        with running(command, log) as node:
+            status = serve(arguments.host, free_port(arguments.host, arguments.port), node)
+            has_ended = node.poll() is not None
+        if has_ended or status:
+            log.seek(0)
+            print('the node said:', log.read().decode(errors='replace'), sep='\n',
+                  file=sys.stderr)
+    return status
+
+
+if __name__ == '__main__':
+    sys.exit(main())
