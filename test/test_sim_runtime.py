@@ -340,3 +340,25 @@ def test_bytes_that_were_dropped_or_are_too_short_are_not_copied(board):
     check(acl.rt.memcpy(address, 64, bytes_of(data) + 10, 30, 1))
     with pytest.raises(simulator.Violation, match='is gone: keep it'):
         acl.rt.memcpy(address, 64, bytes_of(bytes(bytearray(40))), 40, 1)
+
+
+def test_ordinary_memory_is_copied_before_an_asynchronous_call_returns(board):
+    stream, address = check(acl.rt.create_stream()), check(acl.rt.malloc(8, 0))
+    context = check(acl.rt.get_context())
+    is_held = threading.Event()
+    thread, _ = acl.util.start_thread(
+        lambda arguments: (acl.rt.set_context(context), is_held.wait(5),
+                           acl.rt.process_report(5000)), [])
+    check(acl.rt.subscribe_report(thread, stream))
+    check(acl.rt.launch_callback(lambda data: None, None, 1, stream))  # the stream stands still
+    source = bytearray(b'original')
+    place = ctypes.addressof(ctypes.c_char.from_buffer(source))
+    check(acl.rt.memcpy_async(address, 8, place, 8, 1, stream))
+    source[:] = b'replaced'
+    is_held.set()
+    check(acl.rt.synchronize_stream(stream))
+    check(acl.util.stop_thread(thread))
+    target = bytes(8)
+    check(acl.rt.memcpy_async(bytes_of(target), 8, address, 8, 2, stream))
+    assert target == b'original'
+    check(acl.rt.synchronize_stream(stream))
