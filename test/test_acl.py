@@ -462,6 +462,23 @@ def test_too_little_memory_to_load_says_how_much_there_is(artifact, form):
         simulator.assert_clean()
 
 
+def test_memory_of_another_size_than_the_shape_is_heeded(board, artifact, monkeypatch):
+    whole = {name: getattr(acl.mdl, f'get_{name}_size_by_index') for name in ('input', 'output')}
+    for name, ask in whole.items():  # more, as an aligned size would be
+        monkeypatch.setattr(acl.mdl, f'get_{name}_size_by_index', lambda *which, ask=ask: 64 + ask(
+            *which))
+    backend = AclBackend(artifact)
+    found = logits(backend, TOKENS[:3])
+    backend.close()
+    monkeypatch.setattr(acl.mdl, 'get_output_size_by_index', lambda *which: 64)
+    with pytest.raises(BackendError, match='logits of the shape .* has only 64 bytes'):
+        AclBackend(artifact)
+    monkeypatch.undo()
+    backend = AclBackend(artifact)
+    np.testing.assert_array_equal(logits(backend, TOKENS[:3]), found)
+    backend.close()
+
+
 def test_missing_acl_says_where_it_comes_from(artifact, monkeypatch):
     monkeypatch.setitem(sys.modules, 'acl', None)
     with pytest.raises(BackendError, match='needs the Python module acl of the CANN toolkit.*run: '

@@ -169,9 +169,10 @@ class _SharedMemory:
 
     def append(self, cache: Tensor, new: Tensor, rows: _Rows, chunk: int, count: int, start: int
                ) -> None:
-        held = self._view(cache).reshape(rows.count, rows.slots, rows.size)
+        held = self.read(cache, 0, rows.count * rows.slots * rows.size)
         come = self.read(new, 0, rows.count * chunk * rows.size)
-        held[:, start:start + count] = come.reshape(rows.count, chunk, rows.size)[:, :count]
+        held.reshape(rows.count, rows.slots, rows.size)[:, start:start + count] = come.reshape(
+            rows.count, chunk, rows.size)[:, :count]
 
     def _view(self, tensor: Tensor) -> NDArray[Any]:
         if tensor.address not in self._views:

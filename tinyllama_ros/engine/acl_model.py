@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 import logging
+from math import prod
 import mmap
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ class Model:
         self.inputs, self._inputs = self._allocate('input', self._places)
         outputs = {name: place for place, name in enumerate(OUTPUTS)}
         self.outputs, self._outputs = self._allocate('output', outputs)
+        self._check_sizes()
 
     def choose(self, chunk: int) -> None:
         """Take the graph that was compiled for chunks of this length."""
@@ -182,6 +184,17 @@ class Model:
             there = np.dtype(DTYPES[code]).name if code in DTYPES else f'aclDataType {code}'
             raise self._differs(f'{name}: type is', there,
                                 ' or '.join(np.dtype(each).name for each in allowed))
+
+    def _check_sizes(self) -> None:
+        """Refuse memory that could not hold what the shapes say; more than that is no harm."""
+        for name, tensor in (*self.inputs.items(), *self.outputs.items()):
+            if name == GEARS:
+                continue
+            shape = expected_shape(name, self._manifest, self._manifest.chunk_sizes[-1])
+            if tensor.size < prod(shape) * tensor.item_size:
+                raise BackendError(f'{self._path}: {name} of the shape {list(shape)} has only '
+                                   f'{tensor.size} bytes on the device; compile it again '
+                                   '(tinyllama-model atc)')
 
     def _place(self, kind: str, name: str) -> int:
         return self._places[name] if kind == 'input' else OUTPUTS.index(name)
