@@ -41,7 +41,7 @@ def node_command(model: str) -> list[str]:
 
 
 @contextmanager
-def running(command: list[str], log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def running(command: list[str], log: IO[bytes] | int) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command that Ctrl-C in this terminal does not reach; stop it in the end."""
     process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:

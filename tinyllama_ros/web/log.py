@@ -133,11 +133,12 @@ class ConversationLog:
         :param stamp_ns: when the node published it.
         :param is_old: it was published before we listened; so may tokens have been.
         """
-        if line.run != self._run:
-            self._begin(line)
-        elif line.number <= self._number:
+        if line.run == self._run and line.number <= self._number:
             return
-        self._number = line.number
+        is_another, was_known = line.run != self._run, bool(self._run)
+        self._run, self._number = line.run, line.number
+        if is_another:
+            self._begin(was_known)
         if line.kind == 'asked':
             self._ask(line.text, stamp_ns, is_old)
         elif line.kind in ('answered', 'stopped', 'failed'):
@@ -158,9 +159,8 @@ class ConversationLog:
             self._tell({'type': 'piece', 'id': turn.id, 'version': turn.version, 'at': at,
                         'text': piece.text})
 
-    def _begin(self, line: Line) -> None:
-        """Take note that the node's memory is a new one."""
-        was_known, self._run = bool(self._run), line.run
+    def _begin(self, was_known: bool) -> None:
+        """Take note that the node's memory is a new one, after another that was known."""
         if (turn := self._turn) is not None:
             turn.phase, turn.why = 'failed', 'the node ended before the answer did'
             self._turn = None

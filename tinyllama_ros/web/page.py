@@ -9,6 +9,7 @@ it changes and at least every few seconds, and `error` for what could not be don
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 import json
 import logging
@@ -72,9 +73,9 @@ class Page:
         if len(self._pages) >= MOST_PAGES:
             raise web.HTTPServiceUnavailable(
                 text=f'{MOST_PAGES} pages are open already; close one')
-        socket = web.WebSocketResponse(max_msg_size=LONGEST_MESSAGE, heartbeat=20)
+        socket = web.WebSocketResponse(max_msg_size=LONGEST_MESSAGE, heartbeat=20, timeout=2)
         await socket.prepare(request)
-        page = _Connection(socket)
+        page = _Connection(socket, request.transport)
         self._pages.add(page)
         unlisten = None
         try:
@@ -126,15 +127,17 @@ class Page:
         return {'type': 'status', **asdict(self._status)}
 
     async def _close(self, _: web.Application) -> None:
-        for page in list(self._pages):
-            await page.socket.close(code=WSCloseCode.GOING_AWAY)
+        await asyncio.gather(*[page.socket.close(code=WSCloseCode.GOING_AWAY)
+                               for page in self._pages])
 
 
 class _Connection:
     """One open page: a queue of what it is to hear, and the task that sends it."""
 
-    def __init__(self, socket: web.WebSocketResponse) -> None:
+    def __init__(self, socket: web.WebSocketResponse,
+                 transport: asyncio.Transport | None) -> None:
         self.socket = socket
+        self._transport = transport
         self._queue: asyncio.Queue[Message] = asyncio.Queue(BACKLOG)
         self._task: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -146,6 +149,8 @@ class _Connection:
             self._queue.put_nowait(message)
         except asyncio.QueueFull:
             self.end()
+            if self._transport is not None:
+                self._transport.abort()
 
     def allow(self) -> bool:
         """Count a message of the page; return whether it is not one too many."""
@@ -170,18 +175,13 @@ class _Connection:
             self._task.cancel()
 
     async def _send(self, beat: Callable[[], Message]) -> None:
-        try:
+        with suppress(ConnectionError):  # it has gone; the reading side notices
             while True:
                 try:
                     message = await asyncio.wait_for(self._queue.get(), BEAT_S)
                 except asyncio.TimeoutError:
                     message = beat()
                 await self.socket.send_json(message)
-        except ConnectionError:
-            pass  # it has gone; the reading side notices
-        finally:
-            if (transport := self.socket.get_extra_info('transport')) is not None:
-                transport.abort()
 
 
 def _read(text: str) -> Message:
