@@ -233,6 +233,15 @@ def test_refused_prompt_says_why(person, site):
         site.ear.call('cancel')
 
 
+def test_failed_answer_says_why_and_the_state_is_an_error(person):
+    person.say('break down')
+    turn = person.wait_for_turn('break down', 'failed')
+    assert turn['note'] == 'The answer failed: the parrot broke down'
+    person.wait_for_state('error')
+    person.wait(lambda: 'the parrot broke down' in person.find('notice').text, 'notice')
+    assert person.ask('and up again')['answer'] == 'and up again'
+
+
 def test_two_browsers_share_one_conversation(person, site):
     with browser() as other_driver:
         other = Person(other_driver, site)
