@@ -1,7 +1,8 @@
 """
 The node with a parrot for a model: it repeats the prompt, and all else is the real thing.
 
-'for ever' in the prompt makes it go on until it is stopped, 'full' clears its memory on the way.
+'for ever' in the prompt makes it go on until it is stopped, 'full' clears its memory on the way,
+and 'break down' makes it fail.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import time
 from tinyllama_ros import node
 from tinyllama_ros.chat.conversation import Answer, ChatOptions, Event, Piece, Reading, Reset
 from tinyllama_ros.chat.serving import Server
+from tinyllama_ros.errors import BackendError
 
 PACE_S = 0.005
 """Of a token of a small model; time to stop it in between."""
@@ -31,6 +33,8 @@ class Parrot:
         self.fill += len(words)
         yield Reading(len(words))
         said = ''
+        if prompt == 'break down':
+            raise BackendError('the parrot broke down')
         for count, word in enumerate(itertools.cycle(words) if 'for ever' in prompt else words):
             time.sleep(PACE_S)
             if 'full' in prompt and count == len(words) // 2:

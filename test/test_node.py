@@ -13,6 +13,7 @@ from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.logging import get_logger  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from robot import build_model, DEADLINE_S, KV_LENGTH, poll_until, Robots  # noqa: E402
+from std_msgs.msg import String  # noqa: E402
 
 from tinyllama_ros import node as node_module  # noqa: E402
 from tinyllama_ros.engine.backend import open_backend  # noqa: E402
@@ -389,6 +390,20 @@ def test_reactivated_node_is_idle_and_remembers(serving):
     before = int(ear.diagnostics()['fill (slots)'])
     ear.ask('again')
     assert int(ear.diagnostics()['fill (slots)']) > before
+
+
+@pytest.mark.parametrize(('text', 'request_id', 'param'), [
+    ('{"id": "a", "messages": []}', 'a', 'messages'), ('nonsense', '', '')])
+def test_wrong_request_is_refused_with_what_is_known_of_it(serving, monkeypatch, text, request_id,
+                                                           param):
+    node, _, gate = serving
+    heard = []
+    monkeypatch.setattr(node._topics, 'on_completion', heard.append)
+    node._hear_request(String(data=text))
+    event, = heard
+    assert (event.id, event.kind, event.code, event.param) == (
+        request_id, 'error', 'invalid_request', param)
+    assert gate.begun == 0
 
 
 def test_nul_in_an_answer_does_not_cut_it(serving):

@@ -214,7 +214,7 @@ def test_gauge_and_speed_are_those_of_the_node(person, site):
 
 
 def test_full_memory_is_marked_within_the_answer(person):
-    person.ask('before it is full\n\nand after'.replace('\n', ' '))
+    person.ask('before it is full and after')
     last = person.driver.find_elements('css selector', '.turn')[-1]
     assert last.find_element('css selector', '.answer .mark').text == (
         'The memory was full and was cleared; the model goes on with the newest part')
@@ -231,6 +231,15 @@ def test_refused_prompt_says_why(person, site):
     assert '16 prompts are waiting already' in turn['note']
     while person.find('stop').is_displayed() or site.ear.texts('state')[-1] != 'idle':
         site.ear.call('cancel')
+
+
+def test_failed_answer_says_why_and_the_state_is_an_error(person):
+    person.say('break down')
+    turn = person.wait_for_turn('break down', 'failed')
+    assert turn['note'] == 'The answer failed: the parrot broke down'
+    person.wait_for_state('error')
+    person.wait(lambda: 'the parrot broke down' in person.find('notice').text, 'notice')
+    assert person.ask('and up again')['answer'] == 'and up again'
 
 
 def test_two_browsers_share_one_conversation(person, site):
@@ -391,27 +400,27 @@ def test_light_and_dark_follow_the_system_and_the_button(person):
     assert colours(person.driver) == light
 
 
-@pytest.mark.parametrize('is_dark', [False, True], ids=['light', 'dark'])
-@pytest.mark.parametrize('width', [1000, 360])
 @pytest.mark.parametrize('is_empty', [False, True], ids=['talk', 'empty'])
-def test_axe_finds_no_violation(person, is_dark, width, is_empty):
+def test_axe_finds_no_violation(person, is_empty):
     if not AXE.is_file():
         pytest.skip('axe-core is not installed: npm ci')
-    set_dark(person.driver, is_dark)
-    resize(person.driver, width, 700)
     if is_empty:  # what else is on the page is the others' talk
         person.driver.execute_script("""document.getElementById('items').replaceChildren();
             document.getElementById('empty').hidden = false""")
     else:
         person.find('reset').click()
-        person.find('prompt').send_keys('# Title\n'.replace('\n', ' ') + '`code`', Keys.ENTER)
-        person.wait_for_turn('# Title `code`', 'answered')
+        person.ask('# Title `code`')
+        person.ask('full of [links](http://localhost/)')
         person.find('prompt').send_keys('draft')
     person.driver.execute_script(AXE.read_text(encoding='utf-8'))
-    found = person.driver.execute_async_script("""
-        const done = arguments[0];
-        axe.run().then(result => done(result.violations), error => done(String(error)));""")
-    assert found == [], json.dumps(found, indent=1)
+    for is_dark in (False, True):
+        set_dark(person.driver, is_dark)
+        for width in (1000, 360):
+            resize(person.driver, width, 700)
+            found = person.driver.execute_async_script("""
+                const done = arguments[0];
+                axe.run().then(result => done(result.violations), error => done(String(error)))""")
+            assert found == [], (is_dark, width, json.dumps(found, indent=1))
 
 
 def test_page_asks_nobody_else_and_breaks_no_rule(person):

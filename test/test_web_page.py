@@ -110,7 +110,7 @@ def test_page_is_told_the_log_then_what_happens(stage):
             stage.conversation.hear(Line('a', 2, 'asked', 'hello', ''), 2)
             stage.conversation.piece(Piece(3, 'Hi'))
             assert (await receive(socket, 'piece'))['text'] == 'Hi'
-            stage.page.tell_status(Status('answering', True, fill=3.0))
+            stage.page.tell_status(Status('answering', is_ready=True, fill=3.0))
             assert (await receive(socket, 'status'))['fill'] == 3.0
         assert stage.sent == ['hello']
     stage(test)

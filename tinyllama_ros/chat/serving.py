@@ -298,8 +298,10 @@ class Server:
             client.fail('too_long' if isinstance(error, LengthError) else 'invalid_request',
                         str(error))
         except Exception as error:  # the edge: whatever went wrong, the node lives on
-            why = str(error) if isinstance(error, TinyLlamaError) else repr(error)
-            log.exception('while answering a request')
+            why = str(error)
+            if not isinstance(error, TinyLlamaError):
+                log.exception('while answering a request')
+                why = repr(error)
             self.statistics.failed += 1
             client.fail('failed', why)
             self._listener.on_error(f'the answer to a request failed: {why}')

@@ -56,6 +56,8 @@ class Status:
     """Tokens a second of the last whole answer."""
     waiting: float | None = None
     """Prompts in the node's queue."""
+    why: str = ''
+    """The last error that the node told, while its state is error."""
 
 
 class Link:
@@ -75,7 +77,7 @@ class Link:
         self._target = target
         self._on_line, self._on_piece, self._on_status = on_line, on_piece, on_status
         self._status = Status()
-        self._state = ''
+        self._state = self._error = ''
         self._values: dict[str, str] = {}
         self._heard_s = self._away_s = time.monotonic()
         self._has_news = False  # since it was away
@@ -85,6 +87,7 @@ class Link:
                           for name in ('cancel', 'reset')}
         node.create_subscription(String, f'{target}/token', self._hear_token, EVENTS)
         node.create_subscription(String, f'{target}/history', self._hear_history, HISTORY)
+        node.create_subscription(String, f'{target}/error', self._hear_error, EVENTS)
         node.create_subscription(String, f'{target}/state', self._hear_state, LATCHED)
         node.create_subscription(DiagnosticArray, '/diagnostics', self._hear_diagnostics, 10)
         node.create_timer(TICK_S, self._look)
@@ -118,6 +121,10 @@ class Link:
         self._heard_s = time.monotonic()
         self._look()
 
+    def _hear_error(self, message: String) -> None:
+        self._error = message.data
+        self._look()
+
     def _hear_diagnostics(self, array: DiagnosticArray) -> None:
         for status in array.status:
             if status.name == f'{self._target}: language model':
@@ -136,8 +143,9 @@ class Link:
         is_ready = (self._state in SERVING and is_known
                     and self._prompts.get_subscription_count() > 0)
         numbers = {name: _number(self._values.get(key, '')) for name, key in NUMBERS.items()}
+        why = self._error if self._state == 'error' else ''
         status = Status(self._state or 'offline', is_ready, self._values.get('model', ''),
-                        **numbers)
+                        **numbers, why=why)
         if status != self._status:
             self._status = status
             self._on_status(status)

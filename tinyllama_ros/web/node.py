@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 import signal
+import socket
 import sys
 from threading import Thread
 from typing import Any
@@ -87,11 +88,21 @@ def web_settings(values: Mapping[str, Any]) -> WebSettings:
 
 
 def address(settings: WebSettings, port: int) -> str:
-    """Return what to open in a browser on this machine."""
-    host = 'localhost' if settings.host in ('0.0.0.0', '::') else settings.host
+    """Return what to open in a browser, of this machine or, where they may, of others."""
+    host = own_address() if settings.host in ('0.0.0.0', '::') else settings.host
     host = f'[{host}]' if ':' in host else host
     token = f'?token={settings.token}' if settings.token else ''
     return f'http://{host}:{port}/{token}'
+
+
+def own_address() -> str:
+    """Return the address under which the network knows this machine; loopback without one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(('192.0.2.1', 9))  # chooses a route; a datagram socket sends nothing
+        except OSError:
+            return '127.0.0.1'
+        return str(probe.getsockname()[0])
 
 
 async def serve(node: WebNode, settings: WebSettings, stop: asyncio.Event) -> None:

@@ -122,7 +122,11 @@ function stop() {
 }
 
 function showStatus(message) {
+  if (message.why && message.why !== status.why) {
+    notify(message.why);
+  }
   status = message;
+  byId('state').title = status.why ?? '';
   const {state, fill, capacity} = status;
   document.body.dataset.state = state;
   byId('state-text').textContent = words()[state] ?? state;
