@@ -2,7 +2,7 @@
 # A sourced ROS 2 is used where there is one; else ROS 2 Jazzy comes as wheels into .venv.
 
 .SILENT:
-.PHONY: demo chat run test lint vendor pictures clean
+.PHONY: demo chat run test lint docs vendor pictures clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -45,10 +45,15 @@ lint: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
+docs: $(STAMP)  ## the pages that are made from the code
+	$(BIN)/python tools/interface_page.py
+
 vendor: node_modules/.package-lock.json  ## what the page is served with, after package.json
 	$(BIN)/python tools/vendor.py
 
-pictures: $(STAMP)  ## those of the page in docs/images, from a real run; needs Chromium
+pictures: $(STAMP)  ## those in docs/images, from real runs; needs Chromium
+	$(BIN)/tinyllama-model build smollm2-135m-instruct
+	$(BIN)/python tools/cache_picture.py
 	$(BIN)/python tools/pictures.py
 
 clean:  ## models stay in their cache folder

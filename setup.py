@@ -17,6 +17,7 @@ RUN_TIME = [
     'sentence-stream',  # cuts the stream into sentences for a speech node
     'sentencepiece',  # Llama vocabularies
     'tokenizers',  # byte-level BPE vocabularies
+    'wcwidth',  # cells of a character in the terminal
 ]
 EXTRAS = {
     # What prepares a model; a robot that is handed a finished artifact needs none of it.
@@ -73,7 +74,7 @@ setup(
             'tinyllama_node = tinyllama_ros.node:main',
             'tinyllama_web = tinyllama_ros.web.node:main',
             'tinyllama-model = tinyllama_ros.cli:main',
-            'chat = tinyllama_ros.terminal:main',
+            'chat = tinyllama_ros.terminal.cli:main',
         ],
     },
 )

@@ -35,7 +35,7 @@ def generate_launch_description() -> LaunchDescription:
 
     return LaunchDescription([
         argument('model', '', 'artifact folder, or name of a model built here' + FROM_FILE),
-        argument('backend', '', 'what runs the model' + FROM_FILE, choices=['', 'onnx']),
+        argument('backend', '', 'what runs the model' + FROM_FILE, choices=['', 'onnx', 'acl']),
         argument('autostart', '', 'configure and activate by itself' + FROM_FILE,
                  choices=['', 'true', 'false']),
         argument('namespace', '', "namespace of the node, such as a robot's name"),

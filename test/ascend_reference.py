@@ -7,6 +7,7 @@ Runtime has a fast product.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from onnx import helper, numpy_helper, TensorProto
 import onnxruntime as ort
 
 from tinyllama_ros.engine.onnx import _has_vnni
+from tinyllama_ros.model.architecture import Architecture
 from tinyllama_ros.model.artifact import Artifact
 
 CONSTANTS = {'lowest': np.float32(-128), 'highest': np.float32(127), 'shift': np.float32(128),
@@ -40,28 +42,38 @@ def runnable(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
     yield helper.make_node('Cast', [name], [path], to=TensorProto.UINT8)
 
 
+def open_session(path: Path, threads: int = 1) -> ort.InferenceSession:
+    """Return a graph in the Ascend dialect, loaded; what stands in for it is written beside it."""
+    model = onnx.load(path, load_external_data=False)
+    nodes = [stand_in for node in model.graph.node for stand_in in runnable(node)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(value), name)
+                                   for name, value in CONSTANTS.items())
+    stand_in_path = path.with_name(f'runnable-{path.name}')
+    stand_in_path.write_bytes(model.SerializeToString())
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry('session.x64quantprecision', '0' if _has_vnni() else '1')
+    return ort.InferenceSession(stand_in_path, options, providers=['CPUExecutionProvider'])
+
+
 class ReferenceBackend:
     """A backend that runs the Ascend dialect, and takes a chunk of any length."""
 
-    def __init__(self, artifact: Artifact, *, threads: int = 1) -> None:
-        arch, self.kv_length = artifact.manifest.architecture, artifact.manifest.kv_length
-        self.vocab_size, self.chunk_sizes = arch.vocab_size, artifact.manifest.chunk_sizes
-        model = onnx.load(artifact.graph, load_external_data=False)
-        nodes = [stand_in for node in model.graph.node for stand_in in runnable(node)]
-        del model.graph.node[:]
-        model.graph.node.extend(nodes)
-        model.graph.initializer.extend(numpy_helper.from_array(np.array(value), name)
-                                       for name, value in CONSTANTS.items())
-        path = artifact.folder / 'runnable.onnx'
-        path.write_bytes(model.SerializeToString())
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        options.add_session_config_entry('session.x64quantprecision',
-                                         '0' if _has_vnni() else '1')
-        self._session = ort.InferenceSession(path, options, providers=['CPUExecutionProvider'])
-        self.cache = np.zeros((arch.layers, 2, 1, arch.kv_heads, self.kv_length, arch.head_dim),
+    def __init__(self, session: ort.InferenceSession, arch: Architecture, slots: int) -> None:
+        self._session, self.kv_length = session, slots
+        self.vocab_size, self.chunk_sizes = arch.vocab_size, (1, slots)
+        self.cache = np.zeros((arch.layers, 2, 1, arch.kv_heads, slots, arch.head_dim),
                               np.float16)
+
+    @classmethod
+    def of(cls, artifact: Artifact, threads: int = 1) -> 'ReferenceBackend':
+        """Return the backend of an artifact."""
+        manifest = artifact.manifest
+        return cls(open_session(artifact.graph, threads), manifest.architecture,
+                   manifest.kv_length)
 
     def forward(self, tokens: NDArray[np.int64], start: int, *, all_logits: bool = False,
                 padding: int = 0) -> NDArray[np.float32]:

@@ -22,7 +22,8 @@ class FakeBackend:
     """
 
     def __init__(self, kv_length: int, vocab_size: int, judge: Judge | None = None,
-                 chunk_sizes: tuple[int, ...] = (1, 4, 8)) -> None:
+                 chunk_sizes: tuple[int, ...] = (1, 4, 8),
+                 failure: type[BackendError] = BackendError) -> None:
         self.kv_length = kv_length
         self.vocab_size = vocab_size
         self.chunk_sizes = chunk_sizes
@@ -34,6 +35,7 @@ class FakeBackend:
         """1 makes the next pass fail."""
         self.closed = 0
         self._judge = judge or hashed(vocab_size)
+        self._failure = failure
 
     def forward(self, tokens: NDArray[np.int64], start: int, *, all_logits: bool = False
                 ) -> NDArray[np.float32]:
@@ -47,7 +49,7 @@ class FakeBackend:
         self.passes_to_failure -= 1
         if self.passes_to_failure == 0:
             self.rows[start:] = []  # what a broken pass leaves there must not be relied on
-            raise BackendError('the device is gone')
+            raise self._failure('the device is gone')
         ends = range(start + 1, end + 1) if all_logits else [end]
         return np.stack([self._judge(self.rows[:each]) for each in ends])
 

@@ -12,6 +12,7 @@ import threading
 import time
 from typing import Any, NamedTuple, TypeVar
 
+from ascend import compiled
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -54,17 +55,22 @@ class TalkativeCheckpoint(RandomCheckpoint):
         return values
 
 
-def build_model(folder: Path, shape: Architecture = SLOW_SHAPE, template: str = '') -> Path:
+def build_model(folder: Path, shape: Architecture = SLOW_SHAPE, template: str = '',
+                backend: str = 'onnx') -> Path:
     """
     Write an artifact whose greedy answers are as long as they may be; return its folder.
 
     :param template: goes in front of the chat template.
+    :param backend: what it is for; `acl` is compiled.
     """
     tokenizer = byte_tokenizer(shape.vocab_size)
     settings = replace(tokenizer.settings,
                        chat_template=template + tokenizer.settings.chat_template)
     checkpoint = TalkativeCheckpoint(shape, replace(tokenizer, settings=settings))
-    build(checkpoint, folder, name='talkative', quantization='fp32', kv_length=KV_LENGTH)
+    if backend == 'acl':
+        compiled(folder, checkpoint, kv_length=KV_LENGTH, chunk_sizes=(1, 16, 64))
+    else:
+        build(checkpoint, folder, name='talkative', quantization='fp32', kv_length=KV_LENGTH)
     return folder
 
 

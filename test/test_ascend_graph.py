@@ -22,6 +22,7 @@ from tinyllama_ros.errors import ModelError
 from tinyllama_ros.model.artifact import Artifact
 from tinyllama_ros.model.build import build
 from tinyllama_ros.model.checkpoint import Checkpoint
+from tinyllama_ros.perplexity import window_loss
 
 SLOTS = 48
 FINE_LAYERS = 1
@@ -241,7 +242,7 @@ def test_wide_head_is_cut(tmp_path, quantization, vocabulary, pieces):
 
 def test_cut_head_gives_the_logits_of_a_whole_one(tmp_path):
     checkpoint = tiny(layers=1, hidden=32, vocab_size=40000)
-    backend = ReferenceBackend(make(tmp_path / 'tiny', checkpoint, 'w8a8'))
+    backend = ReferenceBackend.of(make(tmp_path / 'tiny', checkpoint, 'w8a8'))
     found = backend.forward(np.array([39999]), 0)
     expected = numpy_llama.logits(checkpoint, [39999], numpy_llama.w8a8)
     np.testing.assert_allclose(found, expected, rtol=0, atol=0.03)  # of logits around 1
@@ -261,8 +262,8 @@ class Subject:
     def __init__(self, folder: Path, checkpoint: Checkpoint, quantization: str,
                  chunk_sizes: Sequence[int]) -> None:
         self.checkpoint = checkpoint
-        self.backend = ReferenceBackend(make(folder / 'tiny', checkpoint, quantization,
-                                             chunk_sizes))
+        self.backend = ReferenceBackend.of(make(folder / 'tiny', checkpoint, quantization,
+                                                chunk_sizes))
 
     def tokens(self, count: int, seed: int = 0) -> list[int]:
         """Return random tokens."""
@@ -383,6 +384,18 @@ def test_w8a8_loses_little(w8a8):
     tokens = w8a8.tokens(SLOTS)
     unrounded = numpy_llama.logits(w8a8.checkpoint, tokens)
     assert distance(w8a8.read(tokens, [SLOTS]), unrounded) < 0.1 * unrounded.std()
+
+
+def test_w8a8_predicts_as_well_as_the_cpu_dialect(tmp_path):
+    subject = Subject(tmp_path, tiny(heads=6, kv_heads=2), 'w8a8', [1, 16])
+    build(subject.checkpoint, tmp_path / 'cpu', name='tiny', quantization='w8a8',
+          kv_length=SLOTS, fine_layers=FINE_LAYERS)
+    cpu = OnnxBackend(Artifact.open(tmp_path / 'cpu'), threads=1)
+    windows = [np.array(subject.tokens(SLOTS, seed)) for seed in range(40)]
+    expected, found = (np.concatenate([window_loss(backend, window) for window in windows]).mean()
+                       for backend in (cpu, subject.backend))
+    cpu.close()
+    assert abs(np.expm1(found - expected)) < 0.003
 
 
 @pytest.mark.parametrize('tokens', [[ZERO], [ZERO, ZERO, 5], [5, ZERO]], ids=str)

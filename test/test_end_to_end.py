@@ -1,4 +1,8 @@
-"""The node in a process of its own, seen from outside through its topics and services."""
+"""
+The node in a process of its own, seen from outside through its topics and services.
+
+Each test runs on the CPU and on a simulated NPU.
+"""
 
 import json
 import re
@@ -9,6 +13,7 @@ import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='no ROS 2 is sourced or installed')
 
+from ascend import SIMULATOR  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from robot import (  # noqa: E402
     build_model,
@@ -35,9 +40,16 @@ sys.meta_path.insert(0, NoRos())
 {NODE}"""
 
 
+@pytest.fixture(scope='module', params=['onnx', 'acl'])
+def backend(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('PYTHONPATH', str(SIMULATOR))
+        yield request.param
+
+
 @pytest.fixture(scope='module')
-def model(tmp_path_factory):
-    return str(build_model(tmp_path_factory.mktemp('model') / 'talkative'))
+def model(tmp_path_factory, backend):
+    return str(build_model(tmp_path_factory.mktemp('model') / 'talkative', backend=backend))
 
 
 @pytest.fixture(scope='module')
@@ -48,10 +60,11 @@ def robots(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def start(robots, model):
+def start(robots, model, backend):
     """Return a function that starts a node of the test's own, and an ear to it."""
     def start(**parameters):
-        return robots.serve(**{'model': model, 'threads': 1, **DEFAULTS, **parameters})
+        return robots.serve(**{'model': model, 'backend': backend, 'threads': 1, **DEFAULTS,
+                               **parameters})
     return start
 
 
@@ -387,10 +400,10 @@ def test_signal_after_a_shutdown_from_outside_is_no_error(start):
     assert 'Traceback' not in process.log
 
 
-def test_second_node_of_the_name_goes_and_the_first_serves_on(start, robots, model):
+def test_second_node_of_the_name_goes_and_the_first_serves_on(start, robots, model, backend):
     process, ear = start()
     second = robots.start(namespace=ear.target.rpartition('/')[0],
-                          parameters={'model': model})
+                          parameters={'model': model, 'backend': backend})
     assert second.wait() == 1
     assert f'another node is called {ear.target}; give this one another name' in second.log
     assert 'Traceback' not in second.log
@@ -402,13 +415,14 @@ def test_second_node_of_the_name_goes_and_the_first_serves_on(start, robots, mod
 
 @pytest.mark.parametrize(('arguments', 'message'), [
     ({'model': 'nope'}, "there is no artifact 'nope'"),
-    ({'backend': 'gpu'}, "backend 'gpu' is unknown; known: onnx"),
+    ({'backend': 'gpu'}, "backend 'gpu' is unknown; known: onnx, acl"),
     ({'answer_room': KV_LENGTH}, f'answer_room is {KV_LENGTH}; it may be at most half'),
     ({'threads': 'two'}, "'threads' to 'two' of type 'STRING', expecting type 'INTEGER'"),
     ({'sampling.top_p': 7.0}, 'sampling.top_p out of range Min: 0.0, Max: 1.0, value: 7.0'),
 ], ids=lambda value: next(iter(value)) if isinstance(value, dict) else '')
-def test_bad_parameter_at_start_is_one_line_and_status_1(robots, model, arguments, message):
-    process = robots.start(parameters={'model': model, **arguments})
+def test_bad_parameter_at_start_is_one_line_and_status_1(robots, model, backend, arguments,
+                                                         message):
+    process = robots.start(parameters={'model': model, 'backend': backend, **arguments})
     assert process.wait() == 1
     line, = process.log.splitlines()
     assert message in line
@@ -437,22 +451,45 @@ def other_length(path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {'kv_length': 256}))
 
 
+WEIGHTS, GRAPH = ({'onnx': 'decoder.onnx.data', 'acl': 'decoder.om'},
+                  {'onnx': 'decoder.onnx', 'acl': 'decoder.om'})
+LENGTHS = {'onnx': 'key.0 has the shape', 'acl': 'kv_length is 512 in the .om, 256 in the'}
+
+
 @pytest.mark.parametrize(('damage', 'name', 'message'), [
-    (cut, 'decoder.onnx.data', 'cut short'),
-    (alter, 'decoder.onnx', 'was altered'),
+    (cut, WEIGHTS, 'cut short'),
+    (alter, GRAPH, 'was altered'),
     (lambda path: path.unlink(), 'tokenizer.json', 'is missing'),
     (cut, 'manifest.json', 'is no manifest'),
     (other_version, 'manifest.json', 'has format version 99'),
-    (other_length, 'manifest.json', 'key.0 has the shape'),
+    (other_length, 'manifest.json', LENGTHS),
 ], ids=['cut short', 'altered', 'missing', 'manifest', 'version', 'kv_length'])
-def test_damaged_artifact_is_named_and_status_1(robots, model, tmp_path, damage, name, message):
+def test_damaged_artifact_is_named_and_status_1(robots, model, backend, tmp_path, damage, name,
+                                                message):
     folder = shutil.copytree(model, tmp_path / 'damaged')
-    damage(folder / name)
-    process = robots.start(parameters={'model': str(folder), 'answer_room': 32})
+    damage(folder / (name if isinstance(name, str) else name[backend]))
+    process = robots.start(parameters={'model': str(folder), 'backend': backend,
+                                       'answer_room': 32})
     assert process.wait() == 1
     line, = process.log.splitlines()
     assert str(folder) in line
-    assert message in line
+    assert (message if isinstance(message, str) else message[backend]) in line
+
+
+def test_device_lost_in_mid_answer_is_recovered_with_no_seam(robots, model, backend):
+    if backend == 'onnx':
+        pytest.skip('faults are injected into the simulated NPU only')
+    answers = []
+    for faults in ('', 'execute_async:9=507014'):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv('ASCEND_SIM_FAULTS', faults)
+            process, ear = robots.serve(**{'model': model, 'backend': backend, **DEFAULTS})
+        answers.append(ear.ask('hello'))
+        assert ear.texts('cache_reset') == ['recovered'] * bool(faults)
+        assert ear.texts('error') == []
+        assert process.stop() == 0
+    assert answers[0] == answers[1]
+    assert 'loading the model again (1 of at most 3 times)' in process.log
 
 
 def test_missing_ros_is_one_line_and_status_1(robots):

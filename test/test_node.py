@@ -16,7 +16,7 @@ from robot import build_model, DEADLINE_S, KV_LENGTH, poll_until, Robots  # noqa
 
 from tinyllama_ros import node as node_module  # noqa: E402
 from tinyllama_ros.engine.backend import open_backend  # noqa: E402
-from tinyllama_ros.errors import BackendError  # noqa: E402
+from tinyllama_ros.errors import BackendError, BackendLost  # noqa: E402
 from tinyllama_ros.model.random import SHAPES  # noqa: E402
 from tinyllama_ros.node import THREADS, TinyLlamaNode  # noqa: E402
 from tinyllama_ros.parameters import PARAMETERS  # noqa: E402
@@ -319,6 +319,46 @@ def test_failed_answer_shows_in_the_diagnostics(serving):
     ear.wait_for_state('error')
     assert ear.diagnostics()['answers failed'] == '1'
     assert (ear.statuses[-1].level, ear.statuses[-1].message) == (b'\2', 'the last answer failed')
+
+
+@pytest.mark.parametrize('passes', [1, 4], ids=['reading', 'answering'])
+def test_lost_backend_is_opened_again_and_the_answer_has_no_seam(serving, gates, passes):
+    _, ear, gate = serving
+    whole = ear.ask('hello')
+    assert ear.call('reset').success
+    ear.forget()
+    gate.shut()
+    ear.say('hello')
+    assert gate.let(passes)
+    gate.failure = BackendLost('the device is gone')
+    gate.open()
+    assert ear.wait_for_responses() == [whole]
+    assert ear.texts('cache_reset') == ['recovered']
+    assert ear.texts('error') == []
+    assert [gate.closed for gate in gates] == [1, 0]
+    assert ear.diagnostics()['resets, recovered'] == '1'
+
+
+def test_reset_loads_the_model_again_after_a_failure(serving, gates, monkeypatch):
+    _, ear, gate = serving
+    gate.failure = BackendError('the device is gone')
+    ear.say('hello')
+    ear.wait_for_state('error')
+    ear.forget()
+    with monkeypatch.context() as patch:
+        patch.setattr(node_module, 'open_backend', fail)
+        reply = ear.call('reset')
+    assert (reply.success, reply.message) == (
+        False, 'the conversation is cleared, the model is not loaded; see ~/error')
+    assert ear.wait_for_texts('error') == ['the model could not be loaded again: no such device']
+    assert ear.call('reset').success
+    ear.wait_for_state('idle')
+    assert ear.ask('hello')
+    assert [gate.closed for gate in gates] == [1, 0]
+
+
+def fail(*_, **__):
+    raise BackendError('no such device')
 
 
 def test_deactivation_in_a_pass_gives_each_prompt_its_response(serving):

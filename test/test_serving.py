@@ -33,6 +33,8 @@ class Script:
         self.options: list[ChatOptions] = []
         self.ended: list[str] = []
         self.reset_to: list[str] = []
+        self.mended: list[Exception | None] = []
+        self.cannot_mend: Exception | None = None
 
     def answer(self, prompt: str, options: ChatOptions) -> Iterator[Event]:
         self.prompts.append(prompt)
@@ -53,6 +55,11 @@ class Script:
 
     def reset(self, system_prompt: str) -> None:
         self.reset_to.append(system_prompt)
+
+    def mend(self) -> None:
+        self.mended.append(self.cannot_mend)
+        if self.cannot_mend:
+            raise self.cannot_mend
 
 
 @dataclass
@@ -203,6 +210,15 @@ def test_reset_in_an_answer_is_announced_once_and_leaves_no_seam():
     assert stage.server.statistics.resets == {'full': 1}
 
 
+def test_recovery_in_an_answer_is_announced_once_and_leaves_no_seam():
+    stage = Stage(a=[*READ, PIECES[0], Reset('recovered'), *READ, *PIECES[1:], ANSWER])
+    stage.serve('a')
+    assert stage.ear.all('reset') == ['recovered']
+    assert stage.ear.all('response') == [SAID]
+    assert stage.ear.all('state') == ['reading', 'answering', 'idle']
+    assert stage.server.statistics.resets == {'recovered': 1}
+
+
 def test_cancel_while_answering_stops_before_the_next_event():
     stage = Stage(a=[*READ, PIECES[0], lambda: stage.server.cancel(), PIECES[1],
                      AssertionError('one pass too many')])
@@ -262,6 +278,29 @@ def test_reset_ends_a_failure():
     stage.server.reset()
     stage.serve()
     assert stage.server.state == 'idle'
+    assert stage.script.mended == [None]
+
+
+def test_reset_that_cannot_load_the_model_again_stays_an_error_and_the_next_tries_again():
+    stage = Stage(a=[BackendError('the device is gone')])
+    stage.serve('a')
+    stage.script.cannot_mend = BackendError('no such device')
+    done = stage.server.reset()
+    stage.serve()
+    assert done.is_set()
+    assert stage.ear.all('error')[-1] == 'the model could not be loaded again: no such device'
+    assert stage.server.state == 'error'
+    stage.script.cannot_mend = None
+    stage.server.reset()
+    stage.serve()
+    assert stage.server.state == 'idle'
+
+
+def test_reset_at_the_close_loads_nothing():
+    stage = Stage()
+    stage.server.reset()
+    stage.server.close()
+    assert stage.script.mended == []
 
 
 def test_reset_that_cannot_keep_the_system_prompt_ends_all_the_same():

@@ -61,9 +61,12 @@ class Measurement:
                            self.highest * factor, self.runs)
 
 
-def measure(folder: Path, *, backend: str, threads: int, runs: int) -> list[Measurement]:
+def measure(folder: Path, *, backend: str, threads: int, runs: int, device: int = 0,
+            form: str = 'auto') -> list[Measurement]:
     """
     Return what was measured of an artifact, in an order to read.
+
+    :param device: see open_backend, as for form.
 
     :raises ArtifactError, BackendError, ConfigError: it could not be loaded.
     :raises ConfigError: there are to be no runs.
@@ -73,13 +76,15 @@ def measure(folder: Path, *, backend: str, threads: int, runs: int) -> list[Meas
     began_s = time.perf_counter()
     artifact = Artifact.open(folder)
     verified_s = time.perf_counter()
-    loaded = open_backend(backend, artifact, threads=threads)
+    loaded = open_backend(backend, artifact, threads=threads, device=device, form=form)
     ready_s = time.perf_counter()
     try:
         found = [Measurement.of('verify', 's', [verified_s - began_s]),
                  Measurement.of('load', 's', [ready_s - verified_s])]
         speeds = _speeds(loaded, runs)
-        found += [*speeds, *_bus(artifact.manifest, speeds[0], threads, runs)]
+        found += speeds
+        if backend == 'onnx':  # an NPU reads its weights by a bus of its own
+            found += _bus(artifact.manifest, speeds[0], threads, runs)
         found += [_first_token(loaded, length, runs) for length in PROMPTS
                   if length < loaded.kv_length]
         found += _outside(loaded, artifact, runs)

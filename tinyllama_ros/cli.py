@@ -7,6 +7,7 @@ import json
 import logging
 from pathlib import Path
 import sys
+from typing import Any
 
 from tinyllama_ros.engine.backend import BACKENDS, open_backend
 from tinyllama_ros.errors import ArtifactError, TinyLlamaError
@@ -15,6 +16,7 @@ from tinyllama_ros.model.cache_folder import artifacts_folder, default_cache, fi
 from tinyllama_ros.model.checkpoint import Checkpoint
 
 KV_LENGTH = 1024
+DEFAULT_MODELS = {'onnx': 'smollm2-135m-instruct-w8a8', 'acl': 'smollm2-135m-instruct-w8a8-ascend'}
 RECIPE = 'recipe 2'
 """Another one makes artifacts be built anew that an older program has built."""
 QUANTIZATIONS = ('w8a8', 'fp16', 'fp32')
@@ -26,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     try:
-        arguments.run(arguments)
+        status: int | None = arguments.run(arguments)
     except TinyLlamaError as error:
         print(f'tinyllama-model: {error}', file=sys.stderr)
         return 1
@@ -37,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print('tinyllama-model: interrupted; nothing is left half-written', file=sys.stderr)
         return 130
-    return 0
+    return status or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,6 +66,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_build_options(random)
     random.set_defaults(run=_random, smoothing='none', text=None)
 
+    adopt = commands.add_parser('adopt', help='make an artifact from an .om that others compiled')
+    adopt.add_argument('om', type=Path, metavar='OM', help='the compiled model; it must keep the '
+                       'contract of docs/ascend.md')
+    adopt.add_argument('out', nargs='?', type=Path, metavar='OUT',
+                       help=f'folder of the artifact (default: {artifacts_folder()}/NAME)')
+    adopt.add_argument('--tokenizer', type=Path, required=True, metavar='FOLDER',
+                       help='Hugging Face folder of the model with config.json, '
+                       'tokenizer_config.json and tokenizer.model or tokenizer.json; no weights')
+    adopt.add_argument('--kv-length', type=int, metavar='SLOTS', default=KV_LENGTH,
+                       help='slots of the cache that it was compiled for (default: %(default)s)')
+    adopt.add_argument('--soc-version', metavar='CHIP', default='', help='chip that it was '
+                       'compiled for, such as Ascend310B4 (default: not checked)')
+    adopt.set_defaults(run=_adopt)
+
     perplexity = commands.add_parser('perplexity', help='measure how well an artifact predicts '
                                      'a text')
     perplexity.add_argument('model', help='artifact: its folder, or its name in the cache folder')
@@ -78,6 +94,22 @@ def _parser() -> argparse.ArgumentParser:
     _add_backend_options(perplexity)
     perplexity.set_defaults(run=_perplexity)
 
+    atc = commands.add_parser('atc', help="compile an artifact's graph for an Ascend NPU")
+    atc.add_argument('model', help='artifact of the ascend dialect: its folder, or its name in '
+                     'the cache folder')
+    atc.add_argument('--soc-version', metavar='CHIP',
+                     help='what to compile for (default: the chip that npu-smi shows, else '
+                     'Ascend310B4)')
+    atc.add_argument('--jobs', type=int, metavar='N',
+                     help="operators to compile at once (default: 1 on a machine with 8 GB or "
+                     "less, else ATC's own)")
+    atc.add_argument('--log', choices=('debug', 'info', 'warning', 'error'),
+                     help='let ATC log at this level, too (default: no log)')
+    atc.add_argument('--force', action='store_true',
+                     help='compile again where it has been compiled so already')
+    atc.add_argument('--dry-run', action='store_true', help='only print the command')
+    atc.set_defaults(run=_atc)
+
     bench = commands.add_parser('bench', help='measure an artifact on this machine')
     bench.add_argument('model', help='artifact: its folder, or its name in the cache folder')
     _add_backend_options(bench)
@@ -85,6 +117,13 @@ def _parser() -> argparse.ArgumentParser:
                        help='runs of each measurement (default: %(default)s)')
     bench.add_argument('--json', action='store_true', help='print JSON instead of a table')
     bench.set_defaults(run=_bench)
+
+    doctor = commands.add_parser('doctor', help='say what this machine is and what it lacks')
+    doctor.add_argument('model', nargs='?', help='artifact: its folder, or its name in the cache '
+                        'folder (default: the default model, for the backend)')
+    doctor.add_argument('--backend', choices=DEFAULT_MODELS, default='onnx',
+                        help='what must work for the exit status to be 0 (default: %(default)s)')
+    doctor.set_defaults(run=_doctor)
     return parser
 
 
@@ -96,14 +135,14 @@ def _add_build_options(parser: argparse.ArgumentParser) -> None:
                         help='what will run it: any CPU, or an Ascend NPU, for which atc compiles '
                         'it (default: %(default)s)')
     parser.add_argument('--quant', choices=QUANTIZATIONS, default=QUANTIZATIONS[0],
-                        help='numbers of the weights; fp16 for ascend only (default: %(default)s)')
+                        help='numbers of the weights; fp16 is for ascend only, and fp32 there for '
+                        'comparisons only: its core does not multiply it (default: %(default)s)')
     parser.add_argument('--chunks', type=_chunk_sizes, default=(), metavar='S,...',
                         help='tokens of a pass, ascending; ascend takes no other, and several '
                         'make its .om larger (default: 1,16,64 for cpu, 1 for ascend)')
     parser.add_argument('--fine-layers', type=int, metavar='N',
                         help='of w8a8: layers, from the first, whose down_proj gets activations '
-                        'of 16 bits: nearer to fp32, and slower in reading a prompt (default: a '
-                        'quarter of the layers)')
+                        'of 16 bits: nearer to fp32, slower in reading a prompt (default: all)')
     parser.add_argument('--kv-length', type=int, metavar='SLOTS',
                         help=f'slots of the cache (default: {KV_LENGTH}, or what the model was '
                         'trained on where that is less)')
@@ -125,6 +164,15 @@ def _add_backend_options(parser: argparse.ArgumentParser) -> None:
                         help='what runs the graph (default: %(default)s)')
     parser.add_argument('--threads', type=int, default=0,
                         help='threads (default: 0, the physical cores)')
+    parser.add_argument('--device', type=int, default=0,
+                        help='number of the Ascend device (default: 0)')
+    parser.add_argument('--form', default='auto',
+                        help="memory of the Ascend device: the host's (rc), its own (ep), or "
+                        'auto, which asks it (default: auto)')
+
+
+def _backend_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in ('threads', 'device', 'form')}
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
@@ -192,6 +240,14 @@ def _is_there(folder: Path, recipe: str, arguments: argparse.Namespace) -> bool:
             and arguments.kv_length in (None, manifest.kv_length))
 
 
+def _adopt(arguments: argparse.Namespace) -> None:
+    from tinyllama_ros.model.adopt import adopt
+    folder = arguments.out or artifacts_folder() / arguments.om.stem
+    adopt(arguments.om, arguments.tokenizer, folder, kv_length=arguments.kv_length,
+          soc_version=arguments.soc_version)
+    print(folder)
+
+
 def _perplexity(arguments: argparse.Namespace) -> None:
     """Print the perplexity of an artifact on a text."""
     from tqdm import tqdm
@@ -202,7 +258,7 @@ def _perplexity(arguments: argparse.Namespace) -> None:
         check_plot(arguments.plot)
     artifact = Artifact.open(find_artifact(arguments.model))
     windows = text_windows(artifact, arguments.text, arguments.window, arguments.windows)
-    backend = open_backend(arguments.backend, artifact, threads=arguments.threads)
+    backend = open_backend(arguments.backend, artifact, **_backend_options(arguments))
     try:
         with tqdm(measure_loss(backend, windows), total=len(windows), unit='window',
                   disable=not sys.stderr.isatty()) as bar:
@@ -216,8 +272,33 @@ def _perplexity(arguments: argparse.Namespace) -> None:
         plot(loss, f'{artifact.folder.name} on {arguments.text.name}', arguments.plot)
 
 
+def _atc(arguments: argparse.Namespace) -> None:
+    """Print the command that compiles an artifact, run it, and print the artifact's folder."""
+    from tinyllama_ros.model.compiling import compile_artifact, plan
+    artifact = Artifact.open(find_artifact(arguments.model))
+    conversion, notes = plan(artifact, arguments.soc_version, jobs=arguments.jobs,
+                             log=arguments.log)
+    for note in notes:
+        print(note, file=sys.stderr)
+    print(conversion.shell_line, flush=True)
+    if not arguments.dry_run:
+        compile_artifact(artifact, conversion, force=arguments.force)
+        print(artifact.folder)
+
+
 def _bench(arguments: argparse.Namespace) -> None:
     from tinyllama_ros.bench import as_json, as_table, measure
     found = measure(find_artifact(arguments.model), backend=arguments.backend,
-                    threads=arguments.threads, runs=arguments.runs)
+                    runs=arguments.runs, **_backend_options(arguments))
     print(json.dumps(as_json(found), indent=1) if arguments.json else as_table(found))
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    """Print what this machine is and what it lacks; return 0 where the backend works."""
+    from tinyllama_ros.doctor import examine, FAULT
+    status = 0
+    for finding in examine(arguments.backend,
+                           arguments.model or DEFAULT_MODELS[arguments.backend]):
+        print(finding, flush=True)
+        status |= finding.state == FAULT
+    return status

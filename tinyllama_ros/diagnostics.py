@@ -16,6 +16,7 @@ def describe(server: Server, conversation: Conversation) -> dict[str, str]:
         'capacity (slots)': str(conversation.capacity),
         'resets, full': str(statistics.resets['full']),
         'resets, requested': str(statistics.resets['requested']),
+        'resets, recovered': str(statistics.resets['recovered']),
         'speed (tok/s)': f'{last.tokens_per_second:.1f}' if last else '',
         'time to first token (s)': f'{last.reading_s:.3f}' if last else '',
         'prompts waiting': str(server.waiting),

@@ -8,7 +8,9 @@ The errors that this project raises for what its user can mend.
     +-- FetchError      a model could not be fetched
     +-- ModelError      a checkpoint that cannot be read, or cannot be built into a graph
     +-- ArtifactError   an artifact that is missing, cut short, altered or of another version
+    +-- ConversionError ATC could not be run, or could not convert a graph
     +-- BackendError    the static graph could not be loaded or run
+    |   +-- BackendLost     the same; a backend made anew may run it
     +-- PromptError     a prompt that cannot be answered; nothing else is wrong
         +-- LengthError     it does not fit the cache
         +-- RequestError    it came in a request that is not as it must be
@@ -37,8 +39,16 @@ class ArtifactError(TinyLlamaError):
     """An artifact is missing, cut short, altered or of another version."""
 
 
+class ConversionError(TinyLlamaError):
+    """ATC could not be run, or could not convert a graph."""
+
+
 class BackendError(TinyLlamaError):
     """The static graph could not be loaded or run."""
+
+
+class BackendLost(BackendError):
+    """The backend cannot go on; one that is made anew may."""
 
 
 class PromptError(TinyLlamaError):

@@ -16,7 +16,7 @@ from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest, re
 from tinyllama_ros.chat.conversation import ChatOptions, Conversation, open_conversation
 from tinyllama_ros.chat.serving import RecordKind, ResetReason, Server, State
 from tinyllama_ros.diagnostics import describe
-from tinyllama_ros.engine.backend import open_backend
+from tinyllama_ros.engine.backend import Backend, open_backend
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.errors import ConfigError, RequestError, TinyLlamaError
 from tinyllama_ros.model.artifact import Artifact
@@ -174,8 +174,14 @@ class TinyLlamaNode(LifecycleNode):
         folder = find_artifact(self._value('model'))
         artifact = Artifact.open(folder)
         _check_room(self._options(), artifact.manifest.kv_length)
-        backend = open_backend(self._value('backend'), artifact, threads=self._value('threads'))
-        self._conversation = open_conversation(artifact, Engine(backend))
+        name = self._value('backend')
+        options = {'threads': self._value('threads'), 'device': self._value('acl.device'),
+                   'form': self._value('acl.form')}
+
+        def open_anew() -> Backend:
+            return open_backend(name, artifact, **options)
+
+        self._conversation = open_conversation(artifact, Engine(open_anew(), open_anew))
         self._server = Server(self._conversation, self._topics, options=self._options,
                               depth=self._value('queue_depth'))
         if self._has_namesake():
@@ -257,9 +263,13 @@ class TinyLlamaNode(LifecycleNode):
             return response
         done = server.reset()
         self._work.trigger()
-        response.success = done.wait(RESET_TIMEOUT_S)
-        response.message = ('the conversation is cleared' if response.success else
-                            f'not done within {RESET_TIMEOUT_S:.0f} s; see ~/error')
+        if not done.wait(RESET_TIMEOUT_S):
+            response.message = f'not done within {RESET_TIMEOUT_S:.0f} s; see ~/error'
+        elif server.state == 'error':
+            response.message = 'the conversation is cleared, the model is not loaded; see ~/error'
+        else:
+            response.success = True
+            response.message = 'the conversation is cleared'
         return response
 
     def _cancel(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -302,6 +312,8 @@ class _ToRosLog(logging.Handler):
         # rclpy binds a severity to the line of the call, so each has its own
         if record.levelno >= logging.ERROR:
             self._logger.error(self.format(record))
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(self.format(record))
         else:
             self._logger.info(self.format(record))
 

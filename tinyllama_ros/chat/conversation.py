@@ -7,6 +7,7 @@ reads the rest; so a changed system prompt, a cancelled answer and a reset need 
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+import logging
 from os.path import commonprefix
 import time
 from typing import Literal
@@ -19,12 +20,23 @@ from tinyllama_ros.chat.tokenizer import load_tokenizer, Tokenizer
 from tinyllama_ros.engine.drafting import Drafter, LONGEST_DRAFT
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.engine.sampling import Sampler, SamplingOptions
-from tinyllama_ros.errors import ArtifactError, ConfigError, LengthError, PromptError
+from tinyllama_ros.errors import (
+    ArtifactError,
+    BackendError,
+    BackendLost,
+    ConfigError,
+    LengthError,
+    PromptError,
+)
 from tinyllama_ros.model.artifact import Artifact
 from tinyllama_ros.model.tokenizer_settings import TokenizerSettings
 
 REPLACEMENT = '\N{REPLACEMENT CHARACTER}'
 Finish = Literal['stop', 'length']
+RECOVERIES = 3
+"""Times that the model is loaded again for one answer; a device that fails more often is ill."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,9 +90,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class Reset:
-    """The cache was full and is being cleared."""
+    """The cache was full and is being cleared, or was lost with the backend that held it."""
 
-    reason: Literal['full'] = 'full'
+    reason: Literal['full', 'recovered'] = 'full'
 
 
 @dataclass(frozen=True)
@@ -146,9 +158,11 @@ class Conversation:
 
         There is a yield between any two forward passes. Whoever closes the iterator there cancels
         the answer: what was yielded of it stays in the conversation, and when that is nothing the
-        turn is forgotten. The same holds when the backend fails.
+        turn is forgotten. The same holds when the backend fails for good; one that is lost is
+        opened again, and the answer goes on where it stopped.
 
         :raises PromptError: the prompt is blank, or does not fit the cache; nothing has changed.
+        :raises BackendError: the backend failed, and opening it again was no help.
         """
         _check_says_something(prompt)
         asked = Message('user', prompt)
@@ -181,6 +195,15 @@ class Conversation:
                          for text in ('a', 'b'))
         engine = self._model.engine
         engine.rewind(engine.cache.shared_prefix(commonprefix([first, second])))
+
+    def mend(self) -> None:
+        """
+        Open the backend again where its last pass failed.
+
+        :raises BackendError: it cannot be opened.
+        """
+        if self._model.engine.is_broken:
+            self._model.engine.reopen()
 
     def close(self) -> None:
         """Free the engine."""
@@ -221,6 +244,7 @@ class _Turn:
         self.said: list[str] = []
         self._drawn: list[int] = []
         self._drafter = Drafter() if options.drafting else None
+        self._recoveries = 0
 
     def check(self) -> None:
         """Refuse what does not fit the cache."""
@@ -281,11 +305,16 @@ class _Turn:
 
     def _advance(self, token: int) -> Iterator[Event]:
         """Read the token just drawn, with a reset where no slot is free."""
-        if self._engine.cache.room:
-            self._engine.append(token, self._drafter, self._draftable())
-        else:
+        if not self._engine.cache.room:
             yield Reset()
             yield from self._read(self._rolled_over())
+            return
+        try:
+            self._engine.append(token, self._drafter, self._draftable())
+        except BackendLost as error:
+            tokens = [*self._engine.cache.tokens, token]
+            yield from self._recover(error)
+            yield from self._read(tokens)
 
     def _rolled_over(self) -> list[int]:
         """
@@ -305,7 +334,37 @@ class _Turn:
         return self._tokens(self.kept) + answer
 
     def _read(self, tokens: list[int]) -> Iterator[Event]:
-        return (Reading(count) for count in self._engine.read(tokens))
+        """Make the cache hold these tokens, from the first one on where it was lost."""
+        while True:
+            try:
+                for count in self._engine.read(tokens):
+                    yield Reading(count)
+                return
+            except BackendLost as error:
+                yield from self._recover(error)
+
+    def _recover(self, error: BackendError) -> Iterator[Event]:
+        """
+        Put a new backend in the place of the one that is lost; the cache is empty then.
+
+        :raises BackendError: there is none, or too many were lost already.
+        """
+        while self._recoveries < RECOVERIES:
+            self._recoveries += 1
+            log.warning('%s; loading the model again (%d of at most %d times)', error,
+                        self._recoveries, RECOVERIES)
+            try:
+                self._engine.reopen()
+            except BackendLost as failure:
+                error = failure
+                continue
+            except BackendError as failure:
+                raise BackendError(f'{error}; loading the model again failed: {failure}'
+                                   ) from failure
+            yield Reset('recovered')
+            return
+        raise BackendError(f'{error}; the model was loaded again {RECOVERIES} times, which did '
+                           'not help') from error
 
     def _tokens(self, exchanges: list[Exchange]) -> list[int]:
         return self._model.encode(self._options.system_prompt, exchanges, self._asked)

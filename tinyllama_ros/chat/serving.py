@@ -34,7 +34,7 @@ from tinyllama_ros.chat.sentences import SentenceStream
 from tinyllama_ros.errors import LengthError, PromptError, TinyLlamaError
 
 State = Literal['loading', 'idle', 'reading', 'answering', 'error']
-ResetReason = Literal['full', 'requested']
+ResetReason = Literal['full', 'requested', 'recovered']
 RecordKind = Literal['asked', 'answered', 'stopped', 'failed', 'refused', 'dropped', 'reset']
 
 OVERTAKEN = 64
@@ -178,6 +178,7 @@ class Server:
         """
         Ask for a cleared conversation; the answer under way is cancelled, the queue stays.
 
+        After a failure the backend is opened again, too: where that fails, the state stays error.
         Then have `serve` called; the flag returned is set when the conversation is cleared.
         """
         done = Flag()
@@ -242,8 +243,19 @@ class Server:
             self._listener.on_error(f'the system prompt cannot be used: {error}')
         self.statistics.resets['requested'] += 1
         _Voice(self._listener).reset('requested')
-        self._become('idle')
+        self._become('idle' if self._mend() else 'error')
         done.set()
+
+    def _mend(self) -> bool:
+        """Open a backend that failed again; False where it could not be opened."""
+        if not self._is_open:  # nobody needs it any more
+            return True
+        try:
+            self._conversation.mend()
+        except TinyLlamaError as error:
+            self._listener.on_error(f'the model could not be loaded again: {error}')
+            return False
+        return True
 
     def _answer(self, prompt: str, cancelled: Flag) -> None:
         voice = _Voice(self._listener)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.model.artifact import Artifact
 
-BACKENDS = ('onnx',)
+BACKENDS = ('onnx', 'acl')
 
 
 class Backend(Protocol):
@@ -39,17 +39,25 @@ class Backend(Protocol):
         """Free what the backend holds; once closed it may be closed again."""
 
 
-def open_backend(name: str, artifact: Artifact, *, threads: int = 0) -> Backend:
+def open_backend(name: str, artifact: Artifact, *, threads: int = 0, device: int = 0,
+                 form: str = 'auto') -> Backend:
     """
     Return the backend of this name, loaded with an artifact.
 
     :param threads: of the CPU backend; 0 means the physical cores that this process may use.
-    :raises ConfigError: the name is unknown, or threads is negative.
+    :param device: number of the Ascend device.
+    :param form: whether its memory is the host's (``rc``) or not (``ep``); ``auto`` asks it.
+    :raises ConfigError: the name or the form is unknown, or a number is negative.
     :raises BackendError: the graph could not be loaded.
     """
     if name not in BACKENDS:
         raise ConfigError(f'backend {name!r} is unknown; known: {", ".join(BACKENDS)}')
     if threads < 0:
         raise ConfigError(f'threads is {threads}; it must be 0 (physical cores) or above')
+    if device < 0:
+        raise ConfigError(f'acl.device is {device}; it must be 0 or above')
+    if name == 'acl':
+        from tinyllama_ros.engine.acl import AclBackend
+        return AclBackend(artifact, device=device, form=form)
     from tinyllama_ros.engine.onnx import OnnxBackend
     return OnnxBackend(artifact, threads=threads)

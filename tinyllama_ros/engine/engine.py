@@ -5,7 +5,7 @@ Knows nothing of text, messages or ROS. Every generator yields between two forwa
 whoever iterates may stop there.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from tinyllama_ros.engine.backend import Backend
 from tinyllama_ros.engine.cache import Cache
 from tinyllama_ros.engine.drafting import Drafter
 from tinyllama_ros.engine.sampling import Sampler
+from tinyllama_ros.errors import BackendError, BackendLost
 
 
 class Engine:
@@ -24,9 +25,19 @@ class Engine:
     when it was drawn and is appended, and needs no pass then.
     """
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    def __init__(self, backend: Backend, open_anew: Callable[[], Backend] | None = None) -> None:
+        """
+        Own a backend.
+
+        :param open_anew: returns another one like it, once this one is closed; without it a
+            backend that is lost stays lost.
+        """
         self.cache = Cache(backend.kv_length)
+        self.is_broken = False
+        """The last forward pass failed."""
+        self._backend: Backend | None = backend
+        self._chunk = backend.chunk_sizes[-1]
+        self._open_anew = open_anew
         self._logits: NDArray[np.float32] | None = None  # a row for each token of the draft, + 1
         self._draft: list[int] = []  # tokens of the last pass that nobody had drawn yet
         self._accepted = 0
@@ -44,9 +55,8 @@ class Engine:
         kept = min(self.cache.shared_prefix(tokens), len(tokens) - 1)
         self.rewind(kept)
         yield 0
-        longest = self._backend.chunk_sizes[-1]
-        for start in range(kept, len(tokens), longest):
-            self._forward(tokens[start:start + longest])
+        for start in range(kept, len(tokens), self._chunk):
+            self._forward(tokens[start:start + self._chunk])
             yield self.cache.fill - kept
 
     def draw(self, sampler: Sampler) -> int:
@@ -67,7 +77,7 @@ class Engine:
         draft: list[int] = []
         if drafter:
             drafter.judge(len(self._draft), self._accepted)
-            at_most = min(at_most, self._backend.chunk_sizes[-1] - 1, self.cache.room - 1)
+            at_most = min(at_most, self._chunk - 1, self.cache.room - 1)
             draft = drafter.draft([*self.cache.tokens, token], at_most)
         self._forward([token], draft)
 
@@ -80,13 +90,32 @@ class Engine:
         """Forget every token."""
         self.rewind(0)
 
+    def reopen(self) -> None:
+        """
+        Put a new backend in the place of this one; nothing is in the cache then.
+
+        :raises BackendError: there is none; every pass is BackendLost until this succeeds.
+        """
+        if self._open_anew is None:
+            raise BackendError('the backend cannot be opened again here')
+        self.clear()
+        self.close()  # first: the device need not have room for two
+        self._backend = self._open_anew()
+        self.is_broken = False
+
     def close(self) -> None:
         """Free the backend."""
-        self._backend.close()
+        if self._backend is not None:
+            self._backend.close()
+        self._backend, self.is_broken = None, True
 
     def _forward(self, tokens: Sequence[int], draft: Sequence[int] = ()) -> None:
         self._draft, self._accepted = [], 0  # also where the pass fails
+        if self._backend is None:
+            raise BackendLost('no model is loaded since the last one was lost')
+        self.is_broken = True  # should it fail
         self._logits = self._backend.forward(np.asarray([*tokens, *draft], np.int64),
                                              self.cache.fill, all_logits=bool(draft))
+        self.is_broken = False
         self.cache.append(tokens)
         self._draft = list(draft)

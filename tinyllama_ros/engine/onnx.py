@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 import psutil
 
-from tinyllama_ros.errors import BackendError
+from tinyllama_ros.errors import BackendError, BackendLost
 from tinyllama_ros.model.artifact import Artifact
 
 try:
@@ -62,8 +62,8 @@ class OnnxBackend:
         try:
             self._session.run_with_iobinding(self._bindings[key])
         except Exception as error:  # ONNX Runtime's errors share no base class but this
-            raise BackendError(f'ONNX Runtime failed on {length} tokens at slot {start}: {error}'
-                               ) from error
+            raise BackendLost(f'ONNX Runtime failed on {length} tokens at slot {start}: {error}'
+                              ) from error
         return self._all_rows[:length] if all_logits else self._last_row
 
     def close(self) -> None:

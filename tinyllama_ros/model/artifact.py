@@ -278,6 +278,15 @@ def _record(path: Path) -> FileRecord:
     return FileRecord(path.stat().st_size, digest.hexdigest())
 
 
+def refuse_other(folder: Path) -> None:
+    """Raise ArtifactError where a folder is in use, but not as an artifact."""
+    with disk_errors(folder):
+        is_something = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        if is_something and not (folder / MANIFEST).exists():
+            raise ArtifactError(f'{folder} is or holds something that is no artifact; choose '
+                                'another folder')
+
+
 @contextmanager
 def new_artifact(folder: Path, manifest: Manifest) -> Iterator[Path]:
     """
@@ -293,7 +302,7 @@ def new_artifact(folder: Path, manifest: Manifest) -> Iterator[Path]:
     partial = folder.with_name(f'.{folder.name}.partial')
     with disk_errors(folder):
         partial.mkdir(parents=True, exist_ok=True)
-        with _locked(partial):
+        with locked(partial):
             _recover(folder)
             try:
                 _empty(partial)
@@ -317,7 +326,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(partial: Path) -> Iterator[None]:
+def locked(partial: Path) -> Iterator[None]:
     """Hold the folder that is being filled, so that two builds never write the same artifact."""
     descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
     try:

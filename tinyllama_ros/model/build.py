@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tinyllama_ros.errors import ArtifactError, ConfigError
-from tinyllama_ros.model.artifact import disk_errors, MANIFEST, Manifest, new_artifact
+from tinyllama_ros.errors import ConfigError
+from tinyllama_ros.model.artifact import Manifest, new_artifact, refuse_other
 from tinyllama_ros.model.ascend_graph import write_ascend_graph
 from tinyllama_ros.model.ascend_linear import (
     AscendFloatLinear,
@@ -63,7 +63,7 @@ def build(checkpoint: Checkpoint, folder: Path, *, name: str, quantization: str,
     :param target: ``cpu`` or ``ascend``.
     :param chunk_sizes: chunk lengths, ascending; the target's own where there are none.
     :param fine_layers: of w8a8: in so many layers, from the first, down_proj gets activations of
-        nearly 16 bits; a quarter of them where None.
+        nearly 16 bits; all of them where None.
     :param recipe: noted in the manifest.
     :param progress: show a bar on stderr.
     :raises ConfigError: the target or the quantization is unknown.
@@ -96,9 +96,5 @@ def plan(checkpoint: Checkpoint, folder: Path, *, name: str, quantization: str, 
                         kv_length=kv_length, chunk_sizes=chunk_sizes or dialect.chunk_sizes,
                         architecture=checkpoint.architecture,
                         tokenizer=checkpoint.tokenizer.settings, files={})
-    with disk_errors(folder):
-        is_something = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-        if is_something and not (folder / MANIFEST).exists():
-            raise ArtifactError(f'{folder} is or holds something that is no artifact; choose '
-                                'another folder')
+    refuse_other(folder)
     return manifest

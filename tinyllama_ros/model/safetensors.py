@@ -48,7 +48,7 @@ class SafetensorsCheckpoint:
     def __init__(self, folder: Path) -> None:
         """Open a folder; ModelError where it is no Llama in safetensors, or not complete."""
         self._folder = folder
-        self.architecture = _architecture(NamedValues.from_json(folder / 'config.json'))
+        self.architecture = read_architecture(folder)
         self._stored: dict[str, _Stored] = {}
         for path in _files(folder):
             self._stored |= _header(path)
@@ -76,7 +76,9 @@ class SafetensorsCheckpoint:
         return values.astype(np.float32, copy=False).reshape(stored.shape)
 
 
-def _architecture(config: NamedValues) -> Architecture:
+def read_architecture(folder: Path) -> Architecture:
+    """Return what the config.json of a folder describes; ModelError where it is no Llama."""
+    config = NamedValues.from_json(folder / 'config.json')
     _refuse_unsupported(config)
     hidden = config.required('hidden_size', int)
     heads = config.required('num_attention_heads', int)

@@ -1,0 +1,28 @@
+"""
+A stand-in for pyACL, the Python module `acl` of Ascend's CANN, that runs without an NPU.
+
+It has the signatures, return tuples, codes and rules of the real module, and runs models with
+ONNX Runtime. Put the folder above on PYTHONPATH to use it; `acl.simulator` is the tests' side.
+"""
+
+from acl import mdl, rt, simulator, util
+from acl.library import (
+    app_log,
+    create_data_buffer,
+    destroy_data_buffer,
+    finalize,
+    get_data_buffer_addr,
+    get_data_buffer_size,
+    get_data_buffer_size_v2,
+    get_recent_err_msg,
+    get_soc_name,
+    get_version,
+    init,
+    update_data_buffer,
+)
+
+__all__ = [
+    'app_log', 'create_data_buffer', 'destroy_data_buffer', 'finalize', 'get_data_buffer_addr',
+    'get_data_buffer_size', 'get_data_buffer_size_v2', 'get_recent_err_msg', 'get_soc_name',
+    'get_version', 'init', 'mdl', 'rt', 'simulator', 'update_data_buffer', 'util',
+]

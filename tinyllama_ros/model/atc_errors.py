@@ -1,0 +1,69 @@
+"""What ATC's failures mean, and what to do about them."""
+
+import re
+
+_SHAPES = ('the graph and the options that this program gave do not match; build the artifact '
+           'again, and tell its makers where that does not help')
+_MODULE = ("ATC's compiler runs in Python and could not: it needs one of the versions that CANN "
+           'supports, first on PATH, with the packages that it names; run: python3 -m pip install '
+           "'numpy<2' attrs decorator scipy psutil cloudpickle tornado synr==0.5.0 sympy absl-py "
+           'cffi ml-dtypes')
+
+MEMORY = 'memory'
+
+# Pattern in a line of the output, and what to do; the first that is found anywhere counts.
+# Codes: https://github.com/hicann/ge, docs/en/user_guides/error_codes; those of CANN 6 to 8 as
+# they are quoted in public issues.
+FAILURES = (
+    (r'(?:E16002|E19010|EZ9010|E13010|E10501|EZ0501|[Nn]o (?:ONNX )?parser is).*MatMulInteger',
+     'ATC does not know that operator yet: run custom_op/install.sh of the sources of '
+     'tinyllama_ros; if it has run, custom_op/install.sh --check says what is amiss'),
+    (r'E16002|E19010|EZ9010|[Nn]o (?:ONNX )?parser is registered|E13010|E10501|EZ0501',
+     'this CANN lacks that operator, or a shell has mixed two versions of it: source the '
+     'set_env.sh of one toolkit, 7.0 or newer, in a fresh shell'),
+    (r'EZ3002|EZ3003|No supported Ops kernel',
+     'this CANN has no kernel of that operator for this chip and these numbers: is '
+     "--soc-version right, and from CANN 8.5 on that chip's ops package installed? Then try "
+     '--quant fp16, and report it'),
+    (r'E16005|has no responding version',
+     'the graph imports more than one operator set: build the artifact again'),
+    (r'E10001.*soc_version|E10054.*soc_version|soc_version.*(?:invalid|not support)',
+     'the chip is not one that this CANN knows: give --soc-version Ascend and the name that '
+     'npu-smi info shows, such as Ascend310B4 (8T board) or Ascend310B1 (20T board); from CANN '
+     "8.5 on, that chip's ops package must be installed, too"),
+    (r'E10001|E10007|E10054', 'this CANN refuses that option; this program was written for 7.0 '
+     'to 9.0'),
+    (r'E10011|E10049|E10040|E10016', _SHAPES),
+    (r'E10009|E10035|E10036|E10038', f'the gears are not what ATC takes: {_SHAPES}'),
+    (r'E13001|E13003', 'a file of the graph could not be read; build the artifact again'),
+    (r'E13023', 'one section of the .om would exceed 4 GiB: this model is too large for it in '
+     'these numbers; build it with --quant w8a8, or with fewer slots'),
+    (r'removed in the NumPy 2|compiled using NumPy 1',
+     "ATC's compiler takes no NumPy 2: python3 -m pip install 'numpy<2'"),
+    (r'E400\d\d|EC0010|No module named', _MODULE),
+    (r'libascend_hal\.so', 'that belongs to the driver, which a machine without an NPU lacks; the '
+     'toolkit has a stand-in for it: export LD_LIBRARY_PATH=$LD_LIBRARY_PATH:'
+     '$ASCEND_HOME_PATH/$(uname -m)-linux/devlib'),
+    (r'error while loading shared libraries|cannot open shared object',
+     'the environment of the toolkit is not set: source its set_env.sh, and try again'),
+    (r'No space left|E13025', 'free some space on the disk, and try again'),
+    (r'\bKilled\b|out of memory|[Cc]annot allocate memory|MemoryError|bad_alloc|exit abnormally',
+     MEMORY),
+)
+
+
+def find_failure(output: str) -> tuple[str, str] | None:
+    """Return the line that tells best why ATC failed, and what to do; MEMORY stands for itself."""
+    lines = output.splitlines()
+    for pattern, remedy in FAILURES:
+        for line in lines:
+            if re.search(pattern, line):
+                return line.strip(), remedy
+    return None
+
+
+def last_words(output: str) -> str:
+    """Return the line of an unknown failure that is likeliest to tell why."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    codes = [line for line in lines if re.search(r'\bE[A-Z0-9]\d{4}\b', line)]
+    return next(iter([*codes, *reversed(lines)]), 'it printed nothing')

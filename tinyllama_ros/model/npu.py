@@ -1,0 +1,58 @@
+"""What npu-smi tells of the NPU, without pyACL and without a context on the device."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+import re
+import subprocess
+
+TIMEOUT_S = 20
+_NAME = re.compile(r'^\|\s*\d+\s+(?:Ascend)?(\d{3}\w*)[ |]+(\S+)(.*)$')
+_TEMPERATURE = re.compile(r'(?:\d+\.\d+|NA|-)\s+(\d+)')
+_USAGE = re.compile(r'(\d+)\s*/\s*(\d+)')
+
+
+@dataclass(frozen=True)
+class Npu:
+    """The first NPU of this machine."""
+
+    name: str
+    """As npu-smi has it, such as ``310B4``."""
+    health: str
+    temperature_c: int | None
+    memory_used: int
+    """bytes"""
+    memory_total: int
+    """bytes; 0 where it was not told"""
+
+    @property
+    def soc_version(self) -> str:
+        """What ATC and pyACL call it."""
+        return f'Ascend{self.name}'
+
+
+def read_npu() -> Npu | None:
+    """Return the NPU of this machine; None where npu-smi is missing, fails or shows none."""
+    try:
+        run = subprocess.run(['npu-smi', 'info'], capture_output=True, text=True,
+                             errors='replace', timeout=TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return parse(run.stdout)
+
+
+def parse(text: str) -> Npu | None:
+    """
+    Return the first NPU of the table that ``npu-smi info`` prints.
+
+    Its first row has name, health, power and temperature, the second the use of its memory in MB.
+    """
+    for line, below in pairwise([*text.splitlines(), '']):
+        if found := _NAME.match(line.strip()):
+            name, health, rest = found.groups()
+            temperature = _TEMPERATURE.search(rest)
+            usage = [(int(used), int(total)) for used, total in _USAGE.findall(below)
+                     if int(total)]
+            used, total = usage[-1] if usage else (0, 0)
+            return Npu(name, health, int(temperature[1]) if temperature else None,
+                       used << 20, total << 20)
+    return None

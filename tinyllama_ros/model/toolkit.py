@@ -1,0 +1,81 @@
+"""The CANN toolkit of this machine: where it lies, its version, and what it was taught."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+import platform
+import re
+
+PLACES = tuple(f'{root}/{name}' for root in ('/usr/local/Ascend', '~/Ascend')
+               for name in ('ascend-toolkit/latest', 'cann', 'latest'))
+VARIABLES = ('ASCEND_TOOLKIT_HOME', 'ASCEND_HOME_PATH')
+CUSTOM_OPERATOR = b'::MatMulInteger'
+
+
+@dataclass(frozen=True)
+class Toolkit:
+    """An installed CANN toolkit."""
+
+    home: Path
+    opp: Path
+    """Its operators."""
+    custom: tuple[Path, ...] = ()
+    """Folders of operators beside it, of $ASCEND_CUSTOM_OPP_PATH."""
+
+    @classmethod
+    def find(cls, environment: Mapping[str, str]) -> 'Toolkit | None':
+        """Return the toolkit that an environment names, else the one in a usual place."""
+        places = [environment.get(variable, '') for variable in VARIABLES] + list(PLACES)
+        found = (Path(place).expanduser() for place in places if place)
+        home = next((place for place in found if (place / 'opp').is_dir()), None)
+        opp = environment.get('ASCEND_OPP_PATH')
+        if not home and not opp:
+            return None
+        custom = environment.get('ASCEND_CUSTOM_OPP_PATH', '').split(':')
+        return cls(home or Path(opp or '').parent, Path(opp) if opp else (home or Path()) / 'opp',
+                   tuple(Path(place) for place in custom if place))
+
+    @property
+    def set_env(self) -> Path:
+        """Path of the script that makes a shell use this toolkit."""
+        beside = self.home / 'set_env.sh', self.home.parent / 'set_env.sh'
+        return next((path for path in beside if path.exists()), beside[0])
+
+    def version(self) -> str:
+        """Return the version of CANN, such as ``8.1.RC1``; empty where it cannot be read."""
+        machine = f'{platform.machine()}-linux'
+        for name in ('ascend_toolkit_install.info', f'{machine}/ascend_toolkit_install.info',
+                     'compiler/version.info', 'opp/version.info'):
+            try:
+                text = (self.home / name).read_text(errors='replace')
+            except OSError:
+                continue
+            if found := re.search(r'^(?:version|version_dir)=(.+)$', text, re.MULTILINE):
+                return found[1].strip()
+        return ''
+
+    def plugin(self) -> Path | None:
+        """Return the plugin that knows MatMulInteger, of those that ATC loads."""
+        for folder in (*self.custom, *self._vendors()):
+            for library in sorted((folder / 'framework').rglob('*.so')):
+                try:
+                    if CUSTOM_OPERATOR in library.read_bytes():
+                        return library
+                except OSError:  # nor could ATC read it
+                    continue
+        return None
+
+    def _vendors(self) -> Iterator[Path]:
+        """
+        Yield the folders of the vendors that ATC loads: those that config.ini lists.
+
+        Of that file only the first line is read, and it must be ``load_priority=NAME,...``.
+        """
+        vendors = self.opp / 'vendors'
+        try:
+            line = (vendors / 'config.ini').read_text(errors='replace').partition('\n')[0]
+        except OSError:
+            return
+        parts = line.split('=')
+        if len(parts) == 2:
+            yield from (vendors / name.strip() for name in parts[1].split(',') if name.strip())

@@ -1,0 +1,107 @@
+"""What a person sees: answers on one stream, remarks about them on another."""
+
+from collections.abc import Mapping
+import os
+from typing import TextIO
+
+from tinyllama_ros.terminal.wrapping import cells, LineWrapper, wrapped
+
+UNPRINTABLE = {code: '\ufffd' for code in (*range(0x20), *range(0x7F, 0xA0))
+               if chr(code) not in '\n\t'}
+
+
+def printable(text: str) -> str:
+    """
+    Return a text with U+FFFD for each control character except newline and tab.
+
+    What a model writes must not move the cursor, rename the window or press keys.
+    """
+    return text.translate(UNPRINTABLE)
+
+
+def columns(stream: TextIO) -> int | None:
+    """Return the width of the terminal that shows a stream; None where none does."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None
+    except (OSError, ValueError):  # a file or a pipe; a stream without a descriptor, a closed one
+        return None
+
+
+class Screen:
+    """
+    Shows an answer as it comes, and remarks between answers.
+
+    On a terminal lines are broken to fit it; whatever is read by a program stays as it was said.
+    """
+
+    def __init__(self, answers: TextIO, notes: TextIO) -> None:
+        self._answers = answers
+        self._notes = notes
+        self._wrapper = LineWrapper()
+        self._held: list[str] = []
+        self._is_mid_line = False
+        self._has_status = False
+
+    def write(self, piece: str) -> None:
+        """Show a piece of an answer."""
+        if not piece:
+            return
+        self.status('')
+        width = columns(self._answers)
+        text = printable(piece)
+        self._answers.write(text if width is None else self._wrapper.push(text, width))
+        self._answers.flush()
+        self._is_mid_line = True
+
+    def end_line(self) -> None:
+        """End an answer, and show the remarks that waited for that."""
+        self.status('')
+        if self._is_mid_line:
+            width = columns(self._answers)
+            self._answers.write(('' if width is None else self._wrapper.finish(width)) + '\n')
+            self._answers.flush()
+        self._is_mid_line = False
+        for note in self._held:
+            self.note(note)
+        self._held.clear()
+
+    def note(self, text: str) -> None:
+        """Show a remark; in the middle of an answer it waits for the end."""
+        if self._is_mid_line:
+            self._held.append(text)
+        else:
+            width = columns(self._notes)
+            shown = f'[{printable(text)}]'
+            self._print(shown if width is None else wrapped(shown, width))
+
+    def table(self, rows: Mapping[str, str]) -> None:
+        """Show names and values in columns; where they do not fit, a value goes below its name."""
+        width = columns(self._notes)
+        indent = max(map(len, rows)) + 2 if rows else 0
+        for name, value in rows.items():
+            shown = printable(value) or '-'
+            if width is not None and indent > width // 2 and indent + cells(shown) > width:
+                self._print(f'{name}\n  {_hanging(shown, 2, width)}')
+            else:
+                self._print(f'{name:{indent}}{_hanging(shown, indent, width)}')
+
+    def _print(self, text: str) -> None:
+        self.status('')
+        print(text, file=self._notes, flush=True)
+
+    def status(self, text: str) -> None:
+        """Show what is going on until something else is shown; only where a person watches."""
+        width = columns(self._notes)
+        if width is None or columns(self._answers) is None or os.environ.get('TERM') == 'dumb':
+            return
+        if text and not self._is_mid_line or self._has_status:
+            self._notes.write(f'\r\x1b[K{printable(text)[:width - 1]}')  # erases the one before
+            self._notes.flush()
+            self._has_status = bool(text)
+
+
+def _hanging(text: str, indent: int, width: int | None) -> str:
+    """Return a text broken to fit beside an indentation, which its first line has already."""
+    if width is None:
+        return text
+    return wrapped(text, width - indent).replace('\n', '\n' + ' ' * indent)

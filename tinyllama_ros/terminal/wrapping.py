@@ -1,0 +1,92 @@
+"""Lines that fit a terminal, from text that comes in pieces."""
+
+from wcwidth import wcswidth, wcwidth
+
+TAB_STOP = 8
+LEAST_WIDTH = 4
+"""Cells; a narrower window breaks lines by itself."""
+JOINER = '\u200d'
+SKIN_TONES = range(0x1F3FB, 0x1F400)
+# No line begins with these, none ends with those: JIS X 4051, of which this is the common part.
+CLOSING = frozenset('，。、．！？：；）］｝」』】〉》〕’”…‥—～·ー々,.!?:;)]}')
+OPENING = frozenset('（［｛「『【〈《〔‘“([{')
+
+
+class LineWrapper:
+    """
+    Breaks a stream of text into lines of a given width, between words and wide characters.
+
+    The word that may still grow is held back; a terminal then needs no cursor movement. Expects
+    no control characters but newline and tab.
+    """
+
+    def __init__(self) -> None:
+        self._column = 0
+        self._gap = ''  # the spaces before the word; a line break takes their place
+        self._word = ''
+
+    def push(self, text: str, width: int) -> str:
+        """
+        Return what can be written now.
+
+        :param width: cells of the terminal; it may change from call to call.
+        """
+        width = max(width, LEAST_WIDTH)
+        if self._column > width:  # the terminal became narrower, and broke the line by itself
+            self._column = (self._column - 1) % width + 1
+        return ''.join(self._take(character, width) for character in text)
+
+    def finish(self, width: int) -> str:
+        """Return what is held back, and begin at the left again."""
+        rest = self._place(max(width, LEAST_WIDTH))
+        self._column, self._gap = 0, ''
+        return rest
+
+    def _take(self, character: str, width: int) -> str:
+        if character == '\n':
+            placed = self._place(width)
+            self._column, self._gap = 0, ''
+            return placed + '\n'
+        if character in ' \t':
+            placed = self._place(width)
+            reached = self._column + len(self._gap)
+            self._gap += ' ' if character == ' ' else ' ' * (TAB_STOP - reached % TAB_STOP)
+            return placed
+        is_full = cells(self._word + character) > width
+        placed = self._place(width) if is_full or can_break(self._word, character) else ''
+        self._word += character
+        return placed
+
+    def _place(self, width: int) -> str:
+        """Return the word with what separates it from the text before."""
+        word, gap = self._word, self._gap
+        if not word:
+            return ''
+        self._word = self._gap = ''
+        if self._column + len(gap) + cells(word) > width:
+            gap = '\n' if self._column else ''
+            self._column = 0
+        else:
+            self._column += len(gap)
+        self._column += cells(word)
+        return gap + word
+
+
+def wrapped(text: str, width: int) -> str:
+    """Return a whole text in lines of at most so many cells."""
+    wrapper = LineWrapper()
+    return wrapper.push(text, width) + wrapper.finish(width)
+
+
+def cells(text: str) -> int:
+    """Return how many columns a terminal gives a text without control characters."""
+    return max(0, int(wcswidth(text)))
+
+
+def can_break(word: str, character: str) -> bool:
+    """Whether a line may end between a word and the next character, neither of them a space."""
+    if not word or word[-1] in OPENING or word[-1] == JOINER:
+        return False
+    if character in CLOSING or ord(character) in SKIN_TONES or wcwidth(character) <= 0:
+        return False
+    return cells(word[-1]) == 2 or cells(character) == 2

@@ -1,0 +1,97 @@
+"""Write docs/ros-interface.md from the tables that the nodes declare."""
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+import sys
+
+from tinyllama_ros.interface import Endpoint, ENDPOINTS
+from tinyllama_ros.parameters import Parameter
+
+PAGE = Path(__file__).parents[1] / 'docs' / 'ros-interface.md'
+PARAMETER_TABLES = {'tinyllama': 'tinyllama_ros.parameters'}
+"""Module that holds the PARAMETERS of each node."""
+TITLES = {'hears': 'Topics that it hears', 'says': 'Topics that it publishes',
+          'serves': 'Services'}
+HEAD = """\
+<!-- Written by `make docs` from tinyllama_ros/interface.py and the tables of parameters: change
+     those. -->
+
+# ROS interface
+
+The node is called `tinyllama`; `~` is its private namespace, `/tinyllama` unless it is renamed or
+moved. Topics are reliable. ROS keeps the order within a topic, not between two: the last token may
+arrive after the response. A *latched* topic (transient local) tells its last message to who comes
+late; all others are volatile.
+
+It is a managed node: `configure` loads the model, `activate` starts to listen. User text is data:
+control tokens and role markers in a prompt are read as plain text.
+"""
+FOOT = """
+Parameters marked *configure* are read when the node is configured (or started, where it is no
+managed node); the others may change at any time and count from the next prompt on:
+
+```sh
+ros2 param set /tinyllama sampling.temperature 0.7
+```
+
+`config/` holds them all with their defaults: copy a file and give `params_file:=`.
+"""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    cells = [head, ['---'] * len(head), *rows]
+    return ''.join('| ' + ' | '.join(cell.replace('|', r'\|') for cell in row) + ' |\n'
+                   for row in cells)
+
+
+def describe_endpoints(endpoints: Mapping[str, Endpoint]) -> str:
+    """Return a section for each role that there is."""
+    sections = []
+    for role, title in TITLES.items():
+        rows = [(f'`{name}`', f'`{each.type}`', '' if role == 'serves' else _queue(each),
+                 each.description) for name, each in endpoints.items() if each.role == role]
+        head = ('name', 'type', '' if role == 'serves' else 'queue', '')
+        sections.append(f'\n## {title}\n\n{table(head, rows)}')
+    return ''.join(sections)
+
+
+def describe_parameters(node: str, parameters: Mapping[str, Parameter]) -> str:
+    """Return the section of a node's parameters."""
+    rows = [(f'`{name}`', type(each.default).__name__, f'`{_literal(each.default)}`',
+             '' if each.range is None else '{} to {}'.format(*each.range),
+             each.description + (' *configure*' if each.is_fixed else ''))
+            for name, each in parameters.items()]
+    return (f'\n## Parameters of `{node}`\n\n'
+            + table(('name', 'type', 'default', 'range', ''), rows))
+
+
+def render() -> str:
+    """Return the whole page."""
+    parameters = [describe_parameters(node, import_module(module).PARAMETERS)
+                  for node, module in PARAMETER_TABLES.items()]
+    return HEAD + describe_endpoints(ENDPOINTS) + ''.join(parameters) + FOOT
+
+
+def _queue(endpoint: Endpoint) -> str:
+    return f'{endpoint.depth}, latched' if endpoint.is_latched else str(endpoint.depth)
+
+
+def _literal(value: bool | int | float | str) -> str:
+    """Return a value as a YAML file has it."""
+    if isinstance(value, str):
+        return value or "''"
+    return str(value).lower()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
+    PAGE.write_text(render(), encoding='utf-8')
+    print(PAGE)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
