@@ -30,7 +30,7 @@ def terminal():
 
 @pytest.fixture
 def typist(tmp_path):
-    """Start a program with a terminal of its own; returns it, and what presses keys there."""
+    """Start a program with a terminal of its own; returns both, and what presses keys there."""
     started = []
 
     def start():
@@ -42,8 +42,8 @@ def typist(tmp_path):
         os.close(terminal)
         started.append((controller, process))
         wait_for(controller, b'> ')
-        return process, lambda keys, text: (os.write(controller, keys),
-                                            wait_for(controller, text))
+        return process, controller, lambda keys, text: (os.write(controller, keys),
+                                                        wait_for(controller, text))
 
     yield start
     for controller, process in started:
@@ -106,21 +106,24 @@ def test_first_interrupt_is_a_stop_and_the_second_leaves(terminal):
 
 
 def test_history_outlives_the_program_and_is_private(typist, tmp_path):
-    typist()[1]('机器人\n'.encode(), b"got '\\u673a\\u5668\\u4eba'")
-    typist()[1](b'\x1b[A\n', b"got '\\u673a\\u5668\\u4eba'")
+    typist()[2]('机器人\n'.encode(), b"got '\\u673a\\u5668\\u4eba'")
+    typist()[2](b'\x1b[A\n', b"got '\\u673a\\u5668\\u4eba'")
     kept = tmp_path / 'tinyllama_ros' / 'chat_history'
     assert kept.read_text().count('机器人') == 1, 'a line that repeats the last is kept once'
     assert kept.stat().st_mode & 0o777 == 0o600
 
 
 def test_keys_edit_and_complete_the_line(typist):
-    assert typist()[1](b'/re\tX\x7f\n', b"got '/reset")
+    assert typist()[2](b'/re\tX\x7f\n', b"got '/reset")
 
 
 def test_interrupt_at_the_prompt_gives_a_fresh_one(typist):
-    process, press = typist()
-    press(b'half', b'half')
-    process.send_signal(signal.SIGINT)  # it has no session of which the terminal could be told
+    process, controller, press = typist()
+    press(b'/re\t', b'/reset')  # now the line is readline's, not the terminal's
+    for _ in range(10):
+        process.send_signal(signal.SIGINT)  # it has no session of which the terminal could be told
+        if select.select([controller], [], [], 1)[0]:  # readline misses one just before it waits
+            break
     press(b'', b'[Ctrl-D leaves]\r\n> ')
     press(b'whole\n', b"got 'whole'")
 

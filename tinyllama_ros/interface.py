@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import get_args, Literal
 
-from tinyllama_ros.chat.serving import ResetReason, State
+from tinyllama_ros.chat.serving import RecordKind, ResetReason, State
 
 Role = Literal['hears', 'says', 'serves']
 
@@ -19,7 +19,7 @@ class Endpoint:
     depth: int = 1000
     """Of the queue of a topic: deep enough that a slow subscriber loses no token."""
     is_latched: bool = False
-    """Whether who comes late is told the last of it (transient local)."""
+    """Whether who comes late is told what the queue still holds (transient local)."""
 
 
 def _values(kind: object) -> str:
@@ -31,6 +31,10 @@ TRIGGER = 'std_srvs/srv/Trigger'
 ENDPOINTS: Mapping[str, Endpoint] = {
     '~/prompt': Endpoint('hears', STRING, 'One turn of the user, while the node is active; up to '
                          '`queue_depth` wait, one more is refused.'),
+    '~/chat_request': Endpoint('hears', STRING, "JSON: a history that is not the robot's own, to "
+                               'be answered in the same queue; see [openai.md](openai.md).'),
+    '~/chat_cancel': Endpoint('hears', STRING, 'The id of a request whose answer is not wanted '
+                              'any more.'),
     '~/token': Endpoint('says', STRING, 'A piece of the answer, whole characters; the pieces '
                         'joined are the response.'),
     '~/sentence': Endpoint('says', STRING, 'A sentence of the answer, as soon as it ends.'),
@@ -42,6 +46,12 @@ ENDPOINTS: Mapping[str, Endpoint] = {
                         'what to do.'),
     '~/state': Endpoint('says', STRING, f'What the node does: {_values(State)}.', depth=1,
                         is_latched=True),
+    '~/chat_event': Endpoint('says', STRING, 'JSON: what became of a request, by its id; its '
+                             'answer is not on `~/token` and the like.'),
+    '~/history': Endpoint('says', STRING, 'JSON: a line of the record of the conversation, with '
+                          f'`run`, `line`, `kind` (`begun`, {_values(RecordKind)}), `text` and '
+                          '`why`; a new `run` begins where the model was loaded anew.', depth=200,
+                          is_latched=True),
     '/diagnostics': Endpoint('says', 'diagnostic_msgs/msg/DiagnosticArray', 'Once a second, by '
                              'the name of the node: fill and capacity of the cache, resets, '
                              'tok/s, time to first token, queue, counts, memory.', depth=10),

@@ -10,7 +10,8 @@ from tinyllama_ros.interface import Endpoint, ENDPOINTS
 from tinyllama_ros.parameters import Parameter
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'ros-interface.md'
-PARAMETER_TABLES = {'tinyllama': 'tinyllama_ros.parameters'}
+PARAMETER_TABLES = {'tinyllama': 'tinyllama_ros.parameters',
+                    'tinyllama_web': 'tinyllama_ros.web.node'}
 """Module that holds the PARAMETERS of each node."""
 TITLES = {'hears': 'Topics that it hears', 'says': 'Topics that it publishes',
           'serves': 'Services'}
@@ -20,10 +21,13 @@ HEAD = """\
 
 # ROS interface
 
-The node is called `tinyllama`; `~` is its private namespace, `/tinyllama` unless it is renamed or
-moved. Topics are reliable. ROS keeps the order within a topic, not between two: the last token may
-arrive after the response. A *latched* topic (transient local) tells its last message to who comes
-late; all others are volatile.
+The language model's node is called `tinyllama`; `~` is its private namespace, `/tinyllama` unless
+it is renamed or moved. The node of the web server, `tinyllama_web`, talks to it through topics and
+has parameters of its own.
+
+Topics are reliable. ROS keeps the order within a topic, not between two: the last token may arrive
+after the response. A *latched* topic (transient local) tells who comes late what its queue still
+holds; all others are volatile.
 
 It is a managed node: `configure` loads the model, `activate` starts to listen. User text is data:
 control tokens and role markers in a prompt are read as plain text.
@@ -36,7 +40,8 @@ managed node); the others may change at any time and count from the next prompt 
 ros2 param set /tinyllama sampling.temperature 0.7
 ```
 
-`config/` holds them all with their defaults: copy a file and give `params_file:=`.
+`config/tinyllama.yaml` holds those of `tinyllama` with their defaults: copy it and give
+`params_file:=`.
 """
 
 
