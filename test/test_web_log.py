@@ -219,7 +219,7 @@ def test_reset_within_an_answer_is_marked_where_it_happened():
     at_ns = stage.now_ns = stage.now_ns + 1
     stage.piece(' on')
     stage.log.hear(Line('a', 4, 'reset', 'full', ''), at_ns)
-    assert stage.items[0]['resets'] == [0, 2]
+    assert stage.items[0]['resets'] == [(0, 'full'), (2, 'full')]
 
 
 def test_record_heard_again_changes_nothing():

@@ -59,8 +59,8 @@ class Item:
     """Of what was refused or failed; the reason of a reset."""
     key: str = ''
     """By which the page that sent the prompt knows it."""
-    resets: list[int] = field(default_factory=list)
-    """Length of the answer at each reset within it."""
+    resets: list[tuple[int, str]] = field(default_factory=list)
+    """Length of the answer at each reset within it, and its reason."""
     is_joined_late: bool = False
     """The beginning of the answer was not heard, and comes with its end."""
 
@@ -207,8 +207,8 @@ class ConversationLog:
         if (turn := self._turn) is None:
             self._mark('reset', reason)
             return
-        turn.resets.append(sum(len(piece.text) for piece in self._pieces
-                               if piece.stamp_ns <= stamp_ns))
+        said = sum(len(piece.text) for piece in self._pieces if piece.stamp_ns <= stamp_ns)
+        turn.resets.append((said, reason))
         self._changed(turn)
 
     def _take(self, prompt: str) -> Item:

@@ -139,7 +139,8 @@ export class Conversation {
     const words = this.words();
     element.dataset.phase = item.phase;
     if (item.kind !== 'turn') {
-      element.textContent = item.kind === 'restart' ? words.restart : words.resetRequested;
+      element.textContent = item.kind === 'restart' ? words.restart
+        : words.resets[item.why] ?? item.why;
       return;
     }
     const [you, prompt, said, answer, note] = element.children;
@@ -159,10 +160,10 @@ export class Conversation {
     const parts = blocks((item.is_joined_late ? '… ' : '') + item.answer);
     const nodes = parts.map(({node}) => node);
     // A reset in the middle of a block is shown behind it
-    for (const at of [...item.resets].reverse()) {
+    for (const [at, reason] of [...item.resets].reverse()) {
       const line = item.answer.slice(0, at).split('\n').length - 1;
       const place = at === 0 ? 0 : parts.filter(part => part.line <= line).length;
-      nodes.splice(place, 0, make('p', 'mark', this.words().resetFull));
+      nodes.splice(place, 0, make('p', 'mark', this.words().resets[reason] ?? reason));
     }
     // What has not changed stays, and with it what is selected there
     nodes.forEach((node, i) => {
