@@ -11,6 +11,7 @@ the same tokens' losses compared. Divergence is the less noisy of the two.
 """
 
 import argparse
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 import sys
@@ -32,22 +33,26 @@ from tinyllama_ros.workbench import calibration_pieces, make_artifact
 
 MODEL = 'smollm2-135m-instruct'
 KV_LENGTH = 1024
-SMOOTHINGS = {
-    'none': 'w8a8, no smoothing',
-    '0.5': 'w8a8, alpha 0.5 for all',
-    '0.7': 'w8a8, alpha 0.7 for all',
-    '0.85': 'w8a8, alpha 0.85 for all',
-    'searched': 'w8a8, searched: the best alpha of each group',
-    'refined': 'w8a8, refined from there (default)',
+VARIANTS: Mapping[str, tuple[str, int | None]] = {
+    'no smoothing': ('none', 0),
+    'alpha 0.5 for all': ('0.5', 0),
+    'alpha 0.7 for all': ('0.7', 0),
+    'searched: the best alpha of each group': ('searched', 0),
+    'refined from there': ('refined', 0),
+    'refined, down_proj fine in 7 of 30 layers': ('refined', 7),
+    'alpha 0.5 for all, down_proj fine': ('0.5', None),
+    'refined, down_proj fine (default)': ('refined', None),
 }
+"""What is called how: smoothing, and layers whose down_proj is fine (None: all)."""
 
 Float64Array = NDArray[np.float64]
 
 
-def make(checkpoint: Checkpoint, folder: Path, quantization: str, smoothing: str) -> Artifact:
+def make(checkpoint: Checkpoint, folder: Path, quantization: str, smoothing: str,
+         fine_layers: int | None) -> Artifact:
     """Return the artifact of one variant; it takes the place of the one before."""
     make_artifact(checkpoint, folder, name=MODEL, quantization=quantization, kv_length=KV_LENGTH,
-                  smoothing=smoothing, progress=True)
+                  smoothing=smoothing, fine_layers=fine_layers, progress=True)
     return Artifact.open(folder)
 
 
@@ -96,21 +101,22 @@ def print_table(text: Path, windows: int, window: int) -> None:
     checkpoint = open_checkpoint(MODEL, default_cache())
     pieces = [np.array(piece) for piece in held_out(calibration_pieces(checkpoint, None))]
     with tempfile.TemporaryDirectory(dir=default_cache(), prefix='quantisation-') as name:
-        fp32 = make(checkpoint, Path(name) / 'fp32', 'fp32', 'none')
+        fp32 = make(checkpoint, Path(name) / 'fp32', 'fp32', 'none', 0)
         windows_read = text_windows(fp32, text, window, windows)
         with closing(open_backend('onnx', fp32)) as reference:
             before = read(reference, windows_read)
             print('| | perplexity | change | divergence, there | divergence, held-out text |\n'
                   '| --- | --- | --- | --- | --- |\n'
                   f'| fp32 | {before.perplexity:.3f} | | | |', flush=True)
-            for smoothing, title in SMOOTHINGS.items():
+            for title, (smoothing, fine_layers) in VARIANTS.items():
                 # One folder for all, so that they share the calibration file beside it
-                artifact = make(checkpoint, Path(name) / 'w8a8', 'w8a8', smoothing)
+                artifact = make(checkpoint, Path(name) / 'w8a8', 'w8a8', smoothing,
+                                fine_layers)
                 with closing(open_backend('onnx', artifact)) as backend:
                     after = read(backend, windows_read)
                     there, own = (mean(divergence(reference, backend, texts))
                                   for texts in (windows_read, pieces))
-                print(f'| {title} | {after.perplexity:.3f} | {change(before, after)} | '
+                print(f'| w8a8, {title} | {after.perplexity:.3f} | {change(before, after)} | '
                       f'{there} | {own} |', flush=True)
     print(f'\n{MODEL}; {len(windows_read)} windows of {window} tokens; held-out text of '
           f'{sum(map(len, pieces))} tokens; divergence from fp32 in 1e-3 nats per token')
