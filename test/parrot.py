@@ -50,6 +50,9 @@ class Parrot:
     def reset(self, _: str = '') -> None:
         self.fill = 0
 
+    def mend(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -302,12 +302,13 @@ def test_disk_that_may_not_be_written_is_an_error(artifact, compile_with):
 def test_progress_says_stage_and_memory(compile_with, monkeypatch, tmp_path):
     monkeypatch.setattr(atc, 'POLL_S', 0.01)
     os.mkfifo(tmp_path / 'gate')
-    seen = []
+    seen, opened = [], []
 
     def report(progress):
         assert len(seen) < 3000, 'neither stage nor memory was reported'
         seen.append(progress)
-        if progress.stage == 'OptimizeStage1' and progress.memory > 20_000_000:
+        if progress.stage == 'OptimizeStage1' and progress.memory > 20_000_000 and not opened:
+            opened.append(True)  # once: a second writer would wait for a reader for ever
             (tmp_path / 'gate').write_text('go on')
     compile_with("echo '[INFO] GE(1,atc):[GEPERFTRACE] The time cost of OptimizeStage1 is [7] "
                  "micro seconds.'; (head -c 30000000 /dev/zero; "

@@ -370,6 +370,21 @@ def test_reset_that_waits_at_the_close_is_done():
     assert done.is_set()
 
 
+def test_reset_after_the_close_is_not_waited_for_in_vain():
+    stage = Stage()
+    stage.server.close()
+    assert stage.server.reset().is_set()
+
+
+def test_reset_that_fails_in_an_unforeseen_way_ends_all_the_same():
+    stage = Stage()
+    stage.script.reset = lambda system_prompt: 1 / 0
+    done = stage.server.reset()
+    with pytest.raises(ZeroDivisionError):
+        stage.server.serve()
+    assert done.is_set()
+
+
 def test_failing_listener_does_not_leave_a_finished_answer_to_cancel():
     stage = Stage()
     stage.ear.on_response = lambda text: 1 / 0

@@ -183,6 +183,9 @@ class Server:
         """
         done = Flag()
         with self._lock:  # both at once, or the cancel could meet the next answer
+            if not self._is_open:  # nobody serves any more, and whoever waits would wait in vain
+                done.set()
+                return done
             self._resets.append(done)
             if self._cancelled is not None:
                 self._cancelled.set()
@@ -238,13 +241,18 @@ class Server:
 
     def _clear(self, done: Flag) -> None:
         try:
+            self._forget()
+        finally:  # also where something unforeseen fails, for somebody waits
+            done.set()
+
+    def _forget(self) -> None:
+        try:
             self._conversation.reset(self._options().system_prompt)
         except TinyLlamaError as error:  # all is forgotten, but the system prompt cannot be kept
             self._listener.on_error(f'the system prompt cannot be used: {error}')
         self.statistics.resets['requested'] += 1
         _Voice(self._listener).reset('requested')
         self._become('idle' if self._mend() else 'error')
-        done.set()
 
     def _mend(self) -> bool:
         """Open a backend that failed again; False where it could not be opened."""
