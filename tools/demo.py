@@ -56,10 +56,10 @@ def running(command: list[str], log: IO[bytes] | int) -> Iterator[subprocess.Pop
                     continue
 
 
-def talk(options: list[str], node: subprocess.Popen[bytes]) -> int:
-    """Return the exit status of the terminal client, to which Ctrl-C belongs."""
+def in_front(command: list[str], node: subprocess.Popen[bytes]) -> int:
+    """Return the exit status of a command, to which Ctrl-C belongs; 1 if the node ends first."""
     before = signal.signal(signal.SIGINT, lambda *_: None)
-    client = subprocess.Popen([BIN / 'chat', '--wait', str(WAIT_S), *options])
+    client = subprocess.Popen(command)
     try:
         while client.poll() is None:
             if node.poll() is not None:
@@ -71,6 +71,11 @@ def talk(options: list[str], node: subprocess.Popen[bytes]) -> int:
         client.terminate()
         client.wait()
         signal.signal(signal.SIGINT, before)
+
+
+def talk(options: list[str], node: subprocess.Popen[bytes]) -> int:
+    """Return the exit status of the terminal client."""
+    return in_front([str(BIN / 'chat'), '--wait', str(WAIT_S), *options], node)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,14 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
-from contextlib import suppress
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 
-from demo import BIN, build_model, node_command, running
+from demo import BIN, build_model, in_front, node_command, running
 
 PORT = 8080
 
@@ -24,24 +22,6 @@ def free_port(host: str, wanted: int) -> int:
         except OSError:
             probe.bind((host, 0))
         return int(probe.getsockname()[1])
-
-
-def serve(host: str, port: int, node: subprocess.Popen[bytes]) -> int:
-    """Return the exit status of the web node, to which Ctrl-C belongs."""
-    before = signal.signal(signal.SIGINT, lambda *_: None)
-    web = subprocess.Popen([BIN / 'tinyllama_web', '--ros-args', '-p', f'host:={host}',
-                            '-p', f'port:={port}'])
-    try:
-        while web.poll() is None:
-            if node.poll() is not None:
-                return 1
-            with suppress(subprocess.TimeoutExpired):
-                web.wait(0.5)
-        return web.returncode
-    finally:
-        web.terminate()
-        web.wait()
-        signal.signal(signal.SIGINT, before)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print('$', *command, flush=True)
     with tempfile.TemporaryFile() as log:
         with running(command, log) as node:
-            status = serve(arguments.host, free_port(arguments.host, arguments.port), node)
+            port = free_port(arguments.host, arguments.port)
+            status = in_front([str(BIN / 'tinyllama_web'), '--ros-args', '-p',
+                               f'host:={arguments.host}', '-p', f'port:={port}'], node)
             has_ended = node.poll() is not None
         if has_ended or status:
             log.seek(0)
