@@ -13,7 +13,8 @@ import pytest
 from tinyllama_ros.terminal.keyboard import history_file, Keyboard
 
 TYPIST = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
 from tinyllama_ros.terminal.keyboard import Keyboard
 for line in Keyboard(sys.stdin, ['/reset', '/stop']).lines():
     print('got', ascii(line), flush=True)
