@@ -5,7 +5,8 @@ Ten prompts ask to repeat, correct or quote a text that they give, in words that
 mostly understands; ten do not. Each is answered greedily with and without drafting, in turn, in
 one process, so that a busy neighbour favours neither. A speed is that of the tokens after the
 first; a ratio is of two answers of one round. Answers are compared token by token: one that
-differs is said so, with the place (a pass of one token may round otherwise than one of several).
+differs is said so, with the place (without our kernels a pass of one token may round otherwise
+than one of several).
 
     .venv/bin/python bench/drafting.py [ARTIFACT] [--rounds 3] [--tokens 160]
 """

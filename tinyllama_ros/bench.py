@@ -202,7 +202,7 @@ def _outside(backend: Backend, artifact: Artifact, runs: int) -> list[Measuremen
     conversation = Conversation(Engine(timed), settings,
                                 load_tokenizer(artifact.tokenizer, settings))
     room = max(2, min(ANSWER, backend.kv_length // 2))
-    options = ChatOptions(max_tokens=room, answer_room=room,
+    options = ChatOptions(max_tokens=room, answer_room=room, drafting=False,
                           sampling=SamplingOptions(temperature=0.7, top_p=0.9))
     try:
         with closing(conversation.answer(PROMPT, options)) as events:

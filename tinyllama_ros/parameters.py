@@ -41,7 +41,7 @@ PARAMETERS: Mapping[str, Parameter] = {
                             (0, 1_000_000)),
     'answer_room': Parameter(256, 'Slots of the cache that must be free when an answer begins.',
                              (2, 100_000)),
-    'drafting': Parameter(False, 'Verify several tokens in one pass where the conversation '
+    'drafting': Parameter(True, 'Verify several tokens in one pass where the conversation '
                           'repeats itself.'),
     'sampling.temperature': Parameter(0.2, 'Randomness; 0 takes the likeliest token.', (0, 10)),
     'sampling.top_k': Parameter(0, 'Keep the k likeliest tokens; 0 keeps all.', (0, 1_000_000)),

@@ -76,7 +76,7 @@ constexpr Kernels kTileKernels = {
       is_fine ? MultiplyByTiles<true>(weight, tile, codes, peaks, tokens, y)
               : MultiplyByTiles<false>(weight, tile, codes, peaks, tokens, y);
     },
-    Rotate, Attend, Gate};
+    Rotate, Attend, Gate, Normalize};
 
 // The processor has tiles, Linux lets this process use them, and they multiply as AVX-512 does: the
 // last is asked because this was written without such a processor at hand.

@@ -42,6 +42,9 @@ struct Kernels {
   void (*rotate)(const float *x, const float *cos, const float *sin, int64_t head_dim, float *y);
   void (*attend)(const Attention &attention, int64_t kv_head, int64_t first_row, float *scores);
   void (*gate)(const float *both, int64_t width, float *y);
+  // sum = block + residual; y = sum / its root mean square * weight.
+  void (*normalize)(const float *block, const float *residual, const float *weight, int64_t width,
+                    float epsilon, float *y, float *sum);
 };
 
 // Null where the processor lacks it.

@@ -301,5 +301,27 @@ void Gate(const float *both, int64_t width, float *y) {
   }
 }
 
-constexpr Kernels kKernels = {kInstructions, kAttendRows, Pack,   Quantize,
-                              Multiply,      Rotate,      Attend, Gate};
+void Normalize(const float *block, const float *residual, const float *weight, int64_t width,
+               float epsilon, float *y, float *sum) {
+  const int64_t whole = width / kLanes * kLanes, rest = width - whole;
+  Floats squares = {};
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    const Floats total = Load(block + i) + Load(residual + i);
+    Store(sum + i, total);
+    squares = Fma(total, total, squares);
+  }
+  if (rest) {
+    const Floats total = LoadFirst(block + whole, rest) + LoadFirst(residual + whole, rest);
+    StoreFirst(sum + whole, total, rest);
+    squares = Fma(total, total, squares);
+  }
+  const float factor = 1 / __builtin_sqrtf(Sum(squares) / width + epsilon);
+  for (int64_t i = 0; i < whole; i += kLanes)
+    Store(y + i, Load(sum + i) * factor * Load(weight + i));
+  if (rest)
+    StoreFirst(y + whole, LoadFirst(sum + whole, rest) * factor * LoadFirst(weight + whole, rest),
+               rest);
+}
+
+constexpr Kernels kKernels = {kInstructions, kAttendRows, Pack, Quantize, Multiply,
+                              Rotate,        Attend,      Gate, Normalize};

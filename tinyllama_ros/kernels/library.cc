@@ -266,6 +266,35 @@ class Gate {
   }
 };
 
+class Norm {
+ public:
+  static constexpr const char *kName = "Norm";
+  static constexpr std::initializer_list<int> kInputs = {kFloat, kFloat, kFloat};
+  static constexpr std::initializer_list<int> kOutputs = {kFloat, kFloat};
+
+  explicit Norm(const KernelInfo *info) { Check(g_api->Attribute(info, "epsilon", &epsilon_)); }
+
+  void Compute(Context *context) const {
+    const Tensor block = Input(context, 0), residual = Input(context, 1);
+    const Tensor weight = Input(context, 2);
+    const int64_t width = block.shape.back(), rows = block.Rows();
+    if (residual.shape != block.shape || weight.shape != Shape{width})
+      throw Failure("block, residual and weight have other shapes");
+    float *y = Output(context, 0, block.shape), *sum = Output(context, 1, block.shape);
+    constexpr int64_t kRowsOfTask = 8;
+    ParallelFor(context, (rows + kRowsOfTask - 1) / kRowsOfTask, [&](int64_t task) {
+      const int64_t end = std::min(rows, (task + 1) * kRowsOfTask);
+      for (int64_t row = task * kRowsOfTask; row < end; ++row)
+        g_kernels->normalize(block.As<float>() + row * width, residual.As<float>() + row * width,
+                             weight.As<float>(), width, epsilon_, y + row * width,
+                             sum + row * width);
+    });
+  }
+
+ private:
+  float epsilon_;
+};
+
 template <typename Operator>
 CustomOp Describe() {
   CustomOp op = {};
@@ -307,7 +336,8 @@ __attribute__((visibility("default"))) tinyllama_ros::Status *RegisterCustomOps(
     tinyllama_ros::SessionOptions *options, const tinyllama_ros::ApiBase *base) {
   using namespace tinyllama_ros;
   static const CustomOp kOperators[] = {Describe<Linear<false>>(), Describe<Linear<true>>(),
-                                        Describe<Attend>(), Describe<Gate>()};
+                                        Describe<Attend>(), Describe<Gate>(),
+                                        Describe<Norm>()};
   g_api = base->get(kApiVersion);
   g_kernels = Choose();
   if (!g_api || !g_kernels) return nullptr;

@@ -50,6 +50,9 @@ class Api {
   Status *Info(const Value *value, TensorInfo **info) const {
     return Call<Status *(const Value *, TensorInfo **)>(65)(value, info);
   }
+  Status *Attribute(const KernelInfo *info, const char *name, float *value) const {
+    return Call<Status *(const KernelInfo *, const char *, float *)>(85)(info, name, value);
+  }
   Status *Attribute(const KernelInfo *info, const char *name, int64_t *value) const {
     return Call<Status *(const KernelInfo *, const char *, int64_t *)>(86)(info, name, value);
   }

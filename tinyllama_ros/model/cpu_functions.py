@@ -14,6 +14,8 @@ Attention             qkv (1, S, (heads + 2 kv_heads) head_dim); past key   (1, 
                       (1) int32, of the chunk; fill_after () int32; cos,    value: the memory of
                       sin (slots, head_dim / 2)                             past's
 Gate                  both (..., 2 width)                                   (..., width)
+Norm                  block, residual (..., hidden); weight (hidden)        normed and sum
+                                                                            (..., hidden)
 ====================  ====================================================  ===================
 
 A token of zeros has peak 0, so its codes are arbitrary, and the last product makes it zero again:
@@ -78,6 +80,10 @@ Gate (both) => (gated) {{
     gate, up = Split <axis = -1> (both)
     silu = {MICROSOFT}.QuickGelu <alpha = 1.0> (gate)
     gated = Mul (silu, up)
+}}""", f"""{_HEADER}
+Norm <epsilon> (block, residual, weight) => (normed, sum) {{
+    normed, mean, inverse, sum = {MICROSOFT}.SkipSimplifiedLayerNormalization
+        <epsilon: float = @epsilon> (block, residual, weight)
 }}""")
 
 

@@ -5,7 +5,7 @@ One layer, with the operators as they run::
 
     residual, sum of the last block
         |
-    SkipSimplifiedLayerNormalization          residual = residual + sum
+    Norm                  residual = residual + sum
         |
     linear q,k,v (one matrix)
         |
@@ -13,7 +13,7 @@ One layer, with the operators as they run::
         |
     linear o
         |
-    SkipSimplifiedLayerNormalization
+    Norm
         |
     linear gate,up (one matrix) - Gate, SiLU(gate) * up - linear down
 """
@@ -29,7 +29,7 @@ from tinyllama_ros.model.artifact import GRAPH, WEIGHTS
 from tinyllama_ros.model.checkpoint import Checkpoint
 from tinyllama_ros.model.cpu_functions import cpu_functions, OPSETS, OURS
 from tinyllama_ros.model.decoder_weights import DecoderWeights
-from tinyllama_ros.model.graph_writer import GraphWriter, MICROSOFT
+from tinyllama_ros.model.graph_writer import GraphWriter
 from tinyllama_ros.model.linear import Linear
 from tinyllama_ros.model.rope import rope_tables
 
@@ -108,10 +108,10 @@ class _Decoder:
             name = self._writer.node('SimplifiedLayerNormalization', f'{path}/norm',
                                      [block, scale], axis=-1, epsilon=epsilon)
             return name, block
-        name = self._writer.node(
-            'SkipSimplifiedLayerNormalization', f'{path}/norm', [block, residual, scale],
-            outputs=[f'{path}/norm', '', '', f'{path}/norm:3'], domain=MICROSOFT, epsilon=epsilon)
-        return name, f'{name}:3'
+        name = self._writer.node('Norm', f'{path}/norm', [block, residual, scale],
+                                 outputs=[f'{path}/norm', f'{path}/norm:1'], domain=OURS,
+                                 epsilon=epsilon)
+        return name, f'{name}:1'
 
     def _layer(self, path: str, layer: int, block: str, residual: str) -> tuple[str, str]:
         prefix = f'model.layers.{layer}'
