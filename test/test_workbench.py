@@ -70,7 +70,7 @@ def test_text_of_the_test_is_longer_than_a_short_cache(text):
 
 
 def test_ascend_artifact_is_smoothed_and_says_what_its_codes_lose(make, tmp_path):
-    cpu, ascend = (make(name=target, target=target) for target in ('cpu', 'ascend'))
+    cpu, ascend = (make(name=target, target=target, fine='all') for target in ('cpu', 'ascend'))
     assert ascend.manifest.held_out == cpu.manifest.held_out is not None
     codes = [_codes(artifact) for artifact in (cpu, ascend)]
     np.testing.assert_array_equal(*codes)

@@ -89,6 +89,8 @@ class Manifest:
     architecture: Architecture
     tokenizer: TokenizerSettings
     files: Mapping[str, FileRecord]
+    fine: str = ''
+    """Of w8a8: linears, out of quantize.FINE, whose activations have nearly 16 bits."""
     held_out: HeldOutLoss | None = None
     """What the quantisation lost where the build measured it."""
     om: CompiledGraph | None = None
