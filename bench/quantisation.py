@@ -110,7 +110,6 @@ def print_table(text: Path, windows: int, window: int) -> None:
                   '| --- | --- | --- | --- | --- |\n'
                   f'| fp32 | {before.perplexity:.3f} | | | |', flush=True)
             for title, (smoothing, fine) in VARIANTS.items():
-                # One folder for all, so that they share the calibration file beside it
                 artifact = make(checkpoint, Path(name) / 'w8a8', 'w8a8', smoothing, fine)
                 with closing(open_backend('onnx', artifact)) as backend:
                     after = read(backend, windows_read)

@@ -77,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
                        'tokenizer_config.json and tokenizer.model or tokenizer.json; no weights')
     adopt.add_argument('--kv-length', type=int, metavar='SLOTS', default=KV_LENGTH,
                        help='slots of the cache that it was compiled for (default: %(default)s)')
+    adopt.add_argument('--chunks', type=_chunk_sizes, default=(1,), metavar='S,...',
+                       help='chunk lengths that it was compiled for, ascending; several are '
+                       "ATC's gears (default: 1)")
     adopt.add_argument('--soc-version', metavar='CHIP', default='', help='chip that it was '
                        'compiled for, such as Ascend310B4 (default: not checked)')
     adopt.set_defaults(run=_adopt)
@@ -248,7 +251,7 @@ def _adopt(arguments: argparse.Namespace) -> None:
     from tinyllama_ros.model.adopt import adopt
     folder = arguments.out or artifacts_folder() / arguments.om.stem
     adopt(arguments.om, arguments.tokenizer, folder, kv_length=arguments.kv_length,
-          soc_version=arguments.soc_version)
+          chunk_sizes=arguments.chunks, soc_version=arguments.soc_version)
     print(folder)
 
 

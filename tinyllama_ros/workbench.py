@@ -52,7 +52,7 @@ def make_artifact(checkpoint: Checkpoint, folder: Path, *, name: str, quantizati
         write_target(checkpoint)
         return
     pieces = calibration_pieces(checkpoint, text)
-    path = folder.with_name(f'{folder.name}.calibration.safetensors')
+    path = folder.with_name(f'{name}.calibration.safetensors')
     calibration = calibrate(checkpoint, pieces, path, progress=progress)
     smoothed = smooth(checkpoint, calibration.inputs, smoothing, fine=planned.fine,
                       progress=progress)
