@@ -97,14 +97,15 @@ class Subject:
                                for length, end in zip(lengths, ends, strict=True)])
 
 
-@pytest.fixture(scope='module')
-def open_subject(tmp_path_factory):
-    """Return a function that builds an artifact and opens it."""
+@pytest.fixture(scope='module', params=[True, False], ids=['ours', 'onnxruntime'])
+def open_subject(request, tmp_path_factory):
+    """Return a function that builds an artifact and opens it, with our kernels and without."""
     def open_subject(checkpoint, quantization, fine='none'):
         folder = tmp_path_factory.mktemp('artifacts') / quantization
         build(checkpoint, folder, name='tiny', quantization=quantization, kv_length=SLOTS,
               fine=fine)
-        subjects.append(Subject(checkpoint, OnnxBackend(Artifact.open(folder), threads=1), fine))
+        subjects.append(Subject(checkpoint, OnnxBackend(
+            Artifact.open(folder), threads=1, own_kernels=request.param), fine))
         return subjects[-1]
 
     subjects: list[Subject] = []
