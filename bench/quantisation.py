@@ -41,7 +41,6 @@ VARIANTS: Mapping[str, tuple[str, str]] = {
     'refined from there': ('refined', 'none'),
     'alpha 0.5 for all, down_proj fine': ('0.5', 'down'),
     'refined, down_proj fine (default)': ('refined', 'down'),
-    'alpha 0.5 for all, all fine': ('0.5', 'all'),
     'refined, all fine (default for ascend)': ('refined', 'all'),
 }
 """What is called how: smoothing, and what is fine."""

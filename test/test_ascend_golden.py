@@ -20,10 +20,14 @@ SLOTS = 128
 
 
 @pytest.fixture(scope='module')
-def backend(tmp_path_factory):
+def checkpoint():
+    return open_checkpoint(NAME, default_cache())
+
+
+@pytest.fixture(scope='module')
+def backend(checkpoint, tmp_path_factory):
     """Return the model in fp32; its 650 MB do not outlive the tests."""
     folder = tmp_path_factory.mktemp('ascend')
-    checkpoint = open_checkpoint(NAME, default_cache())
     for _ in write_ascend_graph(checkpoint, AscendFloatLinear, SLOTS, folder, (1, SLOTS)):
         pass
     arch = checkpoint.architecture
@@ -40,10 +44,9 @@ def test_greedy_answer_is_the_same(backend, case):
 
 
 @pytest.fixture(scope='module')
-def w8a8(tmp_path_factory):
+def w8a8(checkpoint, tmp_path_factory):
     """Return the model in w8a8 in both dialects, every linear fine."""
     folder = tmp_path_factory.mktemp('w8a8')
-    checkpoint = open_checkpoint(NAME, default_cache())
     for target in ('cpu', 'ascend'):
         build(checkpoint, folder / target, name=NAME, quantization='w8a8', kv_length=SLOTS,
               target=target, chunk_sizes=(1, SLOTS), fine='all')
