@@ -33,26 +33,26 @@ from tinyllama_ros.workbench import calibration_pieces, make_artifact
 
 MODEL = 'smollm2-135m-instruct'
 KV_LENGTH = 1024
-VARIANTS: Mapping[str, tuple[str, int | None]] = {
-    'no smoothing': ('none', 0),
-    'alpha 0.5 for all': ('0.5', 0),
-    'alpha 0.7 for all': ('0.7', 0),
-    'searched: the best alpha of each group': ('searched', 0),
-    'refined from there': ('refined', 0),
-    'refined, down_proj fine in 7 of 30 layers': ('refined', 7),
-    'alpha 0.5 for all, down_proj fine': ('0.5', None),
-    'refined, down_proj fine (default)': ('refined', None),
+VARIANTS: Mapping[str, tuple[str, str]] = {
+    'no smoothing': ('none', 'none'),
+    'alpha 0.5 for all': ('0.5', 'none'),
+    'alpha 0.7 for all': ('0.7', 'none'),
+    'searched: the best alpha of each group': ('searched', 'none'),
+    'refined from there': ('refined', 'none'),
+    'alpha 0.5 for all, down_proj fine': ('0.5', 'down'),
+    'refined, down_proj fine (default)': ('refined', 'down'),
+    'refined, all fine (default for ascend)': ('refined', 'all'),
 }
-"""What is called how: smoothing, and layers whose down_proj is fine (None: all)."""
+"""What is called how: smoothing, and what is fine."""
 
 Float64Array = NDArray[np.float64]
 
 
 def make(checkpoint: Checkpoint, folder: Path, quantization: str, smoothing: str,
-         fine_layers: int | None) -> Artifact:
+         fine: str) -> Artifact:
     """Return the artifact of one variant; it takes the place of the one before."""
     make_artifact(checkpoint, folder, name=MODEL, quantization=quantization, kv_length=KV_LENGTH,
-                  smoothing=smoothing, fine_layers=fine_layers, progress=True)
+                  smoothing=smoothing, fine=fine, progress=True)
     return Artifact.open(folder)
 
 
@@ -101,17 +101,15 @@ def print_table(text: Path, windows: int, window: int) -> None:
     checkpoint = open_checkpoint(MODEL, default_cache())
     pieces = [np.array(piece) for piece in held_out(calibration_pieces(checkpoint, None))]
     with tempfile.TemporaryDirectory(dir=default_cache(), prefix='quantisation-') as name:
-        fp32 = make(checkpoint, Path(name) / 'fp32', 'fp32', 'none', 0)
+        fp32 = make(checkpoint, Path(name) / 'fp32', 'fp32', 'none', 'none')
         windows_read = text_windows(fp32, text, window, windows)
         with closing(open_backend('onnx', fp32)) as reference:
             before = read(reference, windows_read)
             print('| | perplexity | change | divergence, there | divergence, held-out text |\n'
                   '| --- | --- | --- | --- | --- |\n'
                   f'| fp32 | {before.perplexity:.3f} | | | |', flush=True)
-            for title, (smoothing, fine_layers) in VARIANTS.items():
-                # One folder for all, so that they share the calibration file beside it
-                artifact = make(checkpoint, Path(name) / 'w8a8', 'w8a8', smoothing,
-                                fine_layers)
+            for title, (smoothing, fine) in VARIANTS.items():
+                artifact = make(checkpoint, Path(name) / 'w8a8', 'w8a8', smoothing, fine)
                 with closing(open_backend('onnx', artifact)) as backend:
                     after = read(backend, windows_read)
                     there, own = (mean(divergence(reference, backend, texts))

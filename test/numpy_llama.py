@@ -34,12 +34,12 @@ def w8a16(x: Array, weight: Array) -> Array:
 
 
 def logits(checkpoint: Checkpoint, tokens: Sequence[int], linear: Linear = exact,
-           fine_layers: int = 0) -> Array:
+           fine: str = 'none') -> Array:
     """
     Return the logits (n, vocabulary) after each token.
 
     :param linear: w8a8 looks embeddings up in half precision, as the quantised artifact does.
-    :param fine_layers: of w8a8: layers, from the first, whose down_proj is w8a16 as the head is.
+    :param fine: of w8a8: what is w8a16 as the head is: none, every down_proj, or all.
     """
     shape = checkpoint.architecture
 
@@ -49,7 +49,8 @@ def logits(checkpoint: Checkpoint, tokens: Sequence[int], linear: Linear = exact
     embeddings = weight('model.embed_tokens')
     x = (embeddings if linear is exact else embeddings.astype(np.float16))[list(tokens)]
     x = x.astype(np.float64)
-    fine = w8a16 if linear is w8a8 else linear
+    finer = w8a16 if linear is w8a8 else linear
+    linear, down = (finer if fine in names else linear for names in (('all',), ('all', 'down')))
     for layer in range(shape.layers):
         name = f'model.layers.{layer}'
         h = _rms_norm(x, weight(f'{name}.input_layernorm'), shape.norm_eps)
@@ -59,11 +60,10 @@ def logits(checkpoint: Checkpoint, tokens: Sequence[int], linear: Linear = exact
         x = x + linear(heads, weight(f'{name}.self_attn.o_proj'))
         h = _rms_norm(x, weight(f'{name}.post_attention_layernorm'), shape.norm_eps)
         gate, up = (linear(h, weight(f'{name}.mlp.{part}_proj')) for part in ('gate', 'up'))
-        down = fine if layer < fine_layers else linear
         x = x + down(gate / (1 + np.exp(-gate)) * up, weight(f'{name}.mlp.down_proj'))
     x = _rms_norm(x, weight('model.norm'), shape.norm_eps)
     head = embeddings if shape.tied_embeddings else weight('lm_head')
-    return fine(x, head)
+    return finer(x, head)
 
 
 def _rms_norm(x: Array, gain: Array, epsilon: float) -> Array:

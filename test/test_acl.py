@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 import random
 import sys
 from threading import Thread
@@ -12,6 +13,8 @@ from threading import Thread
 from ascend import compiled, FORMS
 import numpy as np
 from numpy.typing import NDArray
+import onnx
+from onnx import TensorProto
 import pytest
 from test_conversation import random_turn, Watched, Witness
 from tiny_models import tiny
@@ -265,12 +268,13 @@ def session(artifact: Artifact) -> None:
         backend.close()
 
 
-def calls_of(form: str, artifact: Artifact) -> list[tuple[str, int]]:
-    """Return the first and the last call of each name in a session."""
+def calls_of(form: str, artifact: Artifact, which: str) -> list[tuple[str, int]]:
+    """Return each call of a session, or the first and the last of each name."""
     simulator.reset(form=form)
     session(artifact)
     counts = Counter(simulator.calls)
-    return sorted({(name, nth) for name, count in counts.items() for nth in (1, count)})
+    return sorted({(name, nth) for name, count in counts.items()
+                   for nth in (range(1, count + 1) if which == 'each' else (1, count))})
 
 
 FREES = ('destroy', 'free', 'unload', 'reset_device', 'set_context', 'synchronize')
@@ -281,11 +285,11 @@ MADE = ('create_desc', 'create_dataset', 'create_data_buffer')
 """Calls that return a handle and no code."""
 
 
-@pytest.mark.parametrize(('form', 'code'), [
-    ('rc', 507011), ('ep', 507014), ('ep', 207001), ('ep', 107002)],
-    ids=['context lost', 'device lost', 'no memory', 'no context'])
-def test_fault_at_any_call_is_told_and_leaves_nothing(small, form, code):
-    for call, nth in calls_of(form, small):
+@pytest.mark.parametrize(('form', 'code', 'which'), [
+    ('rc', 507011, 'each'), ('ep', 507014, 'each'), ('ep', 207001, 'ends'),
+    ('ep', 107002, 'ends')], ids=['context lost', 'device lost', 'no memory', 'no context'])
+def test_fault_at_any_call_is_told_and_leaves_nothing(small, form, code, which):
+    for call, nth in calls_of(form, small, which):
         simulator.reset(form=form)
         simulator.fail(call, nth, code)
         is_asked = any(word in call for word in ASKED)
@@ -415,6 +419,45 @@ def changed(artifact: Artifact, **changes: object) -> Artifact:
 def test_number_that_differs_from_the_manifest_is_named(board, artifact, changes, message):
     with pytest.raises(BackendError, match=f'decoder.om is not what its manifest says: {message}'):
         AclBackend(changed(artifact, **changes))
+
+
+def of_type(artifact: Artifact, folder: Path, name: str, kind: int) -> Artifact:
+    """Return an artifact whose .om takes or gives a tensor in another type; all else is as is."""
+    graph = (model := onnx.load(artifact.graph)).graph
+    for value in (*graph.input, *graph.output):
+        if value.name == name:
+            before, value.type.tensor_type.elem_type = value.type.tensor_type.elem_type, kind
+    is_input = name in [value.name for value in graph.input]
+    for node in graph.node:
+        names = node.input if is_input else node.output
+        names[:] = [f'{name}/cast' if each == name else each for each in names]
+    ends = (name, f'{name}/cast') if is_input else (f'{name}/cast', name)
+    graph.node.insert(0 if is_input else len(graph.node), onnx.helper.make_node(
+        'Cast', ends[:1], ends[1:], to=before if is_input else kind))
+    onnx.save(model, folder / OM)  # which the simulator loads in place of an .om
+    return replace(artifact, folder=folder)
+
+
+@pytest.mark.parametrize(('name', 'kind', 'message'), [
+    ('input_ids', TensorProto.INT32, 'int32 in the .om, int64 in the manifest'),
+    ('attention_mask', TensorProto.FLOAT16, 'float16 in the .om, int64 in the manifest'),
+    ('position_ids', TensorProto.DOUBLE, 'aclDataType 11 in the .om, int64 in the manifest'),
+    ('past_key_values', TensorProto.FLOAT, 'float32 in the .om, float16 in the manifest'),
+    ('logits', TensorProto.INT32, 'int32 in the .om, float16 or float32 in the manifest'),
+    ('out_key_values', TensorProto.FLOAT, 'float32 in the .om, float16 in the manifest')],
+    ids=['tokens', 'mask', 'positions', 'past', 'logits', 'rows'])
+def test_type_that_differs_from_the_manifest_is_named(board, artifact, tmp_path, name, kind,
+                                                      message):
+    with pytest.raises(BackendError, match=f'decoder.om is not what its manifest says: {name}: '
+                       f'type is {message}'):
+        AclBackend(of_type(artifact, tmp_path, name, kind))
+
+
+def test_logits_in_half_precision_are_read(backend, board, artifact, tmp_path):
+    # Which shows, too, that an .om made for the test above runs where its types are allowed
+    with closing(AclBackend(of_type(artifact, tmp_path, 'logits', TensorProto.FLOAT16))) as half:
+        found, expected = (logits(each, TOKENS[:3]) for each in (half, backend))
+    np.testing.assert_array_equal(found, expected.astype(np.float16))
 
 
 def test_gears_that_differ_from_the_manifest_are_named(board, geared):

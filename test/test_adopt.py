@@ -7,6 +7,7 @@ import sys
 
 from ascend import SIMULATOR
 import numpy as np
+import numpy_llama
 import onnx
 import pytest
 from tiny_models import tiny, write_tokenizer
@@ -86,15 +87,18 @@ def test_folder_that_holds_something_else_is_left_alone(om, words, tmp_path):
 
 def test_command_prints_the_folder_of_the_artifact(om, words, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('TINYLLAMA_ROS_CACHE', str(tmp_path))
-    assert main(['adopt', str(om), '--tokenizer', str(words), '--kv-length', '48']) == 0
+    assert main(['adopt', str(om), '--tokenizer', str(words), '--kv-length', '48', '--chunks',
+                 '1,16']) == 0
     folder = tmp_path / 'artifacts' / 'tiny-llama'
     assert capsys.readouterr().out == f'{folder}\n'
-    assert Artifact.open(folder).manifest.kv_length == 48
+    manifest = Artifact.open(folder).manifest
+    assert (manifest.kv_length, manifest.chunk_sizes) == (48, (1, 16))
 
 
-def compile_elsewhere(folder):
+def compile_elsewhere(folder, chunk_sizes):
     """Return an .om as others make it: logits in float16, and a third output."""
-    build(tiny(), folder, name='x', quantization='fp32', kv_length=48, target='ascend')
+    build(tiny(), folder, name='x', quantization='fp32', kv_length=48, target='ascend',
+          chunk_sizes=chunk_sizes)
     artifact = Artifact.open(folder)
     model = onnx.load(artifact.graph, load_external_data=False)
     graph, half = model.graph, onnx.TensorProto.FLOAT16
@@ -111,20 +115,24 @@ def compile_elsewhere(folder):
     return folder / 'tiny-llama.om', artifact.manifest.architecture
 
 
+@pytest.mark.parametrize('chunk_sizes', [(1,), (1, 4)], ids=['one_length', 'gears'])
 @pytest.mark.parametrize('form', ['rc', 'ep'])
-def test_adopted_om_runs(words, tmp_path, form):
+def test_adopted_om_runs(words, tmp_path, form, chunk_sizes):
     simulator.reset(form=form)
-    om, shape = compile_elsewhere(tmp_path / 'elsewhere')
+    om, shape = compile_elsewhere(tmp_path / 'elsewhere', chunk_sizes)
     (words / 'config.json').write_text(json.dumps(CONFIG | {
         'num_hidden_layers': shape.layers, 'num_attention_heads': shape.heads,
         'num_key_value_heads': shape.kv_heads, 'head_dim': shape.head_dim,
         'vocab_size': shape.vocab_size}))
-    adopt(om, words, tmp_path / 'out', kv_length=48, soc_version='Ascend310B4')
+    adopt(om, words, tmp_path / 'out', kv_length=48, chunk_sizes=chunk_sizes,
+          soc_version='Ascend310B4')
     backend = AclBackend(Artifact.open(tmp_path / 'out'))
-    tokens = np.array([5, 9, 3])
-    found = [backend.forward(tokens[i:i + 1], i).copy() for i in range(3)]
+    tokens, longest = np.array([5, 9, 3]), chunk_sizes[-1]
+    found = np.concatenate([backend.forward(tokens[i:i + longest], i, all_logits=True).copy()
+                            for i in range(0, 3, longest)])
     backend.close()
-    assert all(row.dtype == np.float32 and np.ptp(row) > 1 for row in found)
-    assert (found[0] == np.float32(np.float16(found[0]))).all()
+    np.testing.assert_allclose(found, numpy_llama.logits(tiny(), tokens), rtol=0, atol=2e-3)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, found.astype(np.float16))
     acl.finalize()
     simulator.assert_clean()

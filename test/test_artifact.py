@@ -322,6 +322,27 @@ def test_om_takes_the_place_of_an_older_one(ascend, om):
     assert Artifact.open(ascend.folder).manifest.om.toolkit == ''
 
 
+def test_artifact_is_sound_at_each_instant_of_recording_another_om(ascend, om, monkeypatch):
+    recorded = record_om(ascend, om, COMPILED)
+    om.write_bytes(b'another one')
+    seen, replace_path = [], Path.replace
+
+    def look() -> None:
+        compiled = Artifact.open(ascend.folder).manifest.om
+        seen.append(compiled and compiled.toolkit)
+
+    def watched(path: Path, target: Path) -> Path:
+        look()
+        try:
+            return replace_path(path, target)
+        finally:
+            look()
+    monkeypatch.setattr(Path, 'replace', watched)
+    record_om(recorded, om, replace(COMPILED, toolkit='new'))
+    assert (seen[0], seen[-1]) == (COMPILED.toolkit, 'new')
+    assert set(seen[1:-1]) == {None}
+
+
 @pytest.mark.parametrize('content', [None, b'altered'], ids=['deleted', 'altered'])
 def test_compiled_artifact_does_without_the_files_it_was_compiled_from(ascend, om, content):
     record_om(ascend, om, COMPILED)

@@ -1,5 +1,6 @@
-"""The default model in the Ascend dialect gives the golden answers, token by token."""
+"""The default model in the Ascend dialect: golden answers in fp32, the CPU's in w8a8."""
 
+from contextlib import closing
 import shutil
 
 from ascend_reference import open_session, ReferenceBackend
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 from test_golden import each_case, NAME, pytestmark  # noqa: F401
 
-from tinyllama_ros.model.artifact import GRAPH
+from tinyllama_ros.engine.onnx import OnnxBackend
+from tinyllama_ros.model.artifact import Artifact, GRAPH
 from tinyllama_ros.model.ascend_graph import write_ascend_graph
 from tinyllama_ros.model.ascend_linear import AscendFloatLinear
+from tinyllama_ros.model.build import build
 from tinyllama_ros.model.cache_folder import default_cache
 from tinyllama_ros.model.sources import open_checkpoint
 
@@ -17,10 +20,14 @@ SLOTS = 128
 
 
 @pytest.fixture(scope='module')
-def backend(tmp_path_factory):
+def checkpoint():
+    return open_checkpoint(NAME, default_cache())
+
+
+@pytest.fixture(scope='module')
+def backend(checkpoint, tmp_path_factory):
     """Return the model in fp32; its 650 MB do not outlive the tests."""
     folder = tmp_path_factory.mktemp('ascend')
-    checkpoint = open_checkpoint(NAME, default_cache())
     for _ in write_ascend_graph(checkpoint, AscendFloatLinear, SLOTS, folder, (1, SLOTS)):
         pass
     arch = checkpoint.architecture
@@ -34,3 +41,27 @@ def test_greedy_answer_is_the_same(backend, case):
     prompt, answer = case['input_ids'], case['greedy_ids']
     logits = backend.forward(np.array([*prompt, *answer[:-1]]), 0, all_logits=True)
     assert logits[len(prompt) - 1:].argmax(axis=1).tolist() == answer
+
+
+@pytest.fixture(scope='module')
+def w8a8(checkpoint, tmp_path_factory):
+    """Return the model in w8a8 in both dialects, every linear fine."""
+    folder = tmp_path_factory.mktemp('w8a8')
+    for target in ('cpu', 'ascend'):
+        build(checkpoint, folder / target, name=NAME, quantization='w8a8', kv_length=SLOTS,
+              target=target, chunk_sizes=(1, SLOTS), fine='all')
+    cpu, ascend = (Artifact.open(folder / target) for target in ('cpu', 'ascend'))
+    with closing(OnnxBackend(cpu, threads=2)) as backend:
+        yield backend, ReferenceBackend(open_session(ascend.graph, threads=2),
+                                        ascend.manifest.architecture, SLOTS)
+    shutil.rmtree(folder)
+
+
+@each_case
+def test_w8a8_says_what_the_cpu_says(w8a8, case):
+    prompt, answer = case['input_ids'], case['greedy_ids']
+    tokens = np.array([*prompt, *answer[:-1]])
+    cpu, ascend = (each.forward(tokens, 0, all_logits=True)[len(prompt) - 1:] for each in w8a8)
+    rows, said = np.arange(len(answer)), ascend.argmax(axis=1)
+    gap = cpu.max(axis=1) - cpu[rows, said]
+    assert (gap < np.spacing(cpu.max(axis=1).astype(np.float16))).all()

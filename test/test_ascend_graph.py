@@ -14,7 +14,7 @@ import onnx
 from onnx import helper, numpy_helper, TensorProto
 from probes import Altered
 import pytest
-from test_graph import distance, MODELS, Peculiar, SPIKE, ZERO
+from test_graph import distance, FINE, MODELS, Peculiar, SPIKE, ZERO
 from tiny_models import tiny
 
 from tinyllama_ros.engine.onnx import OnnxBackend
@@ -25,18 +25,16 @@ from tinyllama_ros.model.checkpoint import Checkpoint
 from tinyllama_ros.perplexity import window_loss
 
 SLOTS = 48
-FINE_LAYERS = 1
-"""Of two: one whose down_proj has activations of 8 bits, one with nearly 16."""
 OPERATORS = json.loads(
     (Path(__file__).parent / 'data' / 'ascend310b-operators.json').read_text())['operators']
 QUANTIZATIONS = ('fp32', 'fp16', 'w8a8')
 CHUNKS = {'chunk_of_one': (1,), 'chunk_of_16': (16,), 'gears': (1, 16)}
 
 
-def make(folder: Path, checkpoint: Checkpoint, quantization: str, chunk_sizes: Sequence[int] = (1,)
-         ) -> Artifact:
+def make(folder: Path, checkpoint: Checkpoint, quantization: str,
+         chunk_sizes: Sequence[int] = (1,), fine: str = 'down') -> Artifact:
     build(checkpoint, folder, name='tiny', quantization=quantization, kv_length=SLOTS,
-          target='ascend', chunk_sizes=tuple(chunk_sizes), fine_layers=FINE_LAYERS)
+          target='ascend', chunk_sizes=tuple(chunk_sizes), fine=fine)
     return Artifact.open(folder)
 
 
@@ -260,10 +258,11 @@ class Subject:
     """A model, and its graph in the Ascend dialect."""
 
     def __init__(self, folder: Path, checkpoint: Checkpoint, quantization: str,
-                 chunk_sizes: Sequence[int]) -> None:
+                 chunk_sizes: Sequence[int], fine: str = 'down') -> None:
         self.checkpoint = checkpoint
+        self.fine = fine
         self.backend = ReferenceBackend.of(make(folder / 'tiny', checkpoint, quantization,
-                                                chunk_sizes))
+                                                chunk_sizes, fine))
 
     def tokens(self, count: int, seed: int = 0) -> list[int]:
         """Return random tokens."""
@@ -295,7 +294,8 @@ def fp32(request, tmp_path_factory):
 @pytest.fixture(scope='module', params=MODELS)
 def w8a8(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp('w8a8')
-    return Subject(folder, Peculiar(MODELS[request.param]()), 'w8a8', (1, 16))
+    return Subject(folder, Peculiar(MODELS[request.param]()), 'w8a8', (1, 16),
+                   FINE[request.param])
 
 
 @st.composite
@@ -375,7 +375,7 @@ were seen. One scale per chunk makes it 2.
 def test_w8a8_agrees_with_its_simulation(w8a8, lengths):
     tokens = [*w8a8.tokens(20), SPIKE, ZERO, *w8a8.tokens(26, seed=10)]
     found = w8a8.read(tokens, lengths)
-    simulated, unrounded = (numpy_llama.logits(w8a8.checkpoint, tokens, linear, FINE_LAYERS)
+    simulated, unrounded = (numpy_llama.logits(w8a8.checkpoint, tokens, linear, w8a8.fine)
                             for linear in (numpy_llama.w8a8, numpy_llama.exact))
     assert distance(found, simulated) < SAME * distance(simulated, unrounded)
 
@@ -389,7 +389,7 @@ def test_w8a8_loses_little(w8a8):
 def test_w8a8_predicts_as_well_as_the_cpu_dialect(tmp_path):
     subject = Subject(tmp_path, tiny(heads=6, kv_heads=2), 'w8a8', [1, 16])
     build(subject.checkpoint, tmp_path / 'cpu', name='tiny', quantization='w8a8',
-          kv_length=SLOTS, fine_layers=FINE_LAYERS)
+          kv_length=SLOTS, fine=subject.fine)
     cpu = OnnxBackend(Artifact.open(tmp_path / 'cpu'), threads=1)
     windows = [np.array(subject.tokens(SLOTS, seed)) for seed in range(40)]
     expected, found = (np.concatenate([window_loss(backend, window) for window in windows]).mean()
@@ -401,7 +401,7 @@ def test_w8a8_predicts_as_well_as_the_cpu_dialect(tmp_path):
 @pytest.mark.parametrize('tokens', [[ZERO], [ZERO, ZERO, 5], [5, ZERO]], ids=str)
 def test_token_of_zeros_gives_numbers(w8a8, tokens):
     found = w8a8.read(tokens, [len(tokens)])
-    expected = numpy_llama.logits(w8a8.checkpoint, tokens, numpy_llama.w8a8, FINE_LAYERS)
+    expected = numpy_llama.logits(w8a8.checkpoint, tokens, numpy_llama.w8a8, w8a8.fine)
     assert np.isfinite(found).all()
     assert distance(found, expected) < 0.05  # of logits around 1
 

@@ -11,6 +11,7 @@ from tiny_models import tiny
 
 from tinyllama_ros.errors import ArtifactError, ConfigError, ModelError
 from tinyllama_ros.model import calibrate as module
+from tinyllama_ros.model.artifact import locked
 from tinyllama_ros.model.calibrate import calibrate, calibrated, held_out, LONGEST, SAMPLE
 from tinyllama_ros.model.smooth import groups
 
@@ -151,6 +152,14 @@ def test_left_overs_of_a_killed_run_are_cleared(path):
     (left / 'decoder.onnx.data').write_bytes(b'half of it')
     calibrate(tiny(), PIECES, path)
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_two_calibrations_at_once_do_not_meet(path):
+    under_way = path.with_name(f'.{path.name}.partial')
+    under_way.mkdir()
+    with locked(under_way), pytest.raises(ArtifactError, match='another build is filling'):
+        calibrate(tiny(), PIECES, path)
+    assert under_way.exists() and not path.exists()
 
 
 @pytest.mark.parametrize(('lengths', 'message'), [

@@ -26,16 +26,6 @@ def test_artifact_is_built_under_its_default_name_and_printed(cache, capsys):
     assert Artifact.open(folder).manifest.kv_length == 512  # what the shape was "trained" on
 
 
-def test_sound_artifact_is_not_built_again(cache, capsys):
-    main(['random', 'tiny'])
-    path = cache / 'artifacts' / 'random-tiny-w8a8' / WEIGHTS
-    before = path.stat().st_mtime_ns
-    assert main(['random', 'tiny']) == 0
-    assert path.stat().st_mtime_ns == before
-    assert main(['random', 'tiny', '--force']) == 0
-    assert path.stat().st_mtime_ns > before
-
-
 def test_artifact_for_ascend_has_a_name_of_its_own(cache, capsys):
     assert main(['random', 'tiny', '--target', 'ascend', '--quant', 'fp16']) == 0
     folder = cache / 'artifacts' / 'random-tiny-fp16-ascend'
@@ -45,13 +35,41 @@ def test_artifact_for_ascend_has_a_name_of_its_own(cache, capsys):
         'ascend', 'fp16', (1,))
 
 
-@pytest.mark.parametrize('options', [['--target', 'ascend'], ['--chunks', '1,8']], ids=' '.join)
-def test_artifact_for_another_target_or_other_chunks_is_built_anew(cache, options):
-    folder = str(cache / 'out')
-    main(['random', 'tiny', folder])
-    assert main(['random', 'tiny', folder, *options]) == 0
-    manifest = Artifact.open(cache / 'out').manifest
-    assert (manifest.dialect, manifest.chunk_sizes) in (('ascend', (1,)), ('cpu', (1, 8)))
+KINDS = {
+    '': ('cpu', 'w8a8', 'down', 512, (1, 16, 64)),
+    '--chunks 1,8': ('cpu', 'w8a8', 'down', 512, (1, 8)),
+    '--fine none': ('cpu', 'w8a8', 'none', 512, (1, 16, 64)),
+    '--kv-length 64': ('cpu', 'w8a8', 'down', 64, (1, 16, 64)),
+    '--quant fp32': ('cpu', 'fp32', '', 512, (1, 16, 64)),
+    '--target ascend': ('ascend', 'w8a8', 'all', 512, (1,)),
+    '--target ascend --chunks 1,16': ('ascend', 'w8a8', 'all', 512, (1, 16)),
+    '--target ascend --fine down': ('ascend', 'w8a8', 'down', 512, (1,)),
+    '--target ascend --quant fp16': ('ascend', 'fp16', '', 512, (1,)),
+}
+"""Options, and the artifact that they make."""
+
+
+@pytest.mark.parametrize('options', KINDS)
+def test_artifact_is_what_is_asked_for_whatever_was_there(cache, options):
+    for other in ('', '--target ascend', options):
+        assert main(['random', 'tiny', str(cache / 'out'), *other.split()]) == 0
+        for asked in (options, other):
+            assert main(['random', 'tiny', str(cache / 'out'), *asked.split()]) == 0
+            made = Artifact.open(cache / 'out').manifest
+            assert KINDS[asked] == (made.dialect, made.quantization, made.fine, made.kv_length,
+                                    made.chunk_sizes)
+
+
+@pytest.mark.parametrize('options', KINDS)
+def test_sound_artifact_is_not_built_again(cache, options):
+    build = ['random', 'tiny', str(cache / 'out'), *options.split()]
+    path = cache / 'out' / WEIGHTS
+    main(build)
+    before = path.stat().st_mtime_ns
+    assert main(build) == 0
+    assert path.stat().st_mtime_ns == before
+    assert main([*build, '--force']) == 0
+    assert path.stat().st_mtime_ns > before
 
 
 @pytest.mark.parametrize('text', ['', '1,', 'one', '1;16', '1.5'])
@@ -60,15 +78,6 @@ def test_chunks_that_are_no_numbers_are_refused(capsys, text):
         main(['random', 'tiny', '--chunks', text])
     assert f'--chunks: {text!r} is no list of whole numbers such as 1,16' in (
         capsys.readouterr().err)
-
-
-@pytest.mark.parametrize('options', [['--kv-length', '64'], ['--quant', 'fp32']])
-def test_artifact_of_another_kind_is_built_anew(cache, options):
-    folder = str(cache / 'out')
-    main(['random', 'tiny', folder])
-    assert main(['random', 'tiny', folder, *options]) == 0
-    manifest = Artifact.open(cache / 'out').manifest
-    assert (manifest.kv_length, manifest.quantization) in ((64, 'w8a8'), (512, 'fp32'))
 
 
 def test_another_model_in_the_folder_is_not_taken_for_this_one(cache):

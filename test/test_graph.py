@@ -19,8 +19,6 @@ from tinyllama_ros.model.checkpoint import Checkpoint
 from tinyllama_ros.model.random import RandomCheckpoint, SHAPES
 
 SLOTS = 96
-FINE_LAYERS = 1
-"""Of two: one whose down_proj has activations of 8 bits, one with nearly 16."""
 LONGEST = 64
 """Tokens of the longest chunk."""
 SPIKE = 7
@@ -64,10 +62,15 @@ MODELS: dict[str, Callable[[], RandomCheckpoint]] = {
 }
 
 
+FINE = dict(zip(MODELS, ('none', 'down', 'all', 'down'), strict=True))
+"""What gets activations of nearly 16 bits in w8a8."""
+
+
 class Subject:
     """A model, and its graph on a backend."""
 
-    def __init__(self, checkpoint: Checkpoint, backend: OnnxBackend) -> None:
+    def __init__(self, checkpoint: Checkpoint, backend: OnnxBackend, fine: str) -> None:
+        self.fine = fine
         self.checkpoint = checkpoint
         self.backend = backend
 
@@ -97,12 +100,12 @@ class Subject:
 @pytest.fixture(scope='module', params=[True, False], ids=['ours', 'onnxruntime'])
 def open_subject(request, tmp_path_factory):
     """Return a function that builds an artifact and opens it, with our kernels and without."""
-    def open_subject(checkpoint, quantization, fine_layers=0):
+    def open_subject(checkpoint, quantization, fine='none'):
         folder = tmp_path_factory.mktemp('artifacts') / quantization
         build(checkpoint, folder, name='tiny', quantization=quantization, kv_length=SLOTS,
-              fine_layers=fine_layers)
+              fine=fine)
         subjects.append(Subject(checkpoint, OnnxBackend(
-            Artifact.open(folder), threads=1, own_kernels=request.param)))
+            Artifact.open(folder), threads=1, own_kernels=request.param), fine))
         return subjects[-1]
 
     subjects: list[Subject] = []
@@ -118,7 +121,7 @@ def fp32(request, open_subject):
 
 @pytest.fixture(scope='module', params=MODELS)
 def w8a8(request, open_subject):
-    return open_subject(Peculiar(MODELS[request.param]()), 'w8a8', FINE_LAYERS)
+    return open_subject(Peculiar(MODELS[request.param]()), 'w8a8', FINE[request.param])
 
 
 @st.composite
@@ -211,7 +214,7 @@ there: 0.0 to 0.4 were seen. One scale per chunk makes it 2.
 def test_w8a8_agrees_with_its_simulation(w8a8, seed):
     tokens = [*w8a8.tokens(30, seed), SPIKE, ZERO, *w8a8.tokens(30, seed + 10)]
     found = w8a8.read(tokens, [len(tokens)])
-    simulated, unrounded = (numpy_llama.logits(w8a8.checkpoint, tokens, linear, FINE_LAYERS)
+    simulated, unrounded = (numpy_llama.logits(w8a8.checkpoint, tokens, linear, w8a8.fine)
                             for linear in (numpy_llama.w8a8, numpy_llama.exact))
     assert distance(found, simulated) < SAME * distance(found, unrounded)
 
@@ -221,7 +224,7 @@ def test_w8a8_agrees_with_its_simulation(w8a8, seed):
 def test_split_into_chunks_does_not_change_w8a8(w8a8, lengths, seed):
     tokens = w8a8.tokens(SLOTS, seed)
     tokens[SLOTS // 2] = SPIKE
-    simulated, unrounded = (numpy_llama.logits(w8a8.checkpoint, tokens, linear, FINE_LAYERS)
+    simulated, unrounded = (numpy_llama.logits(w8a8.checkpoint, tokens, linear, w8a8.fine)
                             for linear in (numpy_llama.w8a8, numpy_llama.exact))
     found = w8a8.read(tokens, lengths)
     assert distance(found, simulated) < SAME * distance(simulated, unrounded)
@@ -236,6 +239,6 @@ def test_w8a8_loses_little(w8a8):
 @pytest.mark.parametrize('tokens', [[ZERO], [ZERO, ZERO, 5], [5, ZERO]], ids=str)
 def test_token_of_zeros_gives_numbers(w8a8, tokens):
     found = w8a8.read(tokens, [len(tokens)])
-    expected = numpy_llama.logits(w8a8.checkpoint, tokens, numpy_llama.w8a8, FINE_LAYERS)
+    expected = numpy_llama.logits(w8a8.checkpoint, tokens, numpy_llama.w8a8, w8a8.fine)
     assert np.isfinite(found).all()
     assert distance(found, expected) < 0.05  # of logits around 1

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from tinyllama_ros.errors import ConfigError, ModelError
-from tinyllama_ros.model.quantize import fine_layers_of, quantize_weight, ROWS_AT_ONCE
-from tinyllama_ros.model.random import SHAPES
+from tinyllama_ros.model.quantize import check_fine, is_fine, quantize_weight, ROWS_AT_ONCE
 
 numbers = st.floats(-2.0 ** 100, 2.0 ** 100, width=32, allow_subnormal=False)
 weights = npst.arrays(np.float32, npst.array_shapes(min_dims=2, max_dims=2, max_side=8),
@@ -70,12 +69,14 @@ def test_channel_that_is_not_finite_is_named(value, channel):
         quantize_weight(weight)
 
 
-@pytest.mark.parametrize(('wanted', 'expected'), [(None, 22), (0, 0), (5, 5)])
-def test_every_layer_is_fine_unless_told_otherwise(wanted, expected):
-    assert fine_layers_of(SHAPES['tinyllama-1.1b'], wanted) == expected
+@pytest.mark.parametrize(('fine', 'expected'), [
+    ('none', ['logits']), ('down', ['layer.21/mlp/down', 'logits']),
+    ('all', ['layer.0/attention/qkv', 'layer.21/mlp/down', 'logits'])])
+def test_head_is_always_fine(fine, expected):
+    paths = ['layer.0/attention/qkv', 'layer.21/mlp/down', 'logits']
+    assert [path for path in paths if is_fine(path, fine)] == expected
 
 
-@pytest.mark.parametrize('wanted', [-1, 23])
-def test_more_fine_layers_than_there_are_is_refused(wanted):
-    with pytest.raises(ConfigError, match=rf'fine_layers is {wanted}; it must be in 0\.\.22'):
-        fine_layers_of(SHAPES['tinyllama-1.1b'], wanted)
+def test_unknown_fineness_is_refused():
+    with pytest.raises(ConfigError, match="fine is 'most'; it must be one of none, down, all"):
+        check_fine('most')

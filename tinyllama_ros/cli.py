@@ -14,6 +14,7 @@ from tinyllama_ros.errors import ArtifactError, TinyLlamaError
 from tinyllama_ros.model.artifact import Artifact
 from tinyllama_ros.model.cache_folder import artifacts_folder, default_cache, find_artifact
 from tinyllama_ros.model.checkpoint import Checkpoint
+from tinyllama_ros.model.quantize import FINE
 
 KV_LENGTH = 1024
 DEFAULT_MODELS = {'onnx': 'smollm2-135m-instruct-w8a8', 'acl': 'smollm2-135m-instruct-w8a8-ascend'}
@@ -76,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
                        'tokenizer_config.json and tokenizer.model or tokenizer.json; no weights')
     adopt.add_argument('--kv-length', type=int, metavar='SLOTS', default=KV_LENGTH,
                        help='slots of the cache that it was compiled for (default: %(default)s)')
+    adopt.add_argument('--chunks', type=_chunk_sizes, default=(1,), metavar='S,...',
+                       help='chunk lengths that it was compiled for, ascending; several are '
+                       "ATC's gears (default: 1)")
     adopt.add_argument('--soc-version', metavar='CHIP', default='', help='chip that it was '
                        'compiled for, such as Ascend310B4 (default: not checked)')
     adopt.set_defaults(run=_adopt)
@@ -140,10 +144,11 @@ def _add_build_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--chunks', type=_chunk_sizes, default=(), metavar='S,...',
                         help='tokens of a pass, ascending; ascend takes no other, and several '
                         'make its .om larger (default: 1,16,64 for cpu, 1 for ascend)')
-    parser.add_argument('--fine-layers', type=int, metavar='N',
-                        help='of w8a8: layers, from the first, whose down_proj gets activations '
-                        'of 16 bits: nearer to fp32; all of them make reading a prompt a fifth to '
-                        'a quarter slower (default: all)')
+    parser.add_argument('--fine', choices=FINE, default='',
+                        help='of w8a8: products, beside the head, that get activations of 16 '
+                        'bits: nearer to fp32; on a CPU, down makes reading a prompt a fifth to a '
+                        'quarter slower, all nearly twice as slow (default: down for cpu, all for '
+                        'ascend)')
     parser.add_argument('--kv-length', type=int, metavar='SLOTS',
                         help=f'slots of the cache (default: {KV_LENGTH}, or what the model was '
                         'trained on where that is less)')
@@ -214,8 +219,6 @@ def _make(arguments: argparse.Namespace, name: str, recipe: str,
     """Build an artifact where there is none like it yet, and print its folder."""
     from tinyllama_ros.workbench import make_artifact
     recipe += f', {RECIPE}'
-    if arguments.fine_layers is not None:
-        recipe += f', fine layers {arguments.fine_layers}'
     suffix = '' if arguments.target == 'cpu' else f'-{arguments.target}'
     folder = arguments.out or artifacts_folder() / f'{name}-{arguments.quant}{suffix}'
     if arguments.force or not _is_there(folder, recipe, arguments):
@@ -224,28 +227,31 @@ def _make(arguments: argparse.Namespace, name: str, recipe: str,
         make_artifact(checkpoint, folder, name=name, quantization=arguments.quant,
                       kv_length=slots, target=arguments.target, chunk_sizes=arguments.chunks,
                       smoothing=arguments.smoothing, text=arguments.text,
-                      fine_layers=arguments.fine_layers, recipe=recipe,
-                      progress=sys.stderr.isatty())
+                      fine=arguments.fine, recipe=recipe, progress=sys.stderr.isatty())
     print(folder)
 
 
 def _is_there(folder: Path, recipe: str, arguments: argparse.Namespace) -> bool:
     """Return whether a folder holds a sound artifact of what is asked for."""
+    from tinyllama_ros.model.build import TARGETS as DIALECTS
     try:
         manifest = Artifact.open(folder).manifest
     except ArtifactError:
         return False
+    usual = DIALECTS[arguments.target]
+    fine = (arguments.fine or usual.fine) if arguments.quant == 'w8a8' else ''
+    longest = min(KV_LENGTH, manifest.architecture.context_length)
     return (manifest.recipe == recipe and manifest.quantization == arguments.quant
-            and manifest.dialect == arguments.target
-            and arguments.chunks in ((), manifest.chunk_sizes)
-            and arguments.kv_length in (None, manifest.kv_length))
+            and manifest.dialect == arguments.target and manifest.fine == fine
+            and manifest.chunk_sizes == (arguments.chunks or usual.chunk_sizes)
+            and manifest.kv_length == (arguments.kv_length or longest))
 
 
 def _adopt(arguments: argparse.Namespace) -> None:
     from tinyllama_ros.model.adopt import adopt
     folder = arguments.out or artifacts_folder() / arguments.om.stem
     adopt(arguments.om, arguments.tokenizer, folder, kv_length=arguments.kv_length,
-          soc_version=arguments.soc_version)
+          chunk_sizes=arguments.chunks, soc_version=arguments.soc_version)
     print(folder)
 
 

@@ -16,7 +16,6 @@ from tinyllama_ros.model.artifact import Artifact, HeldOutLoss, record_held_out
 from tinyllama_ros.model.build import build, plan
 from tinyllama_ros.model.calibrate import calibrate, Calibration, held_out, own_text
 from tinyllama_ros.model.checkpoint import Checkpoint
-from tinyllama_ros.model.quantize import fine_layers_of
 from tinyllama_ros.model.smooth import check_smoothing, smooth
 from tinyllama_ros.perplexity import window_loss
 
@@ -26,8 +25,7 @@ SEPARATOR = '\n---\n'
 def make_artifact(checkpoint: Checkpoint, folder: Path, *, name: str, quantization: str,
                   kv_length: int, target: str = 'cpu', chunk_sizes: tuple[int, ...] = (),
                   smoothing: str = 'refined', text: Path | None = None,
-                  fine_layers: int | None = None, recipe: str = '', progress: bool = False
-                  ) -> None:
+                  fine: str = '', recipe: str = '', progress: bool = False) -> None:
     """
     Write the artifact of a checkpoint, for w8a8 with its activations smoothed.
 
@@ -37,7 +35,7 @@ def make_artifact(checkpoint: Checkpoint, folder: Path, *, name: str, quantizati
     :param smoothing: ``refined``, ``searched``, an alpha, or ``none``; see model/smooth.py.
     :param text: to calibrate on, UTF-8; pieces may be parted by lines of three hyphens. The
         project's own where there is none.
-    :param fine_layers: see quantize.fine_layers_of.
+    :param fine: see build.
     :param recipe: noted in the manifest.
     :param progress: show bars on stderr.
     :raises ConfigError: an option is out of range, or the text is too short.
@@ -45,19 +43,18 @@ def make_artifact(checkpoint: Checkpoint, folder: Path, *, name: str, quantizati
     :raises ArtifactError: the folder cannot be written, or holds something else.
     """
     check_smoothing(smoothing)
-    fine_layers = fine_layers_of(checkpoint.architecture, fine_layers)
+    planned = plan(checkpoint, folder, name=name, quantization=quantization, target=target,
+                   kv_length=kv_length, chunk_sizes=chunk_sizes, fine=fine)
     write = partial(build, name=name, quantization=quantization, kv_length=kv_length,
-                    fine_layers=fine_layers, recipe=recipe, progress=progress)
+                    fine=planned.fine, recipe=recipe, progress=progress)
     write_target = partial(write, folder=folder, target=target, chunk_sizes=chunk_sizes)
     if quantization != 'w8a8' or smoothing == 'none':
         write_target(checkpoint)
         return
-    plan(checkpoint, folder, name=name, quantization=quantization, target=target,
-         kv_length=kv_length, chunk_sizes=chunk_sizes)
     pieces = calibration_pieces(checkpoint, text)
-    path = folder.with_name(f'{folder.name}.calibration.safetensors')
+    path = folder.with_name(f'{name}.calibration.safetensors')
     calibration = calibrate(checkpoint, pieces, path, progress=progress)
-    smoothed = smooth(checkpoint, calibration.inputs, smoothing, fine_layers=fine_layers,
+    smoothed = smooth(checkpoint, calibration.inputs, smoothing, fine=planned.fine,
                       progress=progress)
     write_target(smoothed)
     if target == 'cpu':

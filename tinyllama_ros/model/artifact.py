@@ -89,6 +89,8 @@ class Manifest:
     architecture: Architecture
     tokenizer: TokenizerSettings
     files: Mapping[str, FileRecord]
+    fine: str = ''
+    """Of w8a8: linears, out of quantize.FINE, whose activations have nearly 16 bits."""
     held_out: HeldOutLoss | None = None
     """What the quantisation lost where the build measured it."""
     om: CompiledGraph | None = None
@@ -224,6 +226,8 @@ def record_om(artifact: Artifact, om_path: Path, compiled: CompiledGraph) -> Art
     """
     Move a finished .om into an artifact, in place of the one that was there, and vouch for it.
 
+    Should it be killed meanwhile, the artifact is as it was, or one that is not compiled yet.
+
     :return: the artifact as it is now.
     :raises ModelError: the artifact is of the CPU dialect.
     :raises ArtifactError: no space; no permission; there is no such .om.
@@ -235,6 +239,10 @@ def record_om(artifact: Artifact, om_path: Path, compiled: CompiledGraph) -> Art
             shutil.move(om_path, part)
             _sync(part)
             record = _record(part)
+            if artifact.manifest.om:
+                without = {name: file for name, file in artifact.manifest.files.items()
+                           if name != OM}
+                artifact = _rewrite(artifact, om=None, files=without)
             part.replace(artifact.om)
         finally:
             part.unlink(missing_ok=True)
@@ -248,6 +256,7 @@ def _rewrite(artifact: Artifact, **changes: Any) -> Artifact:
     part = path.with_name(f'{MANIFEST}.part')
     with disk_errors(path):
         part.write_text(changed.manifest.to_json(), encoding='utf-8')
+        _sync(part)
         part.replace(path)
     return changed
 

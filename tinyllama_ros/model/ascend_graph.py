@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from tinyllama_ros.model.artifact import GRAPH, WEIGHTS
@@ -41,6 +42,7 @@ from tinyllama_ros.model.ascend_linear import AscendLinear
 from tinyllama_ros.model.checkpoint import Checkpoint
 from tinyllama_ros.model.decoder_weights import DecoderWeights
 from tinyllama_ros.model.graph_writer import GraphWriter
+from tinyllama_ros.model.quantize import is_fine
 from tinyllama_ros.model.rope import rope_tables
 
 OPSET = 13
@@ -50,7 +52,7 @@ TO_THE_END = 2 ** 31 - 1
 
 
 def write_ascend_graph(checkpoint: Checkpoint, linear: type[AscendLinear], kv_length: int,
-                       folder: Path, chunk_sizes: Sequence[int] = (1,), fine_layers: int = 0
+                       folder: Path, chunk_sizes: Sequence[int] = (1,), fine: str = 'none'
                        ) -> Iterator[str]:
     """
     Write the graph and its weights into a folder; yield the name of each part when it is done.
@@ -73,11 +75,11 @@ def write_ascend_graph(checkpoint: Checkpoint, linear: type[AscendLinear], kv_le
 
     :param chunk_sizes: the S to compile for. Where there are several, S is symbolic, and ATC's
         gears make each of them static.
-    :param fine_layers: in so many layers, from the first, down_proj is applied finely.
+    :param fine: out of quantize.FINE; which linears are applied finely.
     """
     with (folder / WEIGHTS).open('wb') as weights:
         writer = GraphWriter(weights, WEIGHTS)
-        decoder = _Decoder(writer, checkpoint, linear, kv_length, chunk_sizes, fine_layers)
+        decoder = _Decoder(writer, checkpoint, linear, kv_length, chunk_sizes, fine)
         yield from decoder.write()
     writer.save(folder / GRAPH, 'decoder', {'': OPSET})
 
@@ -86,13 +88,13 @@ class _Decoder:
     """The parts of the graph, in the order in which data passes them."""
 
     def __init__(self, writer: GraphWriter, checkpoint: Checkpoint, linear: type[AscendLinear],
-                 kv_length: int, chunk_sizes: Sequence[int], fine_layers: int) -> None:
+                 kv_length: int, chunk_sizes: Sequence[int], fine: str) -> None:
         self._writer = writer
         self._weights = DecoderWeights(checkpoint)
         self._arch = checkpoint.architecture
         self._linear = linear(writer)
         self._kv_length = kv_length
-        self._fine_layers = fine_layers
+        self._fine = fine
         self._longest = chunk_sizes[-1]
         is_static = len(chunk_sizes) == 1
         self._chunk: int | str = self._longest if is_static else 'S'
@@ -200,7 +202,7 @@ class _Decoder:
         prefix = f'model.layers.{layer}.self_attn'
         weight = self._weights.stack(prefix, ('q_proj', 'k_proj', 'v_proj'))
         weight[:self._arch.heads * self._arch.head_dim] *= self._arch.head_dim ** -0.5
-        q, keys, values = self._heads(path, self._linear.apply(f'{path}/qkv', hidden, weight))
+        q, keys, values = self._heads(path, self._product(f'{path}/qkv', hidden, weight))
         past_keys, past_values = (self._past_rows(f'{path}/past_{kind}', 2 * layer + number)
                                   for number, kind in enumerate(('keys', 'values')))
         scores = self._joined(f'{path}/scores', [
@@ -215,7 +217,7 @@ class _Decoder:
         flat = self._reshaped(f'{path}/side_by_side', by_token, 'shape/side_by_side')
         attended = self._cast(f'{path}/attended', flat, self._linear.attention_type,
                               TensorProto.FLOAT)
-        return self._linear.apply(f'{path}/o', attended, self._weights.one(f'{prefix}.o_proj'))
+        return self._product(f'{path}/o', attended, self._weights.one(f'{prefix}.o_proj'))
 
     def _heads(self, path: str, qkv: str) -> tuple[str, str, str]:
         """Return q (1, kv, head_dim, group S), new keys and new values (1, kv, S, head_dim)."""
@@ -260,14 +262,18 @@ class _Decoder:
     def _mlp(self, path: str, layer: int, hidden: str) -> str:
         writer, prefix = self._writer, f'model.layers.{layer}.mlp'
         weight = self._weights.stack(prefix, ('gate_proj', 'up_proj'))
-        both = self._linear.apply(f'{path}/gate_up', hidden, weight)
+        both = self._product(f'{path}/gate_up', hidden, weight)
         gate, up = self._split(f'{path}/split', both, -1)
         sigmoid = writer.node('Sigmoid', f'{path}/sigmoid', [gate])
         silu = writer.node('Mul', f'{path}/silu', [gate, sigmoid])
         product = writer.node('Mul', f'{path}/gated', [silu, up])
-        is_fine = layer < self._fine_layers
-        apply = self._linear.apply_finely if is_fine else self._linear.apply
-        return apply(f'{path}/down', product, self._weights.one(f'{prefix}.down_proj'))
+        return self._product(f'{path}/down', product, self._weights.one(f'{prefix}.down_proj'))
+
+    def _product(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        """Return x times a weight, from activations as fine as they are wanted there."""
+        linear = self._linear
+        apply = linear.apply_finely if is_fine(path, self._fine) else linear.apply
+        return apply(path, x, weight)
 
     def _past_rows(self, path: str, number: int) -> str:
         """Return one layer's keys or values of the past (1, kv, slots, head_dim)."""

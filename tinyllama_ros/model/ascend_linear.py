@@ -1,7 +1,7 @@
 """The ways in which the Ascend dialect multiplies by a weight; what goes in and out is float32."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from tinyllama_ros.model.graph_writer import GraphWriter
 from tinyllama_ros.model.linear import Linear
 from tinyllama_ros.model.quantize import FINER, QMAX, quantize_weight
 
+Number = TypeVar('Number', np.int8, np.float32)
 WIDEST = 32768
 """Columns of the widest product; the cube's tiling breaks on wider ones."""
 PIECE = 16384
@@ -97,21 +98,25 @@ class AscendInt8Linear:
     def __init__(self, writer: GraphWriter) -> None:
         self._writer = writer
         for name, value in (('smallest_peak', SMALLEST_PEAK), ('share', 1 / QMAX),
-                            ('finer', FINER), ('fine_share', 1 / FINER)):
+                            ('finer', FINER)):
             writer.constant(f'w8a8/{name}', np.array(value, np.float32))
 
     def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        writer = self._writer
         steps, step = self._steps(path, x)
-        whole = self._writer.node('Round', f'{path}/whole', [steps])
-        product = self._product(f'{path}/product', self._codes(f'{path}/codes', whole), weight)
-        return self._writer.node('Mul', path, [product, step])
+        whole = writer.node('Round', f'{path}/whole', [steps])
+        total, scale = self._total(path, whole, weight)
+        product = writer.node('Mul', f'{path}/product', [
+            total, writer.constant(f'{path}/scale', scale)])
+        return writer.node('Mul', path, [product, step])
 
     def apply_finely(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         """
         Return the product, from activations of nearly 16 bits.
 
         What rounding to 8 bits leaves of a token is rounded to 8 bits again, and travels as
-        further rows through the same product: the cube multiplies 16 rows in the time of one.
+        further rows through the same product: the cube multiplies 16 rows in the time of one. What
+        comes out is added up by one operator: the mean of both, with twice the scale.
         """
         writer = self._writer
         steps, step = self._steps(path, x)
@@ -120,14 +125,14 @@ class AscendInt8Linear:
         fine_steps = writer.node('Mul', f'{path}/fine_steps', [rest, 'w8a8/finer'])
         fine = writer.node('Round', f'{path}/fine', [fine_steps])
         whole = writer.node('Concat', f'{path}/whole', [coarse, fine], axis=1)
-        codes = self._codes(f'{path}/codes', whole)
-        product = _join(writer, f'{path}/product', [
-            self._product(name, codes, rows) for name, rows in _pieces(f'{path}/product', weight)])
-        halves = [f'{path}/halves', f'{path}/halves:1']
-        writer.node('Split', f'{path}/halves', [product], outputs=halves, axis=1)
-        share = writer.node('Mul', f'{path}/fine_part', [halves[1], 'w8a8/fine_share'])
-        total = writer.node('Add', f'{path}/total', [halves[0], share])
-        return writer.node('Mul', path, [total, step])
+        total, scale = self._total(path, whole, weight)
+        apart = writer.node('Reshape', f'{path}/apart', [
+            total, writer.constant(f'{path}/apart/shape', np.array([2, -1, len(scale)]))])
+        shares = np.array([2, 2 / FINER], np.float32)[:, None, None] * scale
+        scaled = writer.node('Mul', f'{path}/scaled', [
+            apart, writer.constant(f'{path}/scale', shares)])
+        product = writer.node('ReduceMean', f'{path}/product', [scaled], axes=[0], keepdims=1)
+        return writer.node('Mul', path, [product, step])
 
     def embedding(self, path: str, weight: NDArray[np.float32]) -> str:
         return self._writer.weight(f'{path}/weight', _half(path, weight))
@@ -144,21 +149,22 @@ class AscendInt8Linear:
         step = writer.node('Mul', f'{path}/step', [peak, 'w8a8/share'])
         return writer.node('Div', f'{path}/steps', [x, step]), step
 
-    def _codes(self, path: str, whole: str) -> str:
-        return self._writer.node('AscendQuant', path, [whole], scale=1.0, offset=0.0, sqrt_mode=0,
-                                 round_mode='Round', dst_type='INT8')
-
-    def _product(self, path: str, codes: str, weight: NDArray[np.float32]) -> str:
-        """Return the product of codes with a weight, in steps of the token."""
+    def _total(self, path: str, whole: str, weight: NDArray[np.float32]
+               ) -> tuple[str, NDArray[np.float32]]:
+        """Return the product of numbers with a weight's codes, and the scale of those."""
         writer = self._writer
+        codes = writer.node('AscendQuant', f'{path}/codes', [whole], scale=1.0, offset=0.0,
+                            sqrt_mode=0, round_mode='Round', dst_type='INT8')
         quantized, scale = quantize_weight(weight)
-        total = writer.node('MatMulInteger', f'{path}/int32', [
-            codes, writer.weight(f'{path}/weight', quantized.T)])
-        number = writer.node('Cast', f'{path}/float', [total], to=TensorProto.FLOAT)
-        return writer.node('Mul', path, [number, writer.constant(f'{path}/scale', scale)])
+        pieces = []
+        for name, rows in _pieces(f'{path}/total', quantized):
+            total = writer.node('MatMulInteger', f'{name}/int32', [
+                codes, writer.weight(f'{name}/weight', rows.T)])
+            pieces.append(writer.node('Cast', name, [total], to=TensorProto.FLOAT))
+        return _join(writer, f'{path}/total', pieces), scale
 
 
-def _pieces(path: str, weight: NDArray[np.float32]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def _pieces(path: str, weight: NDArray[Number]) -> Iterator[tuple[str, NDArray[Number]]]:
     """Yield a name and the rows of each piece of a matrix (out, in) that may be too wide."""
     if len(weight) <= WIDEST:
         yield path, weight

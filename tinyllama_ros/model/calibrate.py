@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from tinyllama_ros.errors import ArtifactError, ConfigError
-from tinyllama_ros.model.artifact import disk_errors, GRAPH
+from tinyllama_ros.model.artifact import disk_errors, GRAPH, locked
 from tinyllama_ros.model.checkpoint import Checkpoint
 from tinyllama_ros.model.cpu_graph import write_cpu_graph
 from tinyllama_ros.model.linear import FloatLinear
@@ -153,12 +153,12 @@ class _TappedLinear(FloatLinear):
 def _tapped(checkpoint: Checkpoint, path: Path) -> Iterator[_Tapped]:
     """Give the graph in a folder beside a file; the folder is deleted in the end."""
     folder = _partial(path)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield _Tapped(checkpoint, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        try:
+            yield _Tapped(checkpoint, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _partial(path: Path) -> Path:

@@ -31,11 +31,12 @@ from tinyllama_ros.model.cpu_functions import cpu_functions, OPSETS, OURS
 from tinyllama_ros.model.decoder_weights import DecoderWeights
 from tinyllama_ros.model.graph_writer import GraphWriter
 from tinyllama_ros.model.linear import Linear
+from tinyllama_ros.model.quantize import is_fine
 from tinyllama_ros.model.rope import rope_tables
 
 
 def write_cpu_graph(checkpoint: Checkpoint, linear: type[Linear], kv_length: int,
-                    folder: Path, fine_layers: int = 0) -> Iterator[str]:
+                    folder: Path, fine: str = 'none') -> Iterator[str]:
     """
     Write the graph and its weights into a folder; yield the name of each part when it is done.
 
@@ -52,11 +53,11 @@ def write_cpu_graph(checkpoint: Checkpoint, linear: type[Linear], kv_length: int
     Outputs: logits (R, vocabulary) float32, and key.N, value.N, to be bound to the same memory as
     past_key.N, past_value.N.
 
-    :param fine_layers: in so many layers, from the first, down_proj is applied finely.
+    :param fine: out of quantize.FINE; which linears are applied finely.
     """
     with (folder / WEIGHTS).open('wb') as weights:
         writer = GraphWriter(weights, WEIGHTS)
-        decoder = _Decoder(writer, checkpoint, linear, kv_length, fine_layers)
+        decoder = _Decoder(writer, checkpoint, linear, kv_length, fine)
         yield from decoder.write()
     writer.save(folder / GRAPH, 'decoder', OPSETS, cpu_functions())
 
@@ -65,13 +66,13 @@ class _Decoder:
     """The parts of the graph, in the order in which data passes them."""
 
     def __init__(self, writer: GraphWriter, checkpoint: Checkpoint, linear: type[Linear],
-                 kv_length: int, fine_layers: int) -> None:
+                 kv_length: int, fine: str) -> None:
         self._writer = writer
         self._weights = DecoderWeights(checkpoint)
         self._arch = checkpoint.architecture
         self._linear = linear(writer)
         self._kv_length = kv_length
-        self._fine_layers = fine_layers
+        self._fine = fine
 
     def write(self) -> Iterator[str]:
         writer, arch = self._writer, self._arch
@@ -125,8 +126,8 @@ class _Decoder:
     def _attention(self, path: str, layer: int, hidden: str) -> str:
         writer, arch = self._writer, self._arch
         prefix = f'model.layers.{layer}.self_attn'
-        qkv = self._linear.apply(f'{path}/qkv', hidden,
-                                 self._weights.stack(prefix, ('q_proj', 'k_proj', 'v_proj')))
+        qkv = self._product(f'{path}/qkv', hidden,
+                            self._weights.stack(prefix, ('q_proj', 'k_proj', 'v_proj')))
         shape = (1, arch.kv_heads, self._kv_length, arch.head_dim)
         past = [writer.input(f'past_{kind}.{layer}', TensorProto.FLOAT, shape)
                 for kind in ('key', 'value')]
@@ -138,13 +139,17 @@ class _Decoder:
             num_heads=arch.heads, kv_num_heads=arch.kv_heads)
         for name in present:
             writer.output(name, TensorProto.FLOAT, shape)
-        return self._linear.apply(f'{path}/o', attended, self._weights.one(f'{prefix}.o_proj'))
+        return self._product(f'{path}/o', attended, self._weights.one(f'{prefix}.o_proj'))
 
     def _mlp(self, path: str, layer: int, hidden: str) -> str:
         writer, prefix = self._writer, f'model.layers.{layer}.mlp'
-        both = self._linear.apply(f'{path}/gate_up', hidden,
-                                  self._weights.stack(prefix, ('gate_proj', 'up_proj')))
+        both = self._product(f'{path}/gate_up', hidden,
+                             self._weights.stack(prefix, ('gate_proj', 'up_proj')))
         gated = writer.node('Gate', f'{path}/gate', [both], domain=OURS)
-        is_fine = layer < self._fine_layers
-        apply = self._linear.apply_finely if is_fine else self._linear.apply
-        return apply(f'{path}/down', gated, self._weights.one(f'{prefix}.down_proj'))
+        return self._product(f'{path}/down', gated, self._weights.one(f'{prefix}.down_proj'))
+
+    def _product(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        """Return x times a weight, from activations as fine as they are wanted there."""
+        linear = self._linear
+        apply = linear.apply_finely if is_fine(path, self._fine) else linear.apply
+        return apply(path, x, weight)

@@ -4,33 +4,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyllama_ros.errors import ConfigError, ModelError
-from tinyllama_ros.model.architecture import Architecture
 
 QMAX = 127
 """Largest magnitude; -128 stays unused, so that the grid is symmetric."""
 FINER = 2 * QMAX
 """Fine steps in a coarse one: rounding leaves half a step, and that is cut into QMAX."""
+FINE = ('none', 'down', 'all')
+"""Linears whose activations have nearly 16 bits, beside the head: none, every down_proj, all."""
 ROWS_AT_ONCE = 4096
 """Rows that are quantised together: bounds the float temporaries of a wide head."""
 
 
-def fine_layers_of(architecture: Architecture, wanted: int | None) -> int:
+def is_fine(linear: str, fine: str) -> bool:
     """
-    Return in how many layers, from the first, down_proj gets activations of nearly 16 bits.
+    Return whether a linear gets activations of nearly 16 bits.
 
-    Its input is the hardest to round. That costs nothing in decoding, and time in reading a
-    prompt; of a part of the layers the first gain most, since what goes wrong there goes through
-    all that follow. See docs/quantisation.md.
+    The input of down_proj is the hardest to round. That costs next to nothing where a product of
+    two rows takes as long as one of one: in decoding. See docs/quantisation.md.
 
-    :param wanted: None takes them all.
-    :raises ConfigError: there are not so many layers.
+    :param linear: its path in the graph.
+    :param fine: out of FINE; the head is fine in any case.
     """
-    if wanted is None:
-        return architecture.layers
-    if not 0 <= wanted <= architecture.layers:
-        raise ConfigError(f'fine_layers is {wanted}; it must be in 0..{architecture.layers} (the '
-                          'layers of the model)')
-    return wanted
+    return linear == 'logits' or fine == 'all' or (fine == 'down' and linear.endswith('/down'))
+
+
+def check_fine(fine: str) -> None:
+    """Raise a ConfigError that lists what may be fine, where it is something else."""
+    if fine not in FINE:
+        raise ConfigError(f'fine is {fine!r}; it must be one of {", ".join(FINE)}')
 
 
 def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

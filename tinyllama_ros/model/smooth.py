@@ -23,7 +23,7 @@ from tqdm import tqdm
 from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.model.architecture import Architecture
 from tinyllama_ros.model.checkpoint import Checkpoint
-from tinyllama_ros.model.quantize import FINER, QMAX
+from tinyllama_ros.model.quantize import FINER, is_fine, QMAX
 
 Float32Array = NDArray[np.float32]
 SMOOTHINGS = ('refined', 'searched', 'none')
@@ -45,16 +45,10 @@ class Group:
     source: str
     query_groups: int = 1
     """Query heads that share one head of the source; 1 where the channels are the source's own."""
-    is_fine: bool = False
-    """Its activations have nearly 16 bits."""
 
 
-def groups(architecture: Architecture, fine_layers: int = 0) -> Iterator[Group]:
-    """
-    Yield every group of a model, in the order in which data passes them.
-
-    :param fine_layers: see quantize.fine_layers_of.
-    """
+def groups(architecture: Architecture) -> Iterator[Group]:
+    """Yield every group of a model, in the order in which data passes them."""
     for layer in range(architecture.layers):
         weights, path = f'model.layers.{layer}', f'layer.{layer}'
         yield Group(f'{path}/attention/qkv',
@@ -66,8 +60,8 @@ def groups(architecture: Architecture, fine_layers: int = 0) -> Iterator[Group]:
                     (f'{weights}.mlp.gate_proj.weight', f'{weights}.mlp.up_proj.weight'),
                     f'{weights}.post_attention_layernorm.weight')
         yield Group(f'{path}/mlp/down', (f'{weights}.mlp.down_proj.weight',),
-                    f'{weights}.mlp.up_proj.weight', is_fine=layer < fine_layers)
-    yield Group('logits', ('lm_head.weight',), 'model.norm.weight', is_fine=True)
+                    f'{weights}.mlp.up_proj.weight')
+    yield Group('logits', ('lm_head.weight',), 'model.norm.weight')
 
 
 class SmoothedCheckpoint:
@@ -233,20 +227,21 @@ def check_smoothing(smoothing: str) -> None:
 
 
 def smooth(checkpoint: Checkpoint, inputs: Callable[[str], Float32Array], smoothing: str, *,
-           fine_layers: int = 0, progress: bool = False) -> SmoothedCheckpoint:
+           fine: str = 'none', progress: bool = False) -> SmoothedCheckpoint:
     """
     Return a checkpoint that computes the same and is easier to quantise.
 
     :param inputs: those of some tokens of a linear by its path in the graph: (tokens, in).
     :param smoothing: see choose_scale.
-    :param fine_layers: see quantize.fine_layers_of.
+    :param fine: out of quantize.FINE.
     """
     scales = {}
     head_dim = checkpoint.architecture.head_dim
-    found = list(groups(checkpoint.architecture, fine_layers))
+    found = list(groups(checkpoint.architecture))
     for group in tqdm(found, desc='smooth', unit='group', disable=not progress):
         weight = np.concatenate([head_or(checkpoint, name) for name in group.linears])
         error = RoundingError(gather(inputs(group.path), group.query_groups, head_dim),
-                              gather(weight, group.query_groups, head_dim), is_fine=group.is_fine)
+                              gather(weight, group.query_groups, head_dim),
+                              is_fine=is_fine(group.path, fine))
         scales[group.path] = choose_scale(error, smoothing)
     return SmoothedCheckpoint(checkpoint, scales)
