@@ -7,7 +7,7 @@ import yaml
 from tinyllama_ros.chat.conversation import ChatOptions
 from tinyllama_ros.engine.sampling import SamplingOptions
 from tinyllama_ros.errors import ConfigError
-from tinyllama_ros.parameters import chat_options, PARAMETERS
+from tinyllama_ros.parameters import chat_options, describe_unknown, PARAMETERS
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {name: parameter.default for name, parameter in PARAMETERS.items()}
@@ -58,3 +58,18 @@ def test_defaults_lie_in_their_ranges():
 def test_value_out_of_range_is_refused():
     with pytest.raises(ConfigError, match='temperature is nan; it must be in 0..10'):
         chat_options(DEFAULTS | {'sampling.temperature': float('nan')})
+
+
+@pytest.mark.parametrize(('name', 'meant'), [
+    ('sampling.temprature', 'sampling.temperature'), ('temperature', 'sampling.temperature'),
+    ('topk', 'sampling.top_k'), ('systemprompt', 'system_prompt'), ('acl.devise', 'acl.device')],
+    ids=['letter', 'no group', 'no group, letter', 'underscore', 'in a group'])
+def test_unknown_parameter_is_told_with_the_nearest(name, meant):
+    said = describe_unknown(name, PARAMETERS, '/tinyllama')
+    assert f'{name} is ignored, /tinyllama has none of that name: did you mean {meant}?' in said
+
+
+def test_unknown_parameter_with_none_near_is_told_where_they_are_listed():
+    said = describe_unknown('max_velocity', PARAMETERS, '/tinyllama')
+    assert 'did you mean' not in said
+    assert 'ros2 param list /tinyllama' in said

@@ -21,16 +21,11 @@ from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.errors import ConfigError, RequestError, TinyLlamaError
 from tinyllama_ros.model.artifact import Artifact
 from tinyllama_ros.model.cache_folder import find_artifact
-from tinyllama_ros.parameters import chat_options, Parameter, PARAMETERS
+from tinyllama_ros.parameters import chat_options, PARAMETERS
 
 try:
     from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-    from rcl_interfaces.msg import (
-        FloatingPointRange,
-        IntegerRange,
-        ParameterDescriptor,
-        SetParametersResult,
-    )
+    from rcl_interfaces.msg import SetParametersResult
     import rclpy
     from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
     from rclpy.exceptions import ParameterException
@@ -41,6 +36,8 @@ try:
     from rclpy.signals import SignalHandlerOptions
     from std_msgs.msg import String
     from std_srvs.srv import Trigger
+
+    from tinyllama_ros.ros_node import declare_parameters
 except ImportError as missing:
     raise SystemExit(f'{missing}: source a ROS 2 (source /opt/ros/jazzy/setup.bash), or install '
                      "its wheels: pip install -e '.[ros]'") from missing
@@ -110,9 +107,9 @@ class TinyLlamaNode(LifecycleNode):
     """Serves prompts while it is active."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__('tinyllama', **options)
-        for name, parameter in PARAMETERS.items():
-            self.declare_parameter(name, parameter.default, _descriptor(parameter))
+        super().__init__('tinyllama', automatically_declare_parameters_from_overrides=True,
+                         **options)
+        declare_parameters(self, PARAMETERS)
         self.add_on_set_parameters_callback(self._check_parameters)
         self._conversation: Conversation | None = None
         self._server: Server | None = None
@@ -327,18 +324,6 @@ def _check_room(options: ChatOptions, capacity: int) -> None:
     if options.answer_room > capacity // 2:
         raise ConfigError(f'answer_room is {options.answer_room}; it may be at most half of the '
                           f'{capacity} slots of the cache')
-
-
-def _descriptor(parameter: Parameter) -> ParameterDescriptor:
-    descriptor = ParameterDescriptor(description=parameter.description)
-    if parameter.range is not None:
-        low, high = parameter.range
-        if isinstance(parameter.default, float):
-            descriptor.floating_point_range = [
-                FloatingPointRange(from_value=float(low), to_value=float(high))]
-        else:
-            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
-    return descriptor
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -12,12 +12,13 @@ from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.parameters import Parameter
 
 try:
-    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
     import rclpy
     from rclpy.exceptions import ParameterException
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
     from rclpy.node import Node
     from rclpy.signals import SignalHandlerOptions
+
+    from tinyllama_ros.ros_node import declare_parameters
 except ImportError as missing:
     raise SystemExit(f'{missing}: source a ROS 2 (source /opt/ros/jazzy/setup.bash), or install '
                      "its wheels: pip install -e '.[ros]'") from missing
@@ -60,9 +61,9 @@ class WebNode(Node):  # type: ignore[misc]
     """Holds the parameters; the rest is the link's."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__('tinyllama_web', **options)
-        for name, parameter in PARAMETERS.items():
-            self.declare_parameter(name, parameter.default, _descriptor(parameter))
+        super().__init__('tinyllama_web', automatically_declare_parameters_from_overrides=True,
+                         **options)
+        declare_parameters(self, PARAMETERS, is_read_only=True)
 
     def values(self) -> dict[str, Any]:
         """Return the value of every parameter by name."""
@@ -152,18 +153,6 @@ def _spin(executor: SingleThreadedExecutor) -> None:
         executor.spin()
     except ExternalShutdownException:
         pass
-
-
-def _descriptor(parameter: Parameter) -> ParameterDescriptor:
-    descriptor = ParameterDescriptor(description=parameter.description, read_only=True)
-    if parameter.range is not None:
-        low, high = parameter.range
-        if isinstance(parameter.default, float):
-            descriptor.floating_point_range = [
-                FloatingPointRange(from_value=float(low), to_value=float(high))]
-        else:
-            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
-    return descriptor
 
 
 async def _run(node: WebNode) -> None:
