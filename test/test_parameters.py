@@ -11,6 +11,7 @@ from tinyllama_ros.parameters import chat_options, describe_unknown, PARAMETERS
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {name: parameter.default for name, parameter in PARAMETERS.items()}
+WEB_CONFIG = ROOT / 'config' / 'tinyllama_web.yaml'
 
 
 def flat(section: dict[str, object], prefix: str = '') -> dict[str, object]:
@@ -33,6 +34,16 @@ def test_config_file_comments_every_parameter_as_the_table_does(name):
     mark = ' (configure)' if PARAMETERS[name].is_fixed else ''
     line = rf'# {re.escape(PARAMETERS[name].description + mark)}\n +{name.split(".")[-1]}:'
     assert re.search(line, text)
+
+
+def test_config_file_of_the_web_node_is_as_its_table():
+    pytest.importorskip('rclpy', reason='no ROS 2 is sourced or installed')
+    from tinyllama_ros.web.node import PARAMETERS as WEB_PARAMETERS
+    text = WEB_CONFIG.read_text()
+    assert yaml.safe_load(text)['/**']['ros__parameters'] == {
+        name: parameter.default for name, parameter in WEB_PARAMETERS.items()}
+    assert re.findall(r'# (.*)\n +(\w+):', text) == [
+        (parameter.description, name) for name, parameter in WEB_PARAMETERS.items()]
 
 
 def test_readme_lists_every_parameter_with_its_default():
