@@ -8,7 +8,6 @@ import logging
 import secrets
 import signal
 import socket
-import sys
 from threading import Event as Flag, Lock, Thread
 from typing import Any
 
@@ -26,18 +25,15 @@ from tinyllama_ros.parameters import chat_options, PARAMETERS
 try:
     from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
     from rcl_interfaces.msg import SetParametersResult
-    import rclpy
     from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
-    from rclpy.exceptions import ParameterException
     from rclpy.executors import MultiThreadedExecutor
     from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
     from rclpy.parameter import Parameter as RosParameter
     from rclpy.qos import DurabilityPolicy, QoSProfile
-    from rclpy.signals import SignalHandlerOptions
     from std_msgs.msg import String
     from std_srvs.srv import Trigger
 
-    from tinyllama_ros.ros_node import declare_parameters
+    from tinyllama_ros.ros_node import declare_parameters, run_in_ros
 except ImportError as missing:
     raise SystemExit(f'{missing}: source a ROS 2 (source /opt/ros/jazzy/setup.bash), or install '
                      "its wheels: pip install -e '.[ros]'") from missing
@@ -328,23 +324,16 @@ def _check_room(options: ChatOptions, capacity: int) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; 1 where it could not start."""
-    try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:  # what rclpy raises on arguments that it cannot read
-        print(f'tinyllama_node: {error}', file=sys.stderr)
-        return 1
+    return run_in_ros('tinyllama_node', _run_node, args)
+
+
+def _run_node() -> int:
     stop = Flag()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    try:
-        node = TinyLlamaNode()
-        with _sole(node):
-            return _run(node, stop)
-    except (ConfigError, ParameterException) as error:
-        print(f'tinyllama_node: {error}', file=sys.stderr)
-        return 1
-    finally:
-        rclpy.try_shutdown()
+    node = TinyLlamaNode()
+    with _sole(node):
+        return _run(node, stop)
 
 
 @contextmanager

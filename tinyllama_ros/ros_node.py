@@ -1,14 +1,39 @@
-"""What the nodes have in common: their parameters come from a table."""
+"""What the nodes have in common: how they start, and parameters that come from a table."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+import sys
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+import rclpy
+from rclpy.exceptions import ParameterException
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 
+from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.parameters import describe_unknown, Parameter
 
 OF_ROS = ('use_sim_time', 'start_type_description_service', 'qos_overrides.')
 """How the names begin that rclpy looks for by itself."""
+
+
+def run_in_ros(program: str, run: Callable[[], int], args: Sequence[str] | None) -> int:
+    """
+    Return the status of a run, for which ROS is up; signals are left to it.
+
+    :param program: what is named in front of an error, which is one line on stderr and status 1.
+    """
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # what rclpy raises on arguments that it cannot read
+        print(f'{program}: {error}', file=sys.stderr)
+        return 1
+    try:
+        return run()
+    except (ConfigError, ParameterException) as error:
+        print(f'{program}: {error}', file=sys.stderr)
+        return 1
+    finally:
+        rclpy.try_shutdown()
 
 
 def declare_parameters(node: Node, parameters: Mapping[str, Parameter], *,
