@@ -63,7 +63,7 @@ clean:  ## models stay in their cache folder
 node_modules/.package-lock.json: package-lock.json
 	npm ci --silent && touch $@ || echo 'npm ci failed: the page is not checked by axe-core'
 
-$(STAMP): setup.py setup.cfg pyproject.toml
+$(STAMP): setup.py setup.cfg pyproject.toml $(wildcard tinyllama_ros/kernels/*.cc tinyllama_ros/kernels/*.h)
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13) and \
 	    "$(PYTHON) is $(VERSION); this needs 3.10 to 3.13: make PYTHON=python3.12 ...")'
 	test -e $@ || { echo 'making .venv (some minutes the first time)'; \

@@ -1,9 +1,11 @@
 """Build and install the package; written for setuptools 59 (ROS 2 Humble) and newer."""
 
 from glob import glob
+import os
 from xml.etree import ElementTree
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 PACKAGE = 'tinyllama_ros'
 MANIFEST = ElementTree.parse('package.xml').getroot()
@@ -51,12 +53,29 @@ EXTRAS = {
     ],
 }
 
+
+class BuildKernels(build_ext):
+    """Names the library so that Python does not take it for a module."""
+
+    def get_ext_filename(self, name):
+        return os.path.join(*name.split('.')) + '.so.1'
+
+
+# ONNX Runtime loads it; a machine without a compiler does without it.
+KERNELS = Extension(
+    f'{PACKAGE}.kernels.library',
+    sources=glob(f'{PACKAGE}/kernels/*.cc'), depends=glob(f'{PACKAGE}/kernels/*.h'),
+    extra_compile_args=['-std=c++17', '-O3', '-ffp-contract=off', '-fvisibility=hidden'],
+    optional=True)
+
 setup(
     name=PACKAGE,
     version=MANIFEST.findtext('version'),
     description='A small language model on the robot itself, as a ROS 2 node',
     license='Apache-2.0',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
+    ext_modules=[KERNELS],
+    cmdclass={'build_ext': BuildKernels},
     package_data={f'{PACKAGE}.model': ['calibration.txt'],
                   f'{PACKAGE}.web': ['static/*', 'static/vendor/*']},
     data_files=[
@@ -68,7 +87,7 @@ setup(
     python_requires='>=3.10',
     install_requires=RUN_TIME,
     extras_require=EXTRAS,
-    zip_safe=True,
+    zip_safe=False,
     entry_points={
         'console_scripts': [
             'tinyllama_node = tinyllama_ros.node:main',

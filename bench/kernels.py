@@ -1,9 +1,9 @@
 """
-How fast ONNX Runtime's kernels read weights and attend here: the floor below the graph.
+How fast our kernels read weights, multiply and attend here, beside ONNX Runtime's own.
 
 Products are of the shapes of TinyLlama-1.1B, with so many copies of the weights that no cache
-holds them; GB/s counts each weight once. Attention is one GroupQueryAttention of that model, in
-the tiled (flash) form and in the plain one that the backend asks for.
+holds them; GB/s counts each weight once, TOP/s a product and a sum as two. Attention is one layer
+of that model. Times hold everything from float activations to float results.
 
     .venv/bin/python bench/kernels.py [--threads 2]
 """
@@ -16,10 +16,13 @@ import sys
 import time
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper, TensorProto
 import onnxruntime as ort
 
 from tinyllama_ros.engine.onnx import physical_cores
+from tinyllama_ros.kernels import find_library
+from tinyllama_ros.model.cpu_functions import cpu_functions, OPSETS, OURS
 from tinyllama_ros.model.graph_writer import MICROSOFT
 
 WEIGHTS = 200e6
@@ -32,7 +35,7 @@ FILLS = (0, 200, 500, 950)
 BLOCK = 128
 """Weights that share a scale in MatMulNBits."""
 
-Node = Callable[[int, int, int], tuple[helper.NodeProto, list[TensorProto]]]
+Product = tuple[helper.NodeProto, dict[str, NDArray]]
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -46,92 +49,101 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def session(nodes: list[helper.NodeProto], inputs: list[helper.ValueInfoProto],
-            outputs: list[str], weights: list[TensorProto], threads: int) -> ort.InferenceSession:
-    """Return a graph of nodes, ready to run."""
+            outputs: list[str], weights: dict[str, NDArray], threads: int, is_ours: bool
+            ) -> ort.InferenceSession:
+    """Return a graph of nodes, ready to run; ours run by our kernels, or as functions."""
     results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
-    graph = helper.make_graph(nodes, 'kernels', inputs, results, weights)
-    model = helper.make_model(graph, ir_version=8, opset_imports=[
-        helper.make_opsetid('', 17), helper.make_opsetid(MICROSOFT, 1)])
+    graph = helper.make_graph(nodes, 'kernels', inputs, results, [
+        numpy_helper.from_array(value, name) for name, value in weights.items()])
+    model = helper.make_model(graph, ir_version=8, functions=cpu_functions(), opset_imports=[
+        helper.make_opsetid(domain, version) for domain, version in OPSETS.items()])
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    library = find_library()
+    if is_ours and library:
+        options.register_custom_ops_library(str(library.path))
     return ort.InferenceSession(model.SerializeToString(), options)
 
 
-def w8a8(number: int, rows: int, columns: int) -> tuple[helper.NodeProto, list[TensorProto]]:
+def linear(number: int, rows: int, columns: int) -> Product:
     """Return the product that the CPU dialect uses, with its weight (rows, columns)."""
-    random = np.random.default_rng(number)
-    weights = {'weight': random.integers(-127, 128, (rows, columns), dtype=np.int8),
-               'one': np.array(1, np.float32), 'scale': np.ones(columns, np.float32),
-               'zero_point': np.array(128, np.uint8)}
-    return product('MatMulIntegerToFloat', number, weights)
+    weight = np.random.default_rng(number).integers(-127, 128, (rows, columns), dtype=np.int8)
+    return product('Linear', OURS, number, {'weight': weight,
+                                            'scale': np.ones(columns, np.float32)})
 
 
-def eight_bit_blocks(number: int, rows: int, columns: int
-                     ) -> tuple[helper.NodeProto, list[TensorProto]]:
+def fine_linear(number: int, rows: int, columns: int) -> Product:
+    """Return the product with activations of nearly 16 bits."""
+    node, weights = linear(number, rows, columns)
+    node.op_type = 'FineLinear'
+    return node, weights
+
+
+def eight_bit_blocks(number: int, rows: int, columns: int) -> Product:
     """Return the product with 8-bit weights in blocks, as other runtimes of language models do."""
-    random = np.random.default_rng(number)
-    blocks = rows // BLOCK
-    weights = {'weight': random.integers(0, 256, (columns, blocks, BLOCK), dtype=np.uint8),
-               'scale': np.full(columns * blocks, 0.01, np.float32)}
-    return product('MatMulNBits', number, weights, K=rows, N=columns, bits=8, block_size=BLOCK,
-                   accuracy_level=4)
+    weight = np.random.default_rng(number).integers(
+        0, 256, (columns, rows // BLOCK, BLOCK), dtype=np.uint8)
+    scale = np.full(columns * (rows // BLOCK), 0.01, np.float32)
+    return product('MatMulNBits', MICROSOFT, number, {'weight': weight, 'scale': scale}, K=rows,
+                   N=columns, bits=8, block_size=BLOCK, accuracy_level=4)
 
 
-def product(operator: str, number: int, weights: dict[str, np.ndarray], **attributes: int
-            ) -> tuple[helper.NodeProto, list[TensorProto]]:
+def product(operator: str, domain: str, number: int, weights: dict[str, NDArray],
+            **attributes: int) -> Product:
     """Return a node called by its number, and what it multiplies by."""
-    node = helper.make_node(operator, ['x', *(f'{name}.{number}' for name in weights)],
-                            [f'y.{number}'], domain=MICROSOFT, **attributes)
-    return node, [numpy_helper.from_array(value, f'{name}.{number}')
-                  for name, value in weights.items()]
+    named = {f'{name}.{number}': value for name, value in weights.items()}
+    return helper.make_node(operator, ['x', *named], [f'y.{number}'], domain=domain,
+                            **attributes), named
 
 
-def print_products(kernels: dict[str, tuple[Node, type]], threads: int) -> None:
+def print_products(kinds: dict[str, tuple[Callable[[int, int, int], Product], bool]],
+                   threads: int) -> None:
     """Print the speed of each kind of product at each length of a chunk."""
     print(f'{"product":40}' + ''.join(f'{f"{chunk} row(s)":>22}' for chunk in CHUNKS))
-    for name, (make, dtype) in kernels.items():
+    for name, (make, is_ours) in kinds.items():
         for shape_name, (rows, columns) in SHAPES.items():
             copies = max(1, int(WEIGHTS / (rows * columns)))
             made = [make(number, rows, columns) for number in range(copies)]
-            kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-            runner = session([node for node, _ in made],
-                             [helper.make_tensor_value_info('x', kind, ('S', rows))],
+            x = helper.make_tensor_value_info('x', TensorProto.FLOAT, ('S', rows))
+            runner = session([node for node, _ in made], [x],
                              [f'y.{number}' for number in range(copies)],
-                             [weight for _, weights in made for weight in weights], threads)
+                             {key: value for _, weights in made for key, value in weights.items()},
+                             threads, is_ours)
             found = []
             for chunk in CHUNKS:
-                x = np.random.default_rng(0).uniform(0, 255, (chunk, rows)).astype(dtype)
-                taken_s = seconds(lambda: runner.run(None, {'x': x}))  # noqa: B023
+                feeds = {'x': np.random.default_rng(0).standard_normal((chunk, rows), np.float32)}
+                taken_s = seconds(lambda: runner.run(None, feeds))  # noqa: B023
                 size = copies * rows * columns
                 found.append(f'{size / taken_s / 1e9:5.1f} GB/s '
                              f'{2 * chunk * size / taken_s / 1e12:5.2f} TOP/s')
             print(f'{name + ", " + shape_name:40}' + ''.join(f'{text:>22}' for text in found))
 
 
-def attention(threads: int) -> ort.InferenceSession:
+def attention(threads: int, is_ours: bool) -> ort.InferenceSession:
     """Return one layer's attention, the cache bound in place by whoever runs it."""
     float_ = TensorProto.FLOAT
     cache = (1, KV_HEADS, SLOTS, HEAD_DIM)
-    node = helper.make_node(
-        'GroupQueryAttention',
-        ['qkv', '', '', 'past_key', 'past_value', 'last', 'fill', 'cos', 'sin'],
-        ['out', 'key', 'value'], domain=MICROSOFT, num_heads=HEADS, kv_num_heads=KV_HEADS,
-        do_rotary=1)
-    inputs = [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in (
-        ('qkv', float_, (1, 'S', (HEADS + 2 * KV_HEADS) * HEAD_DIM)), ('past_key', float_, cache),
-        ('past_value', float_, cache), ('last', TensorProto.INT32, (1,)),
-        ('fill', TensorProto.INT32, ()), ('cos', float_, (SLOTS, HEAD_DIM // 2)),
-        ('sin', float_, (SLOTS, HEAD_DIM // 2)))]
-    return session([node], inputs, ['out', 'key', 'value'], [], threads)
+    inputs = {'qkv': (float_, (1, 'S', (HEADS + 2 * KV_HEADS) * HEAD_DIM)),
+              'past_key': (float_, cache), 'past_value': (float_, cache),
+              'last': (TensorProto.INT32, (1,)), 'fill': (TensorProto.INT32, ()),
+              'cos': (float_, (SLOTS, HEAD_DIM // 2)), 'sin': (float_, (SLOTS, HEAD_DIM // 2))}
+    outputs = ['attended', 'key', 'value']
+    node = helper.make_node('Attention', list(inputs), outputs, domain=OURS, num_heads=HEADS,
+                            kv_num_heads=KV_HEADS)
+    return session([node], [helper.make_tensor_value_info(name, kind, shape)
+                            for name, (kind, shape) in inputs.items()],
+                   outputs, {}, threads, is_ours)
 
 
 def print_attention(threads: int) -> None:
-    """Print the time of one layer's attention, tiled and plain."""
+    """Print the time of one layer's attention: ours, and ONNX Runtime's two."""
     print(f'\n{"attention of one layer (microseconds)":40}'
           + ''.join(f'{f"at fill {fill}":>14}' for fill in FILLS))
-    for name, is_plain in (('tiled', '0'), ('plain', '1')):
+    for name, is_ours, is_plain in (('ours', True, '1'), ("ONNX Runtime's, plain", False, '1'),
+                                    ("ONNX Runtime's, tiled", False, '0')):
         os.environ['ORT_GQA_DISABLE_FLASH_ATTENTION'] = is_plain
-        runner = attention(threads)
+        runner = attention(threads, is_ours)
         for chunk in (1, 64):
             times_s = [seconds(bound(runner, chunk, fill)) for fill in FILLS]
             print(f'{f"{name}, {chunk} row(s)":40}'
@@ -153,10 +165,10 @@ def bound(runner: ort.InferenceSession, chunk: int, fill: int) -> Callable[[], o
     binding = runner.io_binding()
     for name, array in feeds.items():
         binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
-    out = np.zeros((1, chunk, HEADS * HEAD_DIM), np.float32)
-    for name, array in {'out': out, **cache}.items():
+    attended = np.zeros((1, chunk, HEADS * HEAD_DIM), np.float32)
+    for name, array in {'attended': attended, **cache}.items():
         binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
-    kept_alive = feeds, cache, out  # the values above only point into them
+    kept_alive = feeds, cache, attended  # the values above only point into them
     return lambda: (runner.run_with_iobinding(binding), kept_alive)
 
 
@@ -167,8 +179,11 @@ def main() -> int:
     parser.add_argument('--threads', type=int, default=physical_cores(),
                         help='threads (default: the physical cores, %(default)s)')
     threads = parser.parse_args().threads
-    print_products({'uint8 x int8 (ours)': (w8a8, np.uint8),
-                    'MatMulNBits, 8 bits': (eight_bit_blocks, np.float32)}, threads)
+    library = find_library()
+    print(f'ours: {library.instructions if library and library.instructions else "not here"}\n')
+    print_products({'Linear': (linear, True), 'FineLinear': (fine_linear, True),
+                    "Linear of ONNX Runtime's": (linear, False),
+                    'MatMulNBits, 8 bits': (eight_bit_blocks, False)}, threads)
     print_attention(threads)
     return 0
 

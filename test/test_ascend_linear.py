@@ -12,7 +12,7 @@ from tinyllama_ros.model.ascend_linear import (
     AscendHalfLinear,
     AscendInt8Linear,
 )
-from tinyllama_ros.model.cpu_graph import OPSETS
+from tinyllama_ros.model.cpu_functions import cpu_functions, OPSETS
 from tinyllama_ros.model.graph_writer import GraphWriter
 from tinyllama_ros.model.linear import FloatLinear, Int8Linear
 
@@ -25,7 +25,7 @@ def random(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def written(folder, linear, method, weight, shape, opsets):
+def written(folder, linear, method, weight, shape, opsets, functions=()):
     """Write one product as a graph of its own and return its path."""
     folder.mkdir()
     with (folder / 'weights').open('wb') as weights:
@@ -34,7 +34,7 @@ def written(folder, linear, method, weight, shape, opsets):
         options = {'is_tied': False} if method == 'head' else {}
         writer.output(getattr(linear(writer), method)('y', 'x', weight, **options),
                       TensorProto.FLOAT, (*shape, weight.shape[0]))
-    writer.save(folder / 'graph.onnx', 'product', opsets)
+    writer.save(folder / 'graph.onnx', 'product', opsets, functions)
     return folder / 'graph.onnx'
 
 
@@ -49,7 +49,8 @@ def test_product_is_the_cpus(tmp_path, name, method):
     options = ort.SessionOptions()
     options.add_session_config_entry('session.x64quantprecision', '1')
     [expected] = ort.InferenceSession(
-        written(tmp_path / 'cpu', cpu, method, weight, (5,), OPSETS), options).run(None, {'x': x})
+        written(tmp_path / 'cpu', cpu, method, weight, (5,), OPSETS, cpu_functions()),
+        options).run(None, {'x': x})
     [found] = open_session(written(tmp_path / 'ascend', ascend, method, weight, (1, 5),
                                    {'': 13})).run(None, {'x': x[None]})
     largest = np.abs(expected).max(axis=1, keepdims=True)

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,6 +63,11 @@ def test_build_installs_the_page_and_its_licences(workspace):
     installed = {path.name for path in workspace.glob('install/**/web/static/**/*')}
     assert installed >= {path.name for path in (ROOT / 'tinyllama_ros/web/static').rglob('*')}
     assert {'index.html', 'markdown-it.js', 'LICENSES.txt'} <= installed
+
+
+@pytest.mark.skipif(not shutil.which('g++'), reason='needs g++')
+def test_build_compiles_the_kernels(workspace):
+    assert list(workspace.glob('install/**/tinyllama_ros/kernels/library.so.1'))
 
 
 def test_installed_node_answers_a_prompt(workspace, installed):

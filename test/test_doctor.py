@@ -17,6 +17,7 @@ from tinyllama_ros import doctor
 from tinyllama_ros.cli import main
 from tinyllama_ros.engine.acl_probe import probe
 from tinyllama_ros.errors import BackendError
+from tinyllama_ros.kernels import Library
 from tinyllama_ros.model.artifact import (
     Artifact,
     CompiledGraph,
@@ -288,6 +289,17 @@ def test_swap_slows_down_an_npu_that_shares_the_memory(monkeypatch):
     assert (found.state, found.text) == ('note', '1.0 GB of 4.0 GB in use')
     assert 'sudo swapoff -a' in found.remedy
     assert report('onnx')['swap'].state == 'ok'
+
+
+@pytest.mark.parametrize('library, state, words', [
+    (Library(Path('library'), 'AVX-512 VNNI'), 'ok', 'AVX-512 VNNI'),
+    (Library(Path('library'), ''), 'note', 'this processor has none'),
+    (None, 'note', 'sudo apt install g++')], ids=str)
+def test_kernels_that_do_not_run_are_noted(monkeypatch, library, state, words):
+    monkeypatch.setattr(doctor, 'find_library', lambda: library)
+    found = report('onnx')['kernels']
+    assert found.state == state and words in str(found)
+    assert 'kernels' not in report('acl')
 
 
 def test_board_without_swap_is_told_when_to_add_some(tool, monkeypatch):

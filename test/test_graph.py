@@ -94,14 +94,15 @@ class Subject:
                                for length, end in zip(lengths, ends, strict=True)])
 
 
-@pytest.fixture(scope='module')
-def open_subject(tmp_path_factory):
-    """Return a function that builds an artifact and opens it."""
+@pytest.fixture(scope='module', params=[True, False], ids=['ours', 'onnxruntime'])
+def open_subject(request, tmp_path_factory):
+    """Return a function that builds an artifact and opens it, with our kernels and without."""
     def open_subject(checkpoint, quantization, fine_layers=0):
         folder = tmp_path_factory.mktemp('artifacts') / quantization
         build(checkpoint, folder, name='tiny', quantization=quantization, kv_length=SLOTS,
               fine_layers=fine_layers)
-        subjects.append(Subject(checkpoint, OnnxBackend(Artifact.open(folder), threads=1)))
+        subjects.append(Subject(checkpoint, OnnxBackend(
+            Artifact.open(folder), threads=1, own_kernels=request.param)))
         return subjects[-1]
 
     subjects: list[Subject] = []

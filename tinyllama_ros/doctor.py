@@ -16,6 +16,7 @@ import psutil
 
 from tinyllama_ros.engine.backend import open_backend
 from tinyllama_ros.errors import TinyLlamaError
+from tinyllama_ros.kernels import find_library
 from tinyllama_ros.model.artifact import Artifact
 from tinyllama_ros.model.atc import SMALL_MEMORY
 from tinyllama_ros.model.cache_folder import find_artifact
@@ -57,6 +58,8 @@ def examine(backend: str, model: str) -> Iterator[Finding]:
     yield _ros()
     yield _memory()
     yield _swap(needs_npu)
+    if not needs_npu:
+        yield _kernels()
     yield _npu(npu, needs_npu)
     yield _toolkit(toolkit, needs_npu)
     acl, soc = _acl(toolkit, needs_npu)
@@ -115,6 +118,17 @@ def _swap(needs_npu: bool) -> Finding:
         return Finding('swap', OK, f'{text}; to compile a model here, add some for that time: '
                        'docs/orange-pi.md')
     return Finding('swap', OK, text)
+
+
+def _kernels() -> Finding:
+    library = find_library()
+    if not library:
+        return Finding('kernels', NOTE, 'ours were not compiled: answers on the CPU are slower',
+                       'sudo apt install g++, then install tinyllama_ros again')
+    if not library.instructions:
+        return Finding('kernels', NOTE, "this processor has none of VNNI's instructions that ours "
+                       "use: ONNX Runtime's own run, which are slower")
+    return Finding('kernels', OK, library.instructions)
 
 
 def _npu(npu: Npu | None, needs_npu: bool) -> Finding:

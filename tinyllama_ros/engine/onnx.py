@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 import psutil
 
 from tinyllama_ros.errors import BackendError, BackendLost
+from tinyllama_ros.kernels import find_library
 from tinyllama_ros.model.artifact import Artifact
 
 try:
@@ -25,7 +26,13 @@ class OnnxBackend:
     step appends its rows in place and copies nothing.
     """
 
-    def __init__(self, artifact: Artifact, *, threads: int = 0) -> None:
+    def __init__(self, artifact: Artifact, *, threads: int = 0, own_kernels: bool = True) -> None:
+        """
+        Load an artifact.
+
+        :param threads: 0 takes the physical cores that this process may use.
+        :param own_kernels: run our operators by our kernels, where those are; see kernels/.
+        """
         manifest = artifact.manifest
         if manifest.dialect != 'cpu':
             raise BackendError(f'{artifact.folder} holds a graph in the {manifest.dialect} '
@@ -33,7 +40,8 @@ class OnnxBackend:
         self.kv_length = manifest.kv_length
         self.vocab_size = manifest.architecture.vocab_size
         self.chunk_sizes = manifest.chunk_sizes
-        self._session: ort.InferenceSession | None = _load(artifact, threads or physical_cores())
+        self._session: ort.InferenceSession | None = _load(
+            artifact, threads or physical_cores(), own_kernels)
         _check_shapes(self._session, artifact)
         longest = self.chunk_sizes[-1]
         self._tokens = np.zeros((1, longest), np.int64)
@@ -98,7 +106,7 @@ def physical_cores() -> int:
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
-def _load(artifact: Artifact, threads: int) -> ort.InferenceSession:
+def _load(artifact: Artifact, threads: int, own_kernels: bool) -> ort.InferenceSession:
     # The tiled path of newer releases takes 2 to 2.5 times as long at these lengths, and saves
     # memory that is small here (8 MB at 1024 slots); it is read when the session is made
     os.environ.setdefault('ORT_GQA_DISABLE_FLASH_ATTENTION', '1')
@@ -106,6 +114,9 @@ def _load(artifact: Artifact, threads: int) -> ort.InferenceSession:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    library = find_library() if own_kernels else None
+    if library and library.instructions:
+        options.register_custom_ops_library(str(library.path))
     # x86 without VNNI adds pairs of products in 16 bits, which saturate; ask for the exact kernel
     options.add_session_config_entry('session.x64quantprecision', '0' if _has_vnni() else '1')
     try:

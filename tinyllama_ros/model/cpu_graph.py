@@ -1,5 +1,5 @@
 """
-The decoder in the CPU dialect: ONNX Runtime's fused operators, the cache appended in place.
+The decoder in the CPU dialect: a few large operators, the cache appended in place.
 
 One layer, with the operators as they run::
 
@@ -9,13 +9,13 @@ One layer, with the operators as they run::
         |
     linear q,k,v (one matrix)
         |
-    GroupQueryAttention   <- past keys/values, appended in the same buffer; rotates q and k
+    Attention             <- past keys/values, appended in the same buffer; rotates q and k
         |
     linear o
         |
     SkipSimplifiedLayerNormalization
         |
-    linear gate,up (one matrix) - SiLU(gate) * up - linear down
+    linear gate,up (one matrix) - Gate, SiLU(gate) * up - linear down
 """
 
 from collections.abc import Iterator
@@ -27,12 +27,11 @@ from onnx import TensorProto
 
 from tinyllama_ros.model.artifact import GRAPH, WEIGHTS
 from tinyllama_ros.model.checkpoint import Checkpoint
+from tinyllama_ros.model.cpu_functions import cpu_functions, OPSETS, OURS
 from tinyllama_ros.model.decoder_weights import DecoderWeights
 from tinyllama_ros.model.graph_writer import GraphWriter, MICROSOFT
 from tinyllama_ros.model.linear import Linear
 from tinyllama_ros.model.rope import rope_tables
-
-OPSETS = {'': 17, MICROSOFT: 1}
 
 
 def write_cpu_graph(checkpoint: Checkpoint, linear: type[Linear], kv_length: int,
@@ -59,7 +58,7 @@ def write_cpu_graph(checkpoint: Checkpoint, linear: type[Linear], kv_length: int
         writer = GraphWriter(weights, WEIGHTS)
         decoder = _Decoder(writer, checkpoint, linear, kv_length, fine_layers)
         yield from decoder.write()
-    writer.save(folder / GRAPH, 'decoder', OPSETS)
+    writer.save(folder / GRAPH, 'decoder', OPSETS, cpu_functions())
 
 
 class _Decoder:
@@ -133,10 +132,10 @@ class _Decoder:
                 for kind in ('key', 'value')]
         present = [f'{kind}.{layer}' for kind in ('key', 'value')]
         attended = writer.node(
-            'GroupQueryAttention', f'{path}/attend',
-            [qkv, '', '', *past, 'last_slot', 'fill_after', 'rope/cos', 'rope/sin'],
-            outputs=[f'{path}/attend', *present], domain=MICROSOFT,
-            num_heads=arch.heads, kv_num_heads=arch.kv_heads, do_rotary=1)
+            'Attention', f'{path}/attend',
+            [qkv, *past, 'last_slot', 'fill_after', 'rope/cos', 'rope/sin'],
+            outputs=[f'{path}/attend', *present], domain=OURS,
+            num_heads=arch.heads, kv_num_heads=arch.kv_heads)
         for name in present:
             writer.output(name, TensorProto.FLOAT, shape)
         return self._linear.apply(f'{path}/o', attended, self._weights.one(f'{prefix}.o_proj'))
@@ -145,11 +144,7 @@ class _Decoder:
         writer, prefix = self._writer, f'model.layers.{layer}.mlp'
         both = self._linear.apply(f'{path}/gate_up', hidden,
                                   self._weights.stack(prefix, ('gate_proj', 'up_proj')))
-        gate, up = f'{path}/split', f'{path}/split:1'
-        writer.node('Split', f'{path}/split', [both], outputs=[gate, up], axis=-1)
-        # QuickGelu is x * sigmoid(alpha * x); alpha = 1 makes it SiLU
-        gated = writer.node('QuickGelu', f'{path}/silu', [gate], domain=MICROSOFT, alpha=1.0)
-        product = writer.node('Mul', f'{path}/gated', [gated, up])
+        gated = writer.node('Gate', f'{path}/gate', [both], domain=OURS)
         is_fine = layer < self._fine_layers
         apply = self._linear.apply_finely if is_fine else self._linear.apply
-        return apply(f'{path}/down', product, self._weights.one(f'{prefix}.down_proj'))
+        return apply(f'{path}/down', gated, self._weights.one(f'{prefix}.down_proj'))

@@ -62,12 +62,13 @@ class GraphWriter:
                                             domain=domain, **attributes))
         return name
 
-    def save(self, path: Path, name: str, opsets: dict[str, int]) -> None:
+    def save(self, path: Path, name: str, opsets: dict[str, int],
+             functions: Sequence[onnx.FunctionProto] = ()) -> None:
         """Write the graph, which finds its weights by the name of their file."""
         graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs,
                                   list(self._initializers.values()))
         model = helper.make_model(
-            graph, producer_name='tinyllama_ros', ir_version=8,
+            graph, producer_name='tinyllama_ros', ir_version=8, functions=functions,
             opset_imports=[helper.make_opsetid(domain, version)
                            for domain, version in opsets.items()])
         path.write_bytes(model.SerializeToString())

@@ -1,0 +1,286 @@
+"""Our kernels give the numbers of the functions that say what they mean."""
+
+import os
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper, TensorProto
+import onnxruntime as ort
+import pytest
+from tiny_models import tiny
+
+from tinyllama_ros import kernels
+from tinyllama_ros.engine.onnx import OnnxBackend
+from tinyllama_ros.model.artifact import Artifact
+from tinyllama_ros.model.build import build
+from tinyllama_ros.model.cpu_functions import cpu_functions, OPSETS, OURS
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ROOT / 'tinyllama_ros' / 'kernels'
+EMULATION = ROOT / 'test' / 'amx'
+THREADS = 2
+
+needs_compiler = pytest.mark.skipif(not shutil.which('g++'), reason='needs g++')
+
+
+def has_flags(*flags: str) -> bool:
+    """Return whether this processor has all of these."""
+    return set(flags) <= set(Path('/proc/cpuinfo').read_text().split())
+
+
+def compile_variant(tmp_path_factory, variant: str) -> Path:
+    """Return a library that takes this processor for another one, and warns of nothing."""
+    if not has_flags('avx512_vnni', 'avx512vl', 'avx512dq', 'avx512bw'):
+        pytest.skip('this processor lacks AVX-512 VNNI')
+    if not shutil.which('g++'):
+        pytest.skip('needs g++')
+    path = tmp_path_factory.mktemp(variant) / 'library.so.1'
+    subprocess.run(['g++', '-std=c++17', '-O1', '-ffp-contract=off', '-Wall', '-Wextra', '-Werror',
+                    '-Wno-maybe-uninitialized',  # of the compiler's own headers
+                    '-fPIC', '-shared', f'-DTINYLLAMA_ROS_TEST_{variant}', f'-I{EMULATION}',
+                    *SOURCES.glob('*.cc'), '-o', path], check=True)
+    return path
+
+
+@pytest.fixture(scope='module')
+def avx2(tmp_path_factory):
+    """Return a library with the AVX2 kernels, in an encoding that runs here."""
+    return compile_variant(tmp_path_factory, 'EVEX')
+
+
+@pytest.fixture(scope='module')
+def amx(tmp_path_factory):
+    """Return a library with the AMX kernels, on an emulation."""
+    path = compile_variant(tmp_path_factory, 'AMX')
+    assert kernels._instructions(path) == 'AMX'
+    return path
+
+
+@pytest.fixture(scope='module')
+def native():
+    """Return the library that was installed."""
+    library = kernels.find_library()
+    if not library or not library.instructions:
+        pytest.skip('no kernel of ours runs on this processor, or nothing compiled them')
+    return library.path
+
+
+@pytest.fixture(params=['native', 'avx2', 'amx'])
+def library(request):
+    return request.getfixturevalue(request.param)
+
+
+def open_session(op: str, inputs: dict[str, tuple[int, list]], outputs: list[str],
+                 weights: dict[str, NDArray], library: Path | None, **attributes: int
+                 ) -> ort.InferenceSession:
+    """Return one operator of ours, run by a library, or as the function that it is."""
+    graph = helper.make_graph(
+        [helper.make_node(op, [*inputs, *weights], outputs, domain=OURS, **attributes)], op,
+        [helper.make_tensor_value_info(name, kind, shape)
+         for name, (kind, shape) in inputs.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()])
+    model = helper.make_model(graph, ir_version=8, functions=cpu_functions(), opset_imports=[
+        helper.make_opsetid(domain, version) for domain, version in OPSETS.items()])
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    options.log_severity_level = 4
+    options.add_session_config_entry('session.x64quantprecision', '1')
+    if library:
+        options.register_custom_ops_library(str(library))
+    return ort.InferenceSession(model.SerializeToString(), options)
+
+
+def open_linear(op: str, weight: NDArray[np.int8], library: Path | None) -> ort.InferenceSession:
+    scale = np.random.default_rng(1).uniform(0.001, 0.1, weight.shape[1]).astype(np.float32)
+    return open_session(op, {'x': (TensorProto.FLOAT, [1, 'S', weight.shape[0]])}, ['y'],
+                        {'weight': weight, 'scale': scale}, library)
+
+
+@pytest.mark.parametrize('op', ['Linear', 'FineLinear'])
+@pytest.mark.parametrize('shape', [(1, 1), (3, 31), (4, 32), (6, 33), (130, 31), (64, 96),
+                                   (576, 200), (257, 65), (128, 64)], ids=str)
+def test_product_is_the_functions_to_the_bit(library, op, shape):
+    random = np.random.default_rng(0)
+    weight = random.integers(-127, 128, shape, dtype=np.int8)
+    ours, theirs = open_linear(op, weight, library), open_linear(op, weight, None)
+    for tokens in (1, 2, 3, 4, 5, 8, 11, 12, 13, 16, 17, 25, 64, 70):
+        x = random.standard_normal((1, tokens, shape[0])).astype(np.float32)
+        x[0, tokens // 2] *= 1e4  # each token has a step of its own
+        x[0, tokens // 3, 0] = 1e3
+        x[0, -1] *= tokens != 5  # a token of zeros
+        [found], [expected] = (each.run(None, {'x': x}) for each in (ours, theirs))
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_extreme_codes_do_not_saturate(library):
+    weight = np.full((4096, 32), 127, np.int8)
+    weight[:, 1] = -127
+    ours, theirs = open_linear('Linear', weight, library), open_linear('Linear', weight, None)
+    x = np.stack([np.ones(4096, np.float32), -np.ones(4096, np.float32)])[None]
+    [found], [expected] = (each.run(None, {'x': x}) for each in (ours, theirs))
+    np.testing.assert_array_equal(found, expected)
+    assert (found[0, :, 0] != 0).all()
+
+
+class Layer:
+    """One layer's attention, its cache bound in place, at first full of large numbers."""
+
+    def __init__(self, library: Path | None, heads: int, kv_heads: int, head_dim: int,
+                 slots: int = 70) -> None:
+        kind = TensorProto.FLOAT
+        cache = [1, kv_heads, slots, head_dim]
+        half = [slots, head_dim // 2]
+        self._width = (heads + 2 * kv_heads) * head_dim
+        self._shape = heads * head_dim
+        self._session = open_session('Attention', {
+            'qkv': (kind, [1, 'S', self._width]), 'past_key': (kind, cache),
+            'past_value': (kind, cache), 'last_slot': (TensorProto.INT32, [1]),
+            'fill_after': (TensorProto.INT32, []), 'cos': (kind, half), 'sin': (kind, half)},
+            ['attended', 'key', 'value'], {}, library, num_heads=heads, kv_num_heads=kv_heads)
+        random = np.random.default_rng(0)
+        self.cache = {name: (1e6 * random.standard_normal(cache)).astype(np.float32)
+                      for name in ('key', 'value')}
+        angles = np.outer(np.arange(slots), np.geomspace(1, 0.01, head_dim // 2))
+        self._tables = {'cos': np.cos(angles).astype(np.float32),
+                        'sin': np.sin(angles).astype(np.float32)}
+
+    def run(self, qkv: NDArray[np.float32], start: int, *, last: int | None = None,
+            is_in_place: bool = True) -> NDArray[np.float32]:
+        """Append a chunk (S, width) and return what it attends to (S, heads * head_dim)."""
+        end = start + len(qkv)
+        present = {name: rows if is_in_place else rows.copy() for name, rows in self.cache.items()}
+        attended = np.full((1, len(qkv), self._shape), np.nan, np.float32)
+        feeds = {'qkv': qkv[None], 'last_slot': np.array([end - 1 if last is None else last],
+                                                         np.int32),
+                 'fill_after': np.array(end, np.int32), **self._tables,
+                 **{f'past_{name}': rows for name, rows in self.cache.items()}}
+        binding = self._session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+        for name, array in {'attended': attended, **present}.items():
+            binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
+        self._session.run_with_iobinding(binding)
+        return attended[0]
+
+    def qkv(self, tokens: int, sharpness: float = 2) -> NDArray[np.float32]:
+        """Return random queries, keys and values; large ones attend to few slots."""
+        random = np.random.default_rng(0)
+        return np.float32(sharpness) * random.standard_normal((tokens, self._width), np.float32)
+
+
+HEADS = {'nine share three of 64': (9, 3, 64), 'eight share one of 16': (8, 1, 16),
+         'four of four of 32': (4, 4, 32), 'six share two of 48': (6, 2, 48),
+         'five share one of 80': (5, 1, 80), 'two share one of 128': (2, 1, 128)}
+
+
+@pytest.mark.parametrize('sharpness', [0.1, 2, 5])
+@pytest.mark.parametrize('heads', HEADS)
+def test_attention_is_the_functions(library, heads, sharpness):
+    ours, theirs = Layer(library, *HEADS[heads]), Layer(None, *HEADS[heads])
+    qkv = ours.qkv(70, sharpness)
+    start = 0
+    for length in (1, 5, 16, 1, 1, 30, 2, 14):
+        chunk = qkv[start:start + length]
+        found, expected = ours.run(chunk, start), theirs.run(chunk, start)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * max(1, sharpness**2))
+        start += length
+        for name in ('key', 'value'):
+            np.testing.assert_allclose(ours.cache[name][:, :, :start],
+                                       theirs.cache[name][:, :, :start], rtol=0, atol=1e-5)
+            np.testing.assert_array_equal(ours.cache[name][:, :, start:],
+                                          theirs.cache[name][:, :, start:])
+    assert start == 70
+
+
+@pytest.mark.parametrize('lengths', [[1] * 70, [64, 6], [7, 1, 1, 8, 3, 50], [69, 1]], ids=str)
+@pytest.mark.parametrize('heads', HEADS)
+def test_attention_of_a_token_does_not_depend_on_its_chunk(library, heads, lengths):
+    whole, parts = Layer(library, *HEADS[heads]), Layer(library, *HEADS[heads])
+    qkv = whole.qkv(70)
+    expected = whole.run(qkv, 0)
+    ends = np.cumsum(lengths)
+    found = [parts.run(qkv[end - length:end], end - length)
+             for length, end in zip(lengths, ends, strict=True)]
+    np.testing.assert_array_equal(np.concatenate(found), expected)
+
+
+@pytest.mark.parametrize('change', [{'last': 70}, {'last': -1}, {'is_in_place': False}], ids=str)
+def test_attention_refuses_what_would_write_elsewhere(library, change):
+    layer = Layer(library, 2, 1, 16)
+    before = {name: rows.copy() for name, rows in layer.cache.items()}
+    with pytest.raises(Exception, match='fit the cache|bound to the same memory'):
+        layer.run(layer.qkv(3), 4, **change)
+    for name, rows in layer.cache.items():
+        np.testing.assert_array_equal(rows, before[name])
+
+
+@pytest.mark.parametrize('width', [1, 15, 16, 33, 200])
+def test_gate_is_the_functions(library, width):
+    ours, theirs = (open_session('Gate', {'both': (TensorProto.FLOAT, [1, 'S', 2 * width])},
+                                 ['gated'], {}, each) for each in (library, None))
+    both = 4 * np.random.default_rng(0).standard_normal((1, 5, 2 * width)).astype(np.float32)
+    both[0, 0, :4] = (100, -100, 0, -87.5)[:2 * width]
+    [found], [expected] = (each.run(None, {'both': both}) for each in (ours, theirs))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+    gate, up = np.split(both.astype(np.float64), 2, axis=-1)  # theirs is coarse for large ones
+    np.testing.assert_allclose(found, gate / (1 + np.exp(-gate)) * up, rtol=1e-6, atol=1e-30)
+
+
+def test_weight_that_is_no_constant_is_refused(library):
+    kind = TensorProto.FLOAT
+    with pytest.raises(Exception, match='no constant of the graph'):
+        open_session('Linear', {'x': (kind, [1, 4]), 'weight': (TensorProto.INT8, [4, 4]),
+                                'scale': (kind, [4])}, ['y'], {}, library)
+
+
+@pytest.fixture(scope='module')
+def artifact(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('artifact') / 'tiny'
+    build(tiny(), folder, name='tiny', quantization='w8a8', kv_length=64)
+    return Artifact.open(folder)
+
+
+TOKENS = np.arange(20)
+
+
+@pytest.mark.parametrize('content', [None, b'', b'not a library'], ids=str)
+def test_without_a_library_the_functions_run(artifact, monkeypatch, tmp_path, content):
+    path = tmp_path / 'library.so.1'
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setattr(kernels, 'PATH', path)
+    library = kernels.find_library()
+    assert library is None if content is None else library.instructions == ''
+    expected = OnnxBackend(artifact, own_kernels=False).forward(TOKENS, 0)
+    np.testing.assert_array_equal(OnnxBackend(artifact).forward(TOKENS, 0), expected)
+
+
+def test_library_runs_where_there_is_one(artifact, native):
+    ours, theirs = (OnnxBackend(artifact, own_kernels=own) for own in (True, False))
+    found = ours.forward(TOKENS, 0).copy()
+    assert (found != theirs.forward(TOKENS, 0)).any()  # by a last bit of attention
+    one_by_one = [ours.forward(TOKENS[slot:slot + 1], slot).copy() for slot in range(20)]
+    np.testing.assert_array_equal(one_by_one[-1], found)
+
+
+@needs_compiler
+def test_installing_compiles_them():
+    assert kernels.find_library(), 'pip install compiled nothing; see pip install -v -e .'
+
+
+def test_installing_without_a_compiler_does_without(tmp_path):
+    for name in ('setup.py', 'package.xml', 'setup.cfg'):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(SOURCES, tmp_path / 'tinyllama_ros' / 'kernels',
+                    ignore=shutil.ignore_patterns('*.so.1'))
+    done = subprocess.run([sys.executable, 'setup.py', '-q', 'build_ext', '--inplace'],
+                          cwd=tmp_path, env={**os.environ, 'CC': 'false', 'CXX': 'false'},
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'failed' in done.stderr
+    assert not list(tmp_path.rglob('*.so.1'))

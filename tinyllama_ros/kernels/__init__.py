@@ -1,0 +1,37 @@
+"""
+Kernels of ours for ONNX Runtime: the operators of the CPU dialect, each in one piece.
+
+``pip install`` and ``colcon build`` compile them where there is a C++ compiler, for every
+instruction set; which of them runs is chosen when they are loaded. Where none fits, ONNX Runtime
+makes the same operators out of its own (model/cpu_functions.py): slower, and the same numbers.
+"""
+
+import ctypes
+from dataclasses import dataclass
+from pathlib import Path
+
+PATH = Path(__file__).with_name('library.so.1')
+
+
+@dataclass(frozen=True)
+class Library:
+    """What ONNX Runtime loads, and the instructions of this processor that it uses."""
+
+    path: Path
+    instructions: str
+
+
+def find_library() -> Library | None:
+    """Return the library, or None where it was not compiled."""
+    return Library(PATH, _instructions(PATH)) if PATH.exists() else None
+
+
+def _instructions(path: Path) -> str:
+    """Return the name of the instruction set, empty where this processor has none of those."""
+    try:
+        instructions = ctypes.CDLL(str(path)).Instructions
+    except (OSError, AttributeError):  # compiled for another machine, or another version
+        return ''
+    instructions.restype = ctypes.c_char_p
+    name: bytes = instructions()
+    return name.decode()

@@ -1,0 +1,324 @@
+// The kernels as operators of ONNX Runtime, in the domain tinyllama_ros. model/cpu_functions.py says
+// what each computes, and from which inputs.
+
+#include <algorithm>
+#include <cstdlib>
+#include <initializer_list>
+#include <memory>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "kernels.h"
+#include "onnxruntime_abi.h"
+
+namespace tinyllama_ros {
+namespace {
+
+const Api *g_api = nullptr;
+const Kernels *g_kernels = nullptr;
+
+const Kernels *Choose() { return Avx512Kernels() ? Avx512Kernels() : AvxVnniKernels(); }
+
+// Every error inside an operator; what() goes to ONNX Runtime's own exception.
+struct Failure : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+struct StatusError {
+  Status *status;
+};
+
+void Check(Status *status) {
+  if (status) throw StatusError{status};
+}
+
+// Runs a function that may throw; exceptions must not pass through ONNX Runtime.
+template <typename Function>
+Status *Guarded(Function function) {
+  try {
+    function();
+    return nullptr;
+  } catch (const StatusError &error) {
+    return error.status;
+  } catch (const std::exception &error) {
+    return g_api->Fail(error.what());
+  }
+}
+
+using Shape = std::vector<int64_t>;
+
+struct Tensor {
+  void *data;
+  Shape shape;
+
+  explicit Tensor(const Value *value) {
+    Check(g_api->Data(value, &data));
+    TensorInfo *info;
+    Check(g_api->Info(value, &info));
+    const std::unique_ptr<TensorInfo, void (*)(TensorInfo *)> owner(
+        info, [](TensorInfo *info) { g_api->Release(info); });
+    size_t rank;
+    Check(g_api->Rank(info, &rank));
+    shape.resize(rank);
+    Check(g_api->Shape(info, shape.data(), rank));
+  }
+
+  template <typename Element>
+  Element *As() const {
+    return static_cast<Element *>(data);
+  }
+  int64_t Rows() const {
+    return std::accumulate(shape.begin(), shape.end() - 1, int64_t{1}, std::multiplies<>());
+  }
+};
+
+Tensor Input(const Context *context, size_t index) {
+  const Value *value;
+  Check(g_api->Input(context, index, &value));
+  return Tensor(value);
+}
+
+float *Output(Context *context, size_t index, const Shape &shape) {
+  Value *value;
+  Check(g_api->Output(context, index, shape.data(), shape.size(), &value));
+  void *data;
+  Check(g_api->Data(value, &data));
+  return static_cast<float *>(data);
+}
+
+template <typename Task>
+void ParallelFor(const Context *context, size_t count, const Task &task) {
+  if (count == 1) return task(0);
+  const auto call = [](void *data, size_t index) { (*static_cast<const Task *>(data))(index); };
+  Check(g_api->ParallelFor(context, call, count, const_cast<Task *>(&task)));
+}
+
+// Memory that one thread uses again for every operator.
+template <typename Element, int>
+Element *Scratch(size_t count) {
+  thread_local std::vector<Element> memory;
+  if (memory.size() < count) memory.resize(count);
+  return memory.data();
+}
+
+enum { kCodes, kPeaks, kQueries, kScores };
+
+Tensor Constant(const KernelInfo *info, size_t index) {
+  const Value *value;
+  int is_constant;
+  Check(g_api->Constant(info, index, &is_constant, &value));
+  if (!is_constant) throw Failure("a weight or its scale is no constant of the graph");
+  return Tensor(value);
+}
+
+// The packed copy is read from now on: the pages of the weight's file need not stay in memory.
+void LeaveOut(const Tensor &weight, size_t bytes) {
+#ifdef MADV_PAGEOUT
+  const uintptr_t page = sysconf(_SC_PAGESIZE);
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(weight.data) + page - 1) / page * page;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(weight.data) + bytes) / page * page;
+  if (begin < end) madvise(reinterpret_cast<void *>(begin), end - begin, MADV_PAGEOUT);
+#endif
+}
+
+template <bool kFine>
+class Linear {
+ public:
+  static constexpr const char *kName = kFine ? "FineLinear" : "Linear";
+  static constexpr std::initializer_list<int> kInputs = {kFloat, kInt8, kFloat};
+  static constexpr std::initializer_list<int> kOutputs = {kFloat};
+
+  explicit Linear(const KernelInfo *info) {
+    const Tensor weight = Constant(info, 1), scale = Constant(info, 2);
+    if (weight.shape.size() != 2 || scale.shape != Shape{weight.shape[1]})
+      throw Failure("a weight is not (in, out), or its scale not (out)");
+    packed_.in = weight.shape[0];
+    packed_.out = weight.shape[1];
+    packed_.steps = (packed_.in + kStep - 1) / kStep;
+    packed_.tiles = (packed_.out + kTile - 1) / kTile;
+    const size_t padded = packed_.tiles * kTile;
+    codes_.reset(static_cast<int8_t *>(std::aligned_alloc(64, padded * packed_.steps * kStep)));
+    if (!codes_) throw std::bad_alloc();
+    start_.resize(padded);
+    scale_.assign(scale.As<float>(), scale.As<float>() + packed_.out);
+    scale_.resize(padded);
+    packed_.codes = codes_.get();
+    packed_.start = start_.data();
+    packed_.scale = scale_.data();
+    g_kernels->pack(weight.As<int8_t>(), packed_, codes_.get(), start_.data());
+    LeaveOut(weight, packed_.in * packed_.out);
+  }
+
+  void Compute(Context *context) const {
+    const Tensor x = Input(context, 0);
+    if (x.shape.back() != packed_.in) throw Failure("x is as wide as its weight is not");
+    Shape shape = x.shape;
+    shape.back() = packed_.out;
+    float *y = Output(context, 0, shape);
+    const int64_t tokens = x.Rows();
+    const int64_t row = packed_.steps * kStep * (1 + kFine);
+    uint8_t *codes = Scratch<uint8_t, kCodes>(tokens * row);
+    float *peaks = Scratch<float, kPeaks>(tokens);
+    const float *values = x.As<float>();
+    ParallelFor(context, tokens < 4 ? 1 : tokens, [&](int64_t task) {
+      for (int64_t token = task; token < (tokens < 4 ? tokens : task + 1); ++token)
+        peaks[token] = g_kernels->quantize(values + token * packed_.in, packed_.in, packed_.steps,
+                                           kFine, codes + token * row);
+    });
+    ParallelFor(context, packed_.tiles, [&](int64_t tile) {
+      g_kernels->multiply(packed_, tile, codes, peaks, tokens, kFine, y);
+    });
+  }
+
+ private:
+  struct Free {
+    void operator()(void *memory) const { std::free(memory); }
+  };
+  PackedWeight packed_;
+  std::unique_ptr<int8_t, Free> codes_;
+  std::vector<int32_t> start_;
+  std::vector<float> scale_;
+};
+
+class Attend {
+ public:
+  static constexpr const char *kName = "Attention";
+  static constexpr std::initializer_list<int> kInputs = {kFloat, kFloat, kFloat, kInt32,
+                                                         kInt32, kFloat, kFloat};
+  static constexpr std::initializer_list<int> kOutputs = {kFloat, kFloat, kFloat};
+
+  explicit Attend(const KernelInfo *info) {
+    Check(g_api->Attribute(info, "num_heads", &heads_));
+  }
+
+  void Compute(Context *context) const {
+    const Tensor qkv = Input(context, 0), past_key = Input(context, 1);
+    const Tensor past_value = Input(context, 2), last_slot = Input(context, 3);
+    const Tensor cos = Input(context, 5), sin = Input(context, 6);
+    Attention a;
+    a.heads = heads_;
+    a.kv_heads = past_key.shape[1];
+    a.slots = past_key.shape[2];
+    a.head_dim = past_key.shape[3];
+    a.length = qkv.shape[1];
+    a.start = *last_slot.As<int32_t>() + 1 - a.length;
+    const int64_t width = (a.heads + 2 * a.kv_heads) * a.head_dim, half = a.head_dim / 2;
+    if (qkv.shape.back() != width || a.start < 0 || a.start + a.length > a.slots)
+      throw Failure("the chunk does not fit the cache");
+    if (a.head_dim % 16) throw Failure("head_dim is no multiple of 16");
+    float *attended = Output(context, 0, {1, a.length, a.heads * a.head_dim});
+    float *keys = Output(context, 1, past_key.shape);
+    float *values = Output(context, 2, past_value.shape);
+    if (keys != past_key.data || values != past_value.data)
+      throw Failure("past and present of the cache are not bound to the same memory");
+    float *queries = Scratch<float, kQueries>(a.length * a.heads * a.head_dim);
+    a.keys = keys;
+    a.values = values;
+    a.queries = queries;
+    a.attended = attended;
+    for (int64_t token = 0; token < a.length; ++token) {
+      const int64_t slot = a.start + token;
+      const float *x = qkv.As<float>() + token * width;
+      const float *c = cos.As<float>() + slot * half, *s = sin.As<float>() + slot * half;
+      for (int64_t head = 0; head < a.heads; ++head, x += a.head_dim)
+        g_kernels->rotate(x, c, s, a.head_dim,
+                          queries + (token * a.heads + head) * a.head_dim);
+      for (int64_t head = 0; head < a.kv_heads; ++head, x += a.head_dim)
+        g_kernels->rotate(x, c, s, a.head_dim, keys + (head * a.slots + slot) * a.head_dim);
+      for (int64_t head = 0; head < a.kv_heads; ++head, x += a.head_dim)
+        std::copy_n(x, a.head_dim, values + (head * a.slots + slot) * a.head_dim);
+    }
+    const int64_t rows = a.length * (a.heads / a.kv_heads);
+    const int64_t blocks = (rows + g_kernels->attend_rows - 1) / g_kernels->attend_rows;
+    ParallelFor(context, a.kv_heads * blocks, [&](int64_t task) {
+      // Room for a whole vector behind the last slot.
+      float *scores = Scratch<float, kScores>(g_kernels->attend_rows * (a.slots + 16));
+      g_kernels->attend(a, task / blocks, task % blocks * g_kernels->attend_rows, scores);
+    });
+  }
+
+ private:
+  int64_t heads_;
+};
+
+class Gate {
+ public:
+  static constexpr const char *kName = "Gate";
+  static constexpr std::initializer_list<int> kInputs = {kFloat};
+  static constexpr std::initializer_list<int> kOutputs = {kFloat};
+
+  explicit Gate(const KernelInfo *) {}
+
+  void Compute(Context *context) const {
+    const Tensor both = Input(context, 0);
+    const int64_t width = both.shape.back() / 2;
+    Shape shape = both.shape;
+    shape.back() = width;
+    float *y = Output(context, 0, shape);
+    ParallelFor(context, both.Rows(), [&](int64_t row) {
+      g_kernels->gate(both.As<float>() + row * 2 * width, width, y + row * width);
+    });
+  }
+};
+
+template <typename Operator>
+CustomOp Describe() {
+  CustomOp op = {};
+  op.version = kApiVersion;
+  op.name = [](const CustomOp *) { return Operator::kName; };
+  op.provider = [](const CustomOp *) -> const char * { return nullptr; };
+  op.input_type = [](const CustomOp *, size_t i) { return Operator::kInputs.begin()[i]; };
+  op.input_count = [](const CustomOp *) { return Operator::kInputs.size(); };
+  op.output_type = [](const CustomOp *, size_t i) { return Operator::kOutputs.begin()[i]; };
+  op.output_count = [](const CustomOp *) { return Operator::kOutputs.size(); };
+  op.input_characteristic = op.output_characteristic = [](const CustomOp *, size_t) { return 0; };
+  op.input_memory = [](const CustomOp *, size_t) { return 0; };
+  op.first_version = [](const CustomOp *) { return 1; };
+  op.last_version = [](const CustomOp *) { return 1; };
+  op.create = [](const CustomOp *, const Api *, const KernelInfo *info, void **kernel) {
+    return Guarded([&] { *kernel = new Operator(info); });
+  };
+  op.compute = [](void *kernel, Context *context) {
+    return Guarded([&] { static_cast<Operator *>(kernel)->Compute(context); });
+  };
+  op.destroy = [](void *kernel) { delete static_cast<Operator *>(kernel); };
+  return op;
+}
+
+}  // namespace
+}  // namespace tinyllama_ros
+
+extern "C" {
+
+// Returns the instruction set that the kernels use on this processor; empty if it has none of them.
+__attribute__((visibility("default"))) const char *Instructions() {
+  const tinyllama_ros::Kernels *kernels = tinyllama_ros::Choose();
+  return kernels ? kernels->instructions : "";
+}
+
+// What ONNX Runtime calls when the library is registered with a session. It does nothing, and the
+// operators run as the functions of the graph, where they could not run here.
+__attribute__((visibility("default"))) tinyllama_ros::Status *RegisterCustomOps(
+    tinyllama_ros::SessionOptions *options, const tinyllama_ros::ApiBase *base) {
+  using namespace tinyllama_ros;
+  static const CustomOp kOperators[] = {Describe<Linear<false>>(), Describe<Linear<true>>(),
+                                        Describe<Attend>(), Describe<Gate>()};
+  g_api = base->get(kApiVersion);
+  g_kernels = Choose();
+  if (!g_api || !g_kernels) return nullptr;
+  return Guarded([&] {
+    static Domain *const domain = [] {  // sessions point to it until the process ends
+      Domain *made;
+      Check(g_api->NewDomain("tinyllama_ros", &made));
+      for (const CustomOp &op : kOperators) Check(g_api->Add(made, &op));
+      return made;
+    }();
+    Check(g_api->Add(options, domain));
+  });
+}
+}

@@ -1,0 +1,86 @@
+"""
+The operators of ours in the CPU dialect, each as a function of ONNX Runtime's own operators.
+
+What stands here is what they mean. kernels/ has each of them in one piece, which ONNX Runtime runs
+in place of the function where the library is registered with the session.
+
+====================  ====================================================  ===================
+operator              inputs                                                outputs
+====================  ====================================================  ===================
+Linear, FineLinear    x (..., in); weight (in, out) int8; scale (out): of   (..., out)
+                      each output channel, a 127th
+Attention             qkv (1, S, (heads + 2 kv_heads) head_dim); past key   (1, S, heads
+                      and value (1, kv_heads, slots, head_dim); last_slot   head_dim); key and
+                      (1) int32, of the chunk; fill_after () int32; cos,    value: the memory of
+                      sin (slots, head_dim / 2)                             past's
+Gate                  both (..., 2 width)                                   (..., width)
+====================  ====================================================  ===================
+
+A token of zeros has peak 0, so its codes are arbitrary, and the last product makes it zero again:
+no guard is needed. Activations travel as uint8 with zero point 128, which is symmetric int8 to the
+letter: neither MLAS nor VNNI has a fast int8 x int8 product. QuickGelu is x * sigmoid(alpha * x);
+alpha = 1 makes it SiLU.
+"""
+
+import numpy as np
+from onnx import FunctionProto, parser
+
+from tinyllama_ros.model.graph_writer import MICROSOFT
+from tinyllama_ros.model.quantize import FINER, QMAX
+
+OURS = 'tinyllama_ros'
+OPSETS = {'': 17, MICROSOFT: 1, OURS: 1}
+
+_HEADER = f'<domain: "{OURS}", opset_import: ["": 17, "{MICROSOFT}": 1]>'
+
+_CONSTANTS = f"""
+    zero_point = Constant <value = uint8 {{128}}> ()
+    one = Constant <value = float {{1}}> ()
+    step = Constant <value = float {{{np.float32(1 / QMAX)!s}}}> ()
+    fine_step = Constant <value = float {{{np.float32(1 / (QMAX * FINER))!s}}}> ()
+    fine_share = Constant <value = float {{{np.float32(1 / FINER)!s}}}> ()
+"""
+
+_SCALED = """
+    magnitude = Abs (x)
+    peak = ReduceMax <axes = [-1]> (magnitude)
+    scaled = Div (x, peak)
+"""
+
+_FUNCTIONS = (
+    f"""{_HEADER}
+Linear (x, weight, scale) => (y) {{
+    {_CONSTANTS}{_SCALED}
+    codes = QuantizeLinear (scaled, step, zero_point)
+    product = {MICROSOFT}.MatMulIntegerToFloat (codes, weight, one, scale, zero_point)
+    y = Mul (product, peak)
+}}""", f"""{_HEADER}
+FineLinear (x, weight, scale) => (y) {{
+    {_CONSTANTS}{_SCALED}
+    coarse = QuantizeLinear (scaled, step, zero_point)
+    rounded = DequantizeLinear (coarse, step, zero_point)
+    rest = Sub (scaled, rounded)
+    fine = QuantizeLinear (rest, fine_step, zero_point)
+    codes = Concat <axis = 0> (coarse, fine)
+    product = {MICROSOFT}.MatMulIntegerToFloat (codes, weight, one, scale, zero_point)
+    first, second = Split <axis = 0> (product)
+    part = Mul (second, fine_share)
+    total = Add (first, part)
+    y = Mul (total, peak)
+}}""", f"""{_HEADER}
+Attention <num_heads, kv_num_heads> (qkv, past_key, past_value, last_slot, fill_after, cos, sin)
+    => (attended, key, value) {{
+    attended, key, value = {MICROSOFT}.GroupQueryAttention
+        <num_heads: int = @num_heads, kv_num_heads: int = @kv_num_heads, do_rotary = 1>
+        (qkv, , , past_key, past_value, last_slot, fill_after, cos, sin)
+}}""", f"""{_HEADER}
+Gate (both) => (gated) {{
+    gate, up = Split <axis = -1> (both)
+    silu = {MICROSOFT}.QuickGelu <alpha = 1.0> (gate)
+    gated = Mul (silu, up)
+}}""")
+
+
+def cpu_functions() -> list[FunctionProto]:
+    """Return the functions that a graph of the CPU dialect is made of."""
+    return [parser.parse_function(text) for text in _FUNCTIONS]
