@@ -10,23 +10,27 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 SHARE = get_package_share_path('tinyllama_ros')
+CONFIG = SHARE / 'config'
+FROM_FILE = '; empty: as web_params_file says'
 TEXTS = ('host', 'token_file', 'allowed_hosts')
 PASSED_ON = ('model', 'namespace', 'name', 'params_file')
 
 
 def start_web(context: LaunchContext) -> list[Node]:
-    """Return the web node, which talks to the model's node of the given name."""
+    """Return the web node; arguments that were given win over its parameter file."""
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
     # As text: launch_ros would read a token file called 1 as YAML
-    texts = {name: ParameterValue(value(name), value_type=str) for name in TEXTS}
+    given = {name: ParameterValue(value(name), value_type=str) for name in TEXTS if value(name)}
+    if value('port'):
+        given['port'] = int(value('port'))
     namespace = value('namespace').strip('/')
-    target = '/'.join(['', *filter(None, [namespace]), value('name')])
+    given['model_node'] = '/'.join(['', *filter(None, [namespace]), value('name')])
     return [Node(
         package='tinyllama_ros', executable='tinyllama_web', output='screen', emulate_tty=True,
         namespace=value('namespace'),
-        parameters=[{**texts, 'port': int(value('port')), 'model_node': target}])]
+        parameters=[value('web_params_file'), given])]
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -36,16 +40,19 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription([
         argument('only_web', 'false', "the model's node runs elsewhere already",
                  choices=['true', 'false']),
-        argument('host', '127.0.0.1', 'address to serve at; any but loopback takes a token, '
-                 'which is printed'),
-        argument('port', '8080', 'port to serve at; 0 takes a free one'),
-        argument('token_file', '', 'file that holds the token; empty makes one where one '
-                 'is needed'),
-        argument('allowed_hosts', '', 'further names of this machine, parted by commas'),
+        argument('host', '', 'address to serve at; any but loopback takes a token, which is '
+                 'printed' + FROM_FILE),
+        argument('port', '', 'port to serve at; 0 takes a free one' + FROM_FILE),
+        argument('token_file', '', 'file that holds the token' + FROM_FILE),
+        argument('allowed_hosts', '', 'further names of this machine, parted by commas'
+                 + FROM_FILE),
+        argument('web_params_file', str(CONFIG / 'tinyllama_web.yaml'),
+                 'parameters of the web node, a YAML file; its model_node follows namespace '
+                 'and name'),
         argument('model', '', 'artifact folder, or name of a model built here'),
         argument('namespace', '', "namespace of both nodes, such as a robot's name"),
         argument('name', 'tinyllama', "name of the model's node"),
-        argument('params_file', str(SHARE / 'config' / 'tinyllama.yaml'),
+        argument('params_file', str(CONFIG / 'tinyllama.yaml'),
                  "parameters of the model's node, a YAML file"),
         IncludeLaunchDescription(
             PythonLaunchDescriptionSource(str(SHARE / 'launch' / 'tinyllama.launch.py')),

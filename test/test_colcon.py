@@ -48,7 +48,7 @@ def test_build_installs_what_ros_looks_for(workspace):
     share = workspace / 'install' / 'tinyllama_ros' / 'share'
     assert (share / 'ament_index/resource_index/packages/tinyllama_ros').is_file()
     for name in ('package.xml', 'launch/tinyllama.launch.py', 'launch/web.launch.py',
-                 'config/tinyllama.yaml'):
+                 'config/tinyllama.yaml', 'config/tinyllama_web.yaml'):
         assert (share / 'tinyllama_ros' / name).is_file()
     for name in ('tinyllama_node', 'tinyllama_web', 'tinyllama-model', 'chat'):
         assert os.access(executable(workspace, name), os.X_OK)

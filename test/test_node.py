@@ -219,6 +219,23 @@ def test_parameter_is_declared_with_its_range(node, name):
         [PARAMETERS[name].range] if PARAMETERS[name].range else [])
 
 
+def test_given_parameter_that_is_unknown_is_warned_of_and_left_out(make_node, capfd):
+    node = make_node(**{'sampling.temprature': 1.5, 'max_tokens': 7})
+    said = capfd.readouterr().err
+    assert said.count('is ignored') == 1
+    assert 'the parameter sampling.temprature is ignored' in said
+    assert not node.has_parameter('sampling.temprature')
+    assert node.get_parameter('max_tokens').value == 7
+
+
+def test_parameters_of_ros_are_not_warned_of_and_count(make_node, capfd):
+    depth = 'qos_overrides./clock.subscription.depth'
+    node = make_node(**{'use_sim_time': True, 'start_type_description_service': False, depth: 3})
+    assert 'is ignored' not in capfd.readouterr().err
+    assert node.get_parameter('use_sim_time').value
+    assert node.get_parameter(depth).value == 3
+
+
 @pytest.mark.parametrize('name', [name for name in PARAMETERS if PARAMETERS[name].is_fixed])
 def test_fixed_parameter_is_refused_while_configured(node, name):
     value = node.get_parameter(name).value

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / 'launch' / 'tinyllama.launch.py'
 WEB_LAUNCH = ROOT / 'launch' / 'web.launch.py'
 CONFIG = ROOT / 'config' / 'tinyllama.yaml'
+WEB_CONFIG = ROOT / 'config' / 'tinyllama_web.yaml'
 
 # Looked up in ros/rosdistro: rosdep/python.yaml, and distribution.yaml of humble and jazzy. One
 # key that rosdep does not know makes a user's `rosdep install` fail.
@@ -83,8 +84,8 @@ def web_launch_file(launch_modules):
                            start=lambda **given: start.function(defaults | given)[0])
 
 
-def parameters_in_config():
-    (name, section), = yaml.safe_load(CONFIG.read_text()).items()
+def parameters_in_config(path=CONFIG):
+    (name, section), = yaml.safe_load(path.read_text()).items()
     assert name == '/**', 'the node may be renamed'
     return section['ros__parameters']
 
@@ -164,20 +165,20 @@ def test_web_launch_starts_both_nodes_under_one_name(web_launch_file, launch_fil
     node = web_launch_file.start(namespace='robot1', name='brain', port='0', host='::1')
     include = web_launch_file.include
     assert node.executable in scripts()
-    assert node.parameters == [{'host': '::1', 'port': 0, 'token_file': '', 'allowed_hosts': '',
-                                'model_node': '/robot1/brain'}]
-    assert web_launch_file.start().parameters[0]['model_node'] == '/tinyllama'
+    assert node.parameters[1] == {'host': '::1', 'port': 0, 'model_node': '/robot1/brain'}
+    assert web_launch_file.start().parameters[1] == {'model_node': '/tinyllama'}
     assert include.source == LAUNCH
     assert {name for name, _ in include.launch_arguments} <= {
         argument.name for argument in launch_file.arguments}
     assert include.condition.name == 'only_web'
 
 
-def test_web_launch_sets_parameters_that_exist(request):
-    pytest.importorskip('rclpy', reason='no ROS 2 is sourced or installed')
-    from tinyllama_ros.web.node import PARAMETERS  # before there are stand-ins
-    node = request.getfixturevalue('web_launch_file').start()
-    assert node.parameters[0].keys() <= PARAMETERS.keys()
+def test_web_launch_sets_parameters_that_exist(web_launch_file):
+    given = {'host': 'h', 'port': '1', 'token_file': 't', 'allowed_hosts': 'a'}
+    file, parameters = web_launch_file.start(**given).parameters
+    assert Path(file) == WEB_CONFIG
+    assert parameters.keys() == {*given, 'model_node'}
+    assert parameters.keys() <= parameters_in_config(WEB_CONFIG).keys()
 
 
 def test_launch_file_is_one_for_the_real_launch(monkeypatch):

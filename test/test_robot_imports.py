@@ -14,7 +14,8 @@ for module in pkgutil.walk_packages(tinyllama_ros.__path__, 'tinyllama_ros.'):
 WORKBENCH = ('onnx', 'gguf', 'safetensors', 'huggingface_hub', 'tqdm')
 ROS = ('rclpy', 'std_msgs', 'std_srvs', 'diagnostic_msgs', 'rcl_interfaces')
 NOT_ON_A_ROBOT = 'tinyllama_ros.model,tinyllama_ros.workbench'
-WITH_ROS = ','.join(f'tinyllama_ros.{name}' for name in ('node', 'terminal', 'web', 'voice'))
+WITH_ROS = ','.join(f'tinyllama_ros.{name}'
+                    for name in ('node', 'ros_node', 'terminal', 'web', 'voice'))
 NONE = 'no.such.module'
 
 

@@ -85,6 +85,15 @@ def test_parameter_out_of_range_is_an_error_in_one_line(robots):
     assert 'Traceback' not in process.log
 
 
+def test_misspelt_parameter_of_a_file_is_named_and_the_node_starts(robots, tmp_path):
+    (tmp_path / 'web.yaml').write_text('/**: {ros__parameters: {port: 0, brust: 9}}')
+    process = robots.start(program=WEB, arguments=('--params-file', str(tmp_path / 'web.yaml')))
+    poll_until(lambda: 'open http' in process.log, 'address')
+    assert process.stop() == 0
+    assert process.log.count('the parameter brust is ignored') == 1
+    assert 'did you mean burst?' in process.log
+
+
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
 def test_node_ends_cleanly_on_a_signal(robots, number):
     process = robots.start(program=WEB, parameters={'port': 0})

@@ -8,7 +8,6 @@ import logging
 import secrets
 import signal
 import socket
-import sys
 from threading import Event as Flag, Lock, Thread
 from typing import Any
 
@@ -21,26 +20,20 @@ from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.errors import ConfigError, RequestError, TinyLlamaError
 from tinyllama_ros.model.artifact import Artifact
 from tinyllama_ros.model.cache_folder import find_artifact
-from tinyllama_ros.parameters import chat_options, Parameter, PARAMETERS
+from tinyllama_ros.parameters import chat_options, PARAMETERS
 
 try:
     from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-    from rcl_interfaces.msg import (
-        FloatingPointRange,
-        IntegerRange,
-        ParameterDescriptor,
-        SetParametersResult,
-    )
-    import rclpy
+    from rcl_interfaces.msg import SetParametersResult
     from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
-    from rclpy.exceptions import ParameterException
     from rclpy.executors import MultiThreadedExecutor
     from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
     from rclpy.parameter import Parameter as RosParameter
     from rclpy.qos import DurabilityPolicy, QoSProfile
-    from rclpy.signals import SignalHandlerOptions
     from std_msgs.msg import String
     from std_srvs.srv import Trigger
+
+    from tinyllama_ros.ros_node import declare_parameters, run_in_ros
 except ImportError as missing:
     raise SystemExit(f'{missing}: source a ROS 2 (source /opt/ros/jazzy/setup.bash), or install '
                      "its wheels: pip install -e '.[ros]'") from missing
@@ -110,9 +103,9 @@ class TinyLlamaNode(LifecycleNode):
     """Serves prompts while it is active."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__('tinyllama', **options)
-        for name, parameter in PARAMETERS.items():
-            self.declare_parameter(name, parameter.default, _descriptor(parameter))
+        super().__init__('tinyllama', automatically_declare_parameters_from_overrides=True,
+                         **options)
+        declare_parameters(self, PARAMETERS)
         self.add_on_set_parameters_callback(self._check_parameters)
         self._conversation: Conversation | None = None
         self._server: Server | None = None
@@ -329,37 +322,18 @@ def _check_room(options: ChatOptions, capacity: int) -> None:
                           f'{capacity} slots of the cache')
 
 
-def _descriptor(parameter: Parameter) -> ParameterDescriptor:
-    descriptor = ParameterDescriptor(description=parameter.description)
-    if parameter.range is not None:
-        low, high = parameter.range
-        if isinstance(parameter.default, float):
-            descriptor.floating_point_range = [
-                FloatingPointRange(from_value=float(low), to_value=float(high))]
-        else:
-            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
-    return descriptor
-
-
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; 1 where it could not start."""
-    try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:  # what rclpy raises on arguments that it cannot read
-        print(f'tinyllama_node: {error}', file=sys.stderr)
-        return 1
+    return run_in_ros('tinyllama_node', _run_node, args)
+
+
+def _run_node() -> int:
     stop = Flag()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    try:
-        node = TinyLlamaNode()
-        with _sole(node):
-            return _run(node, stop)
-    except (ConfigError, ParameterException) as error:
-        print(f'tinyllama_node: {error}', file=sys.stderr)
-        return 1
-    finally:
-        rclpy.try_shutdown()
+    node = TinyLlamaNode()
+    with _sole(node):
+        return _run(node, stop)
 
 
 @contextmanager

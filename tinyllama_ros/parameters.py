@@ -1,7 +1,8 @@
 """The parameters of the node: one table, and what its values become."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from tinyllama_ros.chat.conversation import ChatOptions
@@ -69,3 +70,18 @@ def chat_options(values: Mapping[str, Any]) -> ChatOptions:
     return ChatOptions(system_prompt=values['system_prompt'], max_tokens=values['max_tokens'],
                        answer_room=values['answer_room'], sampling=sampling,
                        drafting=values['drafting'])
+
+
+def describe_unknown(name: str, known: Iterable[str], node: str) -> str:
+    """Return what is said of a parameter that was given and that the node does not have."""
+    nearest = _nearest(name, known)
+    advice = (f'did you mean {nearest}?' if nearest
+              else f'ros2 param list {node} lists those that it has.')
+    return (f'the parameter {name} is ignored, {node} has none of that name: {advice} In a file, '
+            "what is meant for another node goes under that node's name in place of /**.")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """Return the name that one may have meant, also where its group was left out, or ''."""
+    meant = {part: each for each in known for part in (each.split('.')[-1], each)}
+    return next((meant[part] for part in get_close_matches(name, meant, 1)), '')

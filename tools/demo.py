@@ -5,7 +5,7 @@ One prompt and its answer, or with --chat a conversation. The node stops when th
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 import os
 from pathlib import Path
@@ -73,6 +73,24 @@ def in_front(command: list[str], node: subprocess.Popen[bytes]) -> int:
         signal.signal(signal.SIGINT, before)
 
 
+def beside_node(front: Callable[[subprocess.Popen[bytes]], int]) -> int:
+    """Return the status of what talks to the default model's node, which runs as long as that."""
+    # Whoever ends this ends the node too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(1))
+    command = node_command(build_model())
+    print('$', *command, flush=True)
+    with tempfile.TemporaryFile() as log:
+        with running(command, log) as node:
+            status = front(node)
+            has_ended = node.poll() is not None
+        if has_ended or status == 1:
+            log.seek(0)
+            print('the node said:', log.read().decode(errors='replace'), sep='\n',
+                  file=sys.stderr)
+    return status
+
+
 def talk(options: list[str], node: subprocess.Popen[bytes]) -> int:
     """Return the exit status of the terminal client."""
     return in_front([str(BIN / 'chat'), '--wait', str(WAIT_S), *options], node)
@@ -83,22 +101,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--chat', action='store_true', help='talk on, instead of one prompt')
     parser.add_argument('--prompt', default=PROMPT, help='the one prompt (default: %(default)s)')
     arguments = parser.parse_args(argv)
-    # Whoever ends this ends the node too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    signal.signal(signal.SIGHUP, lambda *_: sys.exit(1))
-    command = node_command(build_model())
-    print('$', *command, flush=True)
-    with tempfile.TemporaryFile() as log:
-        with running(command, log) as node:
-            if not arguments.chat:
-                print('>', arguments.prompt, flush=True)
-            status = talk([] if arguments.chat else ['--once', arguments.prompt], node)
-            has_ended = node.poll() is not None
-        if has_ended or status == 1:
-            log.seek(0)
-            print('the node said:', log.read().decode(errors='replace'), sep='\n',
-                  file=sys.stderr)
-    return status
+
+    def front(node: subprocess.Popen[bytes]) -> int:
+        if arguments.chat:
+            return talk([], node)
+        print('>', arguments.prompt, flush=True)
+        return talk(['--once', arguments.prompt], node)
+
+    return beside_node(front)
 
 
 if __name__ == '__main__':

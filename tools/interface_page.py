@@ -40,8 +40,9 @@ managed node); the others may change at any time and count from the next prompt 
 ros2 param set /tinyllama sampling.temperature 0.7
 ```
 
-`config/tinyllama.yaml` holds those of `tinyllama` with their defaults: copy it and give
-`params_file:=`.
+`config/tinyllama.yaml` and `config/tinyllama_web.yaml` hold them with their defaults: copy one and
+give `params_file:=`, for the web node `web_params_file:=`. A parameter that a node does not have
+is ignored, with a warning that names the nearest.
 """
 
 

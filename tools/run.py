@@ -2,12 +2,11 @@
 
 import argparse
 from collections.abc import Sequence
-import signal
 import socket
+import subprocess
 import sys
-import tempfile
 
-from demo import BIN, build_model, in_front, node_command, running
+from demo import beside_node, BIN, in_front
 
 PORT = 8080
 
@@ -33,22 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help='port to serve at, or another where it is taken '
                         '(default: %(default)s)')
     arguments = parser.parse_args(argv)
-    # Whoever ends this ends the nodes too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    signal.signal(signal.SIGHUP, lambda *_: sys.exit(1))
-    command = node_command(build_model())
-    print('$', *command, flush=True)
-    with tempfile.TemporaryFile() as log:
-        with running(command, log) as node:
-            port = free_port(arguments.host, arguments.port)
-            status = in_front([str(BIN / 'tinyllama_web'), '--ros-args', '-p',
-                               f'host:={arguments.host}', '-p', f'port:={port}'], node)
-            has_ended = node.poll() is not None
-        if has_ended or status:
-            log.seek(0)
-            print('the node said:', log.read().decode(errors='replace'), sep='\n',
-                  file=sys.stderr)
-    return status
+
+    def front(node: subprocess.Popen[bytes]) -> int:
+        port = free_port(arguments.host, arguments.port)
+        return in_front([str(BIN / 'tinyllama_web'), '--ros-args', '-p',
+                         f'host:={arguments.host}', '-p', f'port:={port}'], node)
+
+    return beside_node(front)
 
 
 if __name__ == '__main__':

@@ -4,20 +4,16 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 import signal
 import socket
-import sys
 from threading import Thread
 from typing import Any
 
-from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.parameters import Parameter
 
 try:
-    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-    import rclpy
-    from rclpy.exceptions import ParameterException
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
     from rclpy.node import Node
-    from rclpy.signals import SignalHandlerOptions
+
+    from tinyllama_ros.ros_node import declare_parameters, run_in_ros
 except ImportError as missing:
     raise SystemExit(f'{missing}: source a ROS 2 (source /opt/ros/jazzy/setup.bash), or install '
                      "its wheels: pip install -e '.[ros]'") from missing
@@ -60,9 +56,9 @@ class WebNode(Node):  # type: ignore[misc]
     """Holds the parameters; the rest is the link's."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__('tinyllama_web', **options)
-        for name, parameter in PARAMETERS.items():
-            self.declare_parameter(name, parameter.default, _descriptor(parameter))
+        super().__init__('tinyllama_web', automatically_declare_parameters_from_overrides=True,
+                         **options)
+        declare_parameters(self, PARAMETERS, is_read_only=True)
 
     def values(self) -> dict[str, Any]:
         """Return the value of every parameter by name."""
@@ -154,41 +150,22 @@ def _spin(executor: SingleThreadedExecutor) -> None:
         pass
 
 
-def _descriptor(parameter: Parameter) -> ParameterDescriptor:
-    descriptor = ParameterDescriptor(description=parameter.description, read_only=True)
-    if parameter.range is not None:
-        low, high = parameter.range
-        if isinstance(parameter.default, float):
-            descriptor.floating_point_range = [
-                FloatingPointRange(from_value=float(low), to_value=float(high))]
-        else:
-            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
-    return descriptor
-
-
-async def _run(node: WebNode) -> None:
+async def _serve_until_signal(node: WebNode) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await serve(node, web_settings(node.values()), stop)
 
 
+def _run() -> int:
+    node = WebNode()
+    try:
+        asyncio.run(_serve_until_signal(node))
+    finally:
+        node.destroy_node()
+    return 0
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; 1 where it could not start."""
-    try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:  # what rclpy raises on arguments that it cannot read
-        print(f'tinyllama_web: {error}', file=sys.stderr)
-        return 1
-    try:
-        node = WebNode()
-        try:
-            asyncio.run(_run(node))
-        finally:
-            node.destroy_node()
-        return 0
-    except (ConfigError, ParameterException) as error:
-        print(f'tinyllama_web: {error}', file=sys.stderr)
-        return 1
-    finally:
-        rclpy.try_shutdown()
+    return run_in_ros('tinyllama_web', _run, args)
