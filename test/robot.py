@@ -100,10 +100,14 @@ class NodeProcess:
         """Return the exit status, at the latest when the deadline has passed."""
         return self._process.wait(DEADLINE_S)
 
-    def stop(self, number: int = signal.SIGINT) -> int:
-        """Send a signal; return the exit status."""
+    def send(self, number: int) -> None:
+        """Send a signal, where it still runs."""
         if self.is_running():
             self._process.send_signal(number)
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """Send a signal; return the exit status."""
+        self.send(number)
         return self.wait()
 
     def kill(self) -> None:

@@ -393,6 +393,13 @@ def test_signal_in_mid_answer_ends_it_and_the_node(start, number):
     assert 'Traceback' not in process.log
 
 
+def test_signal_to_a_node_that_was_stopped_ends_it(start):
+    node, _ = start()
+    for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGCONT):
+        node.send(number)  # another thread than the first may take the second
+    assert node.wait() == 0
+
+
 def test_signal_after_a_shutdown_from_outside_is_no_error(start):
     process, ear = start()
     assert ear.change_state('active_shutdown')

@@ -44,6 +44,8 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 HISTORY = QoSProfile(depth=200, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 """What was said is kept for who comes late."""
 RESET_TIMEOUT_S = 60.0
+SIGNAL_PERIOD_S = 1.0
+"""A signal that reached another thread, as after SIGSTOP, is seen when the first one wakes."""
 THREADS = 4
 """Of the executor: the worker, and three for what must stay responsive beside it."""
 
@@ -383,7 +385,8 @@ def _run(node: TinyLlamaNode, stop: Flag) -> int:
     try:
         if node.get_parameter('autostart').value and not node.start():
             return 1
-        stop.wait()
+        while not stop.wait(SIGNAL_PERIOD_S):
+            pass
         return 0
     finally:
         stop.set()
