@@ -14,7 +14,7 @@ RUN_TIME = [
     'aiohttp',  # serves the page and the door for OpenAI clients
     'jinja2',  # renders the model's own chat template, sandboxed
     'numpy',  # logits, sampling
-    'onnxruntime',  # runs the static graph on the CPU
+    'onnxruntime>=1.23',  # runs the static graph on the CPU; 1.19 attends wrongly beyond slot 0
     'psutil',  # resident memory in the diagnostics
     'sentence-stream',  # cuts the stream into sentences for a speech node
     'sentencepiece',  # Llama vocabularies
