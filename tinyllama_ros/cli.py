@@ -147,7 +147,7 @@ def _add_build_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--fine', choices=FINE, default='',
                         help='of w8a8: products, beside the head, that get activations of 16 '
                         'bits: nearer to fp32; on a CPU, down makes reading a prompt a fifth to a '
-                        'quarter slower, all nearly twice as slow (default: down for cpu, all for '
+                        'quarter slower, all by a third more (default: down for cpu, all for '
                         'ascend)')
     parser.add_argument('--kv-length', type=int, metavar='SLOTS',
                         help=f'slots of the cache (default: {KV_LENGTH}, or what the model was '

@@ -47,7 +47,7 @@ def _for_ascend(linear: type[AscendFloatLinear] | type[AscendInt8Linear]) -> Wri
 
 TARGETS: Mapping[str, Dialect] = {
     # One token to decode; 64 to read: more would gain little, and a cancel would wait longer.
-    # A product of many rows takes its time by the row, so all fine would nearly double a prompt's.
+    # A product of many rows takes its time by the row, so all fine would make a prompt's longer.
     'cpu': Dialect({'fp32': _for_cpu(FloatLinear), 'w8a8': _for_cpu(Int8Linear)}, (1, 16, 64),
                    'down'),
     # A further length makes the .om half as large again or twice. A cube multiplies 16 rows in the
