@@ -39,14 +39,15 @@ def descriptors() -> int:
 
 def test_of_200_connections_at_once_those_beyond_the_limit_are_told_so():
     with running(FakeDoor(), max_connections=64) as server, ExitStack() as stack:
-        connections = [stack.enter_context(server.connect()) for _ in range(200)]
-        for connection in connections:
+        held = [stack.enter_context(server.connect()) for _ in range(64)]
+        poll(lambda: status_of(server.exchange(MODELS)) == 503)  # all of them are taken in
+        late = [stack.enter_context(server.connect()) for _ in range(136)]
+        for connection in (*late, *held):
             connection.sendall(MODELS)
-        replies = [read_all(connection) for connection in connections]
-        statuses = [status_of(reply) for reply in replies]
-        assert sorted(statuses) == [200] * statuses.count(200) + [503] * statuses.count(503)
-        assert 64 <= statuses.count(200) < 200
-        assert b'Retry-After: 1' in replies[statuses.index(503)]
+        replies = [read_all(connection) for connection in late]
+        assert [status_of(reply) for reply in replies] == [503] * 136
+        assert all(b'Retry-After: 1' in reply for reply in replies)
+        assert [status_of(read_all(connection)) for connection in held] == [200] * 64
 
 
 def test_idle_connections_leave_room_for_nobody_until_they_are_slow():
