@@ -29,20 +29,20 @@ def test_token_is_multiplied_by_every_weight_but_the_table_it_is_looked_up_in(
     assert needed <= found < needed + 8 * PAGE  # each of the 8 arrays begins at a page
 
 
-def test_share_of_the_bandwidth_is_that_of_the_bytes_read(tmp_path):
+def test_share_of_the_bandwidth_is_that_of_the_bytes_read(tmp_path, monkeypatch):
     build(tiny(), tmp_path / 'out', name='x', quantization='w8a8', kv_length=128)
+    monkeypatch.setattr(bench, '_rates', lambda backend, size, fill, runs: runs * [1000.0])
+    monkeypatch.setattr(bench, '_read_bandwidth', lambda threads: 0.5)
     found = {m.name: m for m in measure(tmp_path / 'out', backend='onnx', threads=1, runs=2)}
-    read = found['chunk 1 at fill 0'].median * weight_bytes(
-        Artifact.open(tmp_path / 'out').manifest)
-    assert found['read bandwidth used at fill 0'].median == pytest.approx(
-        100 * read / (found['read bandwidth'].highest * 1e9))
+    read = 1000 * weight_bytes(Artifact.open(tmp_path / 'out').manifest)
+    share = 100 * read / 0.5e9
+    assert found['read bandwidth used at fill 0'] == Measurement(
+        'read bandwidth used at fill 0', '%', *3 * [pytest.approx(share)], 2)
 
 
 def test_every_thread_reads_its_own_part_of_all_the_memory(monkeypatch):
     passes = []
     monkeypatch.setattr(bench, '_read_rate', lambda pool, parts: passes.append(
         [part.nbytes for part in parts]) or len(passes))
-    best = [bench.PASSES, 2 * bench.PASSES]
-    assert bench._read_bandwidth(threads=3, runs=2) == Measurement.of(
-        'read bandwidth', 'GB/s', best)
+    assert bench._read_bandwidth(threads=3) == bench.PASSES  # the best
     assert {(len(sizes), sum(sizes)) for sizes in passes} == {(3, 1 << 20)}

@@ -55,11 +55,6 @@ class Measurement:
         """Return the measurement that these runs make."""
         return cls(name, unit, median(values), min(values), max(values), len(values))
 
-    def times(self, factor: float, name: str, unit: str) -> 'Measurement':
-        """Return what follows from this measurement by a factor."""
-        return Measurement(name, unit, self.median * factor, self.lowest * factor,
-                           self.highest * factor, self.runs)
-
 
 def measure(folder: Path, *, backend: str, threads: int, runs: int, device: int = 0,
             form: str = 'auto') -> list[Measurement]:
@@ -81,10 +76,9 @@ def measure(folder: Path, *, backend: str, threads: int, runs: int, device: int 
     try:
         found = [Measurement.of('verify', 's', [verified_s - began_s]),
                  Measurement.of('load', 's', [ready_s - verified_s])]
-        speeds = _speeds(loaded, runs)
-        found += speeds
+        found += _speeds(loaded, runs)
         if backend == 'onnx':  # an NPU reads its weights by a bus of its own
-            found += _bus(artifact.manifest, speeds[0], threads, runs)
+            found += _bus(loaded, artifact.manifest, threads, runs)
         found += [_first_token(loaded, length, runs) for length in PROMPTS
                   if length < loaded.kv_length]
         found += _outside(loaded, artifact, runs)
@@ -133,25 +127,28 @@ def _rates(backend: Backend, size: int, fill: int, runs: int) -> list[float]:
     return rates[1:]
 
 
-def _bus(manifest: Manifest, decoding: Measurement, threads: int, runs: int
-         ) -> list[Measurement]:
+def _bus(backend: Backend, manifest: Manifest, threads: int, runs: int) -> list[Measurement]:
     """
-    Measure how fast memory can be read, and how much of that decoding uses.
+    Measure how fast memory can be read, and how much of that decoding uses at an empty cache.
 
-    :param decoding: tokens per second at an empty cache, one for each forward pass.
+    Both in turn, since the bandwidth of a virtual machine is not the same from minute to minute.
     """
     from tinyllama_ros.engine.onnx import physical_cores
-    bandwidth = _read_bandwidth(threads or physical_cores(), runs)
-    used = weight_bytes(manifest) / 1e9 / bandwidth.highest
-    return [bandwidth, decoding.times(100 * used, 'read bandwidth used at fill 0', '%')]
+    threads = threads or physical_cores()
+    bandwidths, shares = [], []
+    for _ in range(runs):
+        bandwidths.append(_read_bandwidth(threads))
+        [tokens_per_s] = _rates(backend, 1, 0, 1)
+        shares.append(100 * tokens_per_s * weight_bytes(manifest) / 1e9 / bandwidths[-1])
+    return [Measurement.of('read bandwidth', 'GB/s', bandwidths),
+            Measurement.of('read bandwidth used at fill 0', '%', shares)]
 
 
-def _read_bandwidth(threads: int, runs: int) -> Measurement:
-    """Measure how fast so many threads together read memory, each its own part."""
+def _read_bandwidth(threads: int) -> float:
+    """Return how many GB/s so many threads together read, each its own part of memory."""
     parts = np.array_split(np.ones(MEMORY // 8, np.int64), threads)
     with ThreadPoolExecutor(threads) as pool:
-        return Measurement.of('read bandwidth', 'GB/s', [
-            max(_read_rate(pool, parts) for _ in range(PASSES)) for _ in range(runs)])
+        return max(_read_rate(pool, parts) for _ in range(PASSES))
 
 
 def _read_rate(pool: ThreadPoolExecutor, parts: list[NDArray[np.int64]]) -> float:
