@@ -16,6 +16,7 @@ from tinyllama_ros.model.artifact import Artifact, HeldOutLoss, record_held_out
 from tinyllama_ros.model.build import build, plan
 from tinyllama_ros.model.calibrate import calibrate, Calibration, held_out, own_text
 from tinyllama_ros.model.checkpoint import Checkpoint
+from tinyllama_ros.model.gptq import RoundedCheckpoint
 from tinyllama_ros.model.smooth import check_smoothing, smooth
 from tinyllama_ros.perplexity import window_loss
 
@@ -27,12 +28,13 @@ def make_artifact(checkpoint: Checkpoint, folder: Path, *, name: str, quantizati
                   smoothing: str = 'refined', text: Path | None = None,
                   fine: str = '', recipe: str = '', progress: bool = False) -> None:
     """
-    Write the artifact of a checkpoint, for w8a8 with its activations smoothed.
+    Write the artifact of a checkpoint, for w8a8 with its activations smoothed and GPTQ's weights.
 
     :param kv_length: slots of the cache.
     :param target: ``cpu`` or ``ascend``.
     :param chunk_sizes: chunk lengths, ascending; the target's own where there are none.
-    :param smoothing: ``refined``, ``searched``, an alpha, or ``none``; see model/smooth.py.
+    :param smoothing: ``refined``, ``searched``, an alpha, or ``none``; see model/smooth.py. With
+        none nothing is calibrated, and weights are rounded to the nearest.
     :param text: to calibrate on, UTF-8; pieces may be parted by lines of three hyphens. The
         project's own where there is none.
     :param fine: see build.
@@ -56,12 +58,13 @@ def make_artifact(checkpoint: Checkpoint, folder: Path, *, name: str, quantizati
     calibration = calibrate(checkpoint, pieces, path, progress=progress)
     smoothed = smooth(checkpoint, calibration.inputs, smoothing, fine=planned.fine,
                       progress=progress)
-    write_target(smoothed)
+    rounded = RoundedCheckpoint(smoothed, calibration.inputs)
+    write_target(rounded)
     if target == 'cpu':
         loss = _measured(folder, calibration, pieces)
     else:
         with _scratch(folder) as scratch:  # the same codes and scales, in a graph that runs here
-            write(smoothed, folder=scratch)
+            write(rounded, folder=scratch)
             loss = _measured(scratch, calibration, pieces)
     record_held_out(Artifact.open(folder), loss)
 

@@ -96,6 +96,10 @@ class SmoothedCheckpoint:
             weight *= self._columns[name]
         return weight
 
+    def column_scales(self, name: str) -> Float32Array:
+        """Return what the columns of a linear's weight were multiplied by: (in,)."""
+        return self._columns[name]
+
 
 def head_or(checkpoint: Checkpoint, name: str) -> Float32Array:
     """Return a weight by name; the embedding for the head, where they are tied."""
