@@ -79,8 +79,9 @@ def test_blocks_give_what_one_channel_after_the_other_gives():
 
 @pytest.mark.parametrize('factor', [1, 0.125, 64 ** -0.5 / 3, 1e-20, 1e20], ids=str)
 def test_quantize_weight_finds_the_steps_and_multiples_again(factor):
-    weight, inputs = weight_of(rows=ROWS_AT_ONCE + 3, channels=16), inputs_of(channels=16)
-    rounded = Rounding(inputs).apply(weight)
+    weight, rounding = weight_of(rows=ROWS_AT_ONCE + 3, channels=16), Rounding(inputs_of(
+        channels=16, factors=3))
+    rounded = rounding.apply(weight)
     codes, step = quantize_weight(rounded * np.float32(factor))
     before = quantize_weight(weight)[1]
     np.testing.assert_allclose(step, before * factor, rtol=1e-6)

@@ -11,6 +11,7 @@ from test_smooth import planted
 from tiny_models import sentencepiece_tokenizer, tiny
 from tiny_tokenizers import CORPUS
 
+from tinyllama_ros import workbench
 from tinyllama_ros.engine.onnx import OnnxBackend
 from tinyllama_ros.errors import ArtifactError, ConfigError, ModelError
 from tinyllama_ros.model.artifact import Artifact
@@ -102,6 +103,15 @@ def test_planted_outliers_cost_next_to_nothing(make, text, tied):
     plain, refined = (np.sqrt(np.square(logits(make(checkpoint, how, smoothing=how), tokens)
                                         - exact).mean()) for how in ('none', 'refined'))
     assert refined < plain / 10
+
+
+def test_rounding_comes_nearer_to_fp32_than_the_nearest_codes(make, text, monkeypatch):
+    tokens = [token for piece in held_out(calibration_pieces(tiny(), text)) for token in piece]
+    exact = numpy_llama.logits(tiny(), tokens)
+    rounded = np.square(logits(make(fine='all'), tokens) - exact).mean()
+    monkeypatch.setattr(workbench, 'RoundedCheckpoint', lambda smoothed, inputs: smoothed)
+    nearest = np.square(logits(make(fine='all'), tokens) - exact).mean()
+    assert rounded < 0.8 * nearest
 
 
 def test_smoothing_makes_another_artifact_from_the_same_calibration(make, tmp_path):
