@@ -57,7 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_build_options(build)
     build.add_argument('--smoothing', default='refined', metavar='HOW',
                        help='of w8a8: refined; searched, the best alpha of each linear; one alpha '
-                       'in 0..1; none (default: %(default)s)')
+                       'in 0..1; none, and then weights are rounded to the nearest, not by GPTQ '
+                       '(default: %(default)s)')
     build.add_argument('--text', type=Path, metavar='FILE',
                        help="UTF-8 text to calibrate on (default: the project's own)")
     build.set_defaults(run=_build)
