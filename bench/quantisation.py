@@ -34,14 +34,13 @@ from tinyllama_ros.workbench import calibration_pieces, make_artifact
 MODEL = 'smollm2-135m-instruct'
 KV_LENGTH = 1024
 VARIANTS: Mapping[str, tuple[str, str]] = {
-    'no smoothing': ('none', 'none'),
+    'no smoothing, weights rounded to the nearest': ('none', 'none'),
     'alpha 0.5 for all': ('0.5', 'none'),
     'alpha 0.7 for all': ('0.7', 'none'),
     'searched: the best alpha of each group': ('searched', 'none'),
-    'refined from there': ('refined', 'none'),
-    'alpha 0.5 for all, down_proj fine': ('0.5', 'down'),
-    'refined, down_proj fine (default)': ('refined', 'down'),
-    'refined, all fine (default for ascend)': ('refined', 'all'),
+    'refined from there (default)': ('refined', 'none'),
+    'refined, down_proj fine': ('refined', 'down'),
+    'refined, all fine (default for Ascend)': ('refined', 'all'),
 }
 """What is called how: smoothing, and what is fine."""
 
@@ -78,7 +77,7 @@ def divergence(reference: Backend, backend: Backend, pieces: list[NDArray[np.int
     for piece in tqdm(pieces, unit='piece'):
         for start in range(0, len(piece), longest):
             chunk = piece[start:start + longest]
-            true, other = (log_probabilities(each.forward(chunk, start, all_logits=True))
+            true, other = (log_probabilities(each.forward(chunk, start, logits=len(chunk)))
                            for each in (reference, backend))
             found.append((np.exp(true) * (true - other)).sum(axis=1))
     return np.concatenate(found)

@@ -28,6 +28,12 @@ def w8a8(x: Array, weight: Array) -> Array:
     return _in_steps(x) @ _in_steps(weight).T
 
 
+def w8a8_by_group(x: Array, weight: Array) -> Array:
+    """Return the same with x in steps of its own for each 128 numbers of a row."""
+    rounded = [_in_steps(x[:, first:first + 128]) for first in range(0, x.shape[1], 128)]
+    return np.concatenate(rounded, axis=1) @ _in_steps(weight).T
+
+
 def w8a16(x: Array, weight: Array) -> Array:
     """Return x times the weight, x in steps of 1/254 of what w8a8 takes."""
     return _in_steps(x, 127 * 254) @ _in_steps(weight).T
@@ -49,7 +55,7 @@ def logits(checkpoint: Checkpoint, tokens: Sequence[int], linear: Linear = exact
     embeddings = weight('model.embed_tokens')
     x = (embeddings if linear is exact else embeddings.astype(np.float16))[list(tokens)]
     x = x.astype(np.float64)
-    finer = w8a16 if linear is w8a8 else linear
+    finer = w8a16 if linear in (w8a8, w8a8_by_group) else linear
     linear, down = (finer if fine in names else linear for names in (('all',), ('all', 'down')))
     for layer in range(shape.layers):
         name = f'model.layers.{layer}'

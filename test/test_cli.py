@@ -36,10 +36,10 @@ def test_artifact_for_ascend_has_a_name_of_its_own(cache, capsys):
 
 
 KINDS = {
-    '': ('cpu', 'w8a8', 'down', 512, (1, 16, 64)),
-    '--chunks 1,8': ('cpu', 'w8a8', 'down', 512, (1, 8)),
-    '--fine none': ('cpu', 'w8a8', 'none', 512, (1, 16, 64)),
-    '--kv-length 64': ('cpu', 'w8a8', 'down', 64, (1, 16, 64)),
+    '': ('cpu', 'w8a8', 'none', 512, (1, 16, 64)),
+    '--chunks 1,8': ('cpu', 'w8a8', 'none', 512, (1, 8)),
+    '--fine down': ('cpu', 'w8a8', 'down', 512, (1, 16, 64)),
+    '--kv-length 64': ('cpu', 'w8a8', 'none', 64, (1, 16, 64)),
     '--quant fp32': ('cpu', 'fp32', '', 512, (1, 16, 64)),
     '--target ascend': ('ascend', 'w8a8', 'all', 512, (1,)),
     '--target ascend --chunks 1,16': ('ascend', 'w8a8', 'all', 512, (1, 16)),

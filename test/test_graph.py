@@ -215,7 +215,7 @@ def test_w8a8_agrees_with_its_simulation(w8a8, seed):
     tokens = [*w8a8.tokens(30, seed), SPIKE, ZERO, *w8a8.tokens(30, seed + 10)]
     found = w8a8.read(tokens, [len(tokens)])
     simulated, unrounded = (numpy_llama.logits(w8a8.checkpoint, tokens, linear, w8a8.fine)
-                            for linear in (numpy_llama.w8a8, numpy_llama.exact))
+                            for linear in (numpy_llama.w8a8_by_group, numpy_llama.exact))
     assert distance(found, simulated) < SAME * distance(found, unrounded)
 
 
@@ -225,7 +225,7 @@ def test_split_into_chunks_does_not_change_w8a8(w8a8, lengths, seed):
     tokens = w8a8.tokens(SLOTS, seed)
     tokens[SLOTS // 2] = SPIKE
     simulated, unrounded = (numpy_llama.logits(w8a8.checkpoint, tokens, linear, w8a8.fine)
-                            for linear in (numpy_llama.w8a8, numpy_llama.exact))
+                            for linear in (numpy_llama.w8a8_by_group, numpy_llama.exact))
     found = w8a8.read(tokens, lengths)
     assert distance(found, simulated) < SAME * distance(simulated, unrounded)
 
@@ -239,6 +239,6 @@ def test_w8a8_loses_little(w8a8):
 @pytest.mark.parametrize('tokens', [[ZERO], [ZERO, ZERO, 5], [5, ZERO]], ids=str)
 def test_token_of_zeros_gives_numbers(w8a8, tokens):
     found = w8a8.read(tokens, [len(tokens)])
-    expected = numpy_llama.logits(w8a8.checkpoint, tokens, numpy_llama.w8a8, w8a8.fine)
+    expected = numpy_llama.logits(w8a8.checkpoint, tokens, numpy_llama.w8a8_by_group, w8a8.fine)
     assert np.isfinite(found).all()
     assert distance(found, expected) < 0.05  # of logits around 1

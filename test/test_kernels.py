@@ -32,16 +32,17 @@ def has_flags(*flags: str) -> bool:
     return set(flags) <= set(Path('/proc/cpuinfo').read_text().split())
 
 
-def compile_variant(tmp_path_factory, variant: str) -> Path:
+def compile_variant(tmp_path_factory, *variant: str) -> Path:
     """Return a library that takes this processor for another one, and warns of nothing."""
     if not has_flags('avx512_vnni', 'avx512vl', 'avx512dq', 'avx512bw'):
         pytest.skip('this processor lacks AVX-512 VNNI')
     if not shutil.which('g++'):
         pytest.skip('needs g++')
-    path = tmp_path_factory.mktemp(variant) / 'library.so.1'
+    path = tmp_path_factory.mktemp('variant') / 'library.so.1'
+    chosen = [f'-DTINYLLAMA_ROS_TEST_{each}' for each in variant]
     subprocess.run(['g++', '-std=c++17', '-O1', '-ffp-contract=off', '-Wall', '-Wextra', '-Werror',
                     '-Wno-maybe-uninitialized',  # of the compiler's own headers
-                    '-fPIC', '-shared', f'-DTINYLLAMA_ROS_TEST_{variant}', f'-I{EMULATION}',
+                    '-fPIC', '-shared', *chosen, f'-I{EMULATION}',
                     *SOURCES.glob('*.cc'), '-o', path], check=True)
     return path
 
@@ -49,7 +50,10 @@ def compile_variant(tmp_path_factory, variant: str) -> Path:
 @pytest.fixture(scope='module')
 def avx2(tmp_path_factory):
     """Return a library with the AVX2 kernels, in an encoding that runs here."""
-    return compile_variant(tmp_path_factory, 'EVEX')
+    encoding = () if has_flags('avx_vnni') else ('EVEX',)
+    path = compile_variant(tmp_path_factory, 'AVX2', *encoding)
+    assert kernels._instructions(path) == 'AVX2 VNNI'
+    return path
 
 
 @pytest.fixture(scope='module')
@@ -95,36 +99,113 @@ def open_session(op: str, inputs: dict[str, tuple[int, list]], outputs: list[str
     return ort.InferenceSession(model.SerializeToString(), options)
 
 
-def open_linear(op: str, weight: NDArray[np.int8], library: Path | None) -> ort.InferenceSession:
-    scale = np.random.default_rng(1).uniform(0.001, 0.1, weight.shape[1]).astype(np.float32)
-    return open_session(op, {'x': (TensorProto.FLOAT, [1, 'S', weight.shape[0]])}, ['y'],
-                        {'weight': weight, 'scale': scale}, library)
+def scales(outputs: int) -> NDArray[np.float32]:
+    return np.random.default_rng(1).uniform(0.001, 0.1, outputs).astype(np.float32)
 
 
-@pytest.mark.parametrize('op', ['Linear', 'FineLinear'])
-@pytest.mark.parametrize('shape', [(1, 1), (3, 31), (4, 32), (6, 33), (130, 31), (64, 96),
-                                   (576, 200), (257, 65), (128, 64)], ids=str)
-def test_product_is_the_functions_to_the_bit(library, op, shape):
-    random = np.random.default_rng(0)
-    weight = random.integers(-127, 128, shape, dtype=np.int8)
-    ours, theirs = open_linear(op, weight, library), open_linear(op, weight, None)
-    for tokens in (1, 2, 3, 4, 5, 8, 11, 12, 13, 16, 17, 25, 64, 70):
-        x = random.standard_normal((1, tokens, shape[0])).astype(np.float32)
-        x[0, tokens // 2] *= 1e4  # each token has a step of its own
-        x[0, tokens // 3, 0] = 1e3
-        x[0, -1] *= tokens != 5  # a token of zeros
+def open_linear(weight: NDArray[np.int8], library: Path | None, group: int = 16
+                ) -> ort.InferenceSession:
+    """Return the product with a weight (in, out), group channels of x to a scale."""
+    inputs, outputs = weight.shape
+    groups = -(-inputs // group)
+    codes = np.full((outputs, groups * group), 128, np.uint8)
+    codes[:, :inputs] = weight.T.astype(np.int16) + 128
+    return open_session('Linear', {'x': (TensorProto.FLOAT, [1, 'S', inputs])}, ['y'], {
+        'weight': codes.reshape(outputs, groups, group),
+        'scale': np.repeat(scales(outputs)[:, None], groups, axis=1)}, library,
+        **{'in': inputs, 'out': outputs, 'group': group})
+
+
+def open_fine_linear(weight: NDArray[np.int8], library: Path | None) -> ort.InferenceSession:
+    inputs, outputs = weight.shape
+    return open_session('FineLinear', {'x': (TensorProto.FLOAT, [1, 'S', inputs])}, ['y'],
+                        {'weight': weight, 'scale': scales(outputs)}, library)
+
+
+def grouped_product(x: NDArray[np.float32], weight: NDArray[np.int8], group: int
+                    ) -> NDArray[np.float64]:
+    """Return what Linear means, from its words: a step of a 127th of each group's largest."""
+    total = np.zeros((len(x), weight.shape[1]))
+    for first in range(0, len(weight), group):
+        part = x[:, first:first + group]
+        peak = np.abs(part).max(axis=1, keepdims=True)
+        # In float32, as it is done: a number half-way between two steps could fall to either side
+        codes = np.rint(part * (np.float32(127) / np.where(peak > 0, peak, np.float32(1))))
+        total += peak / 127.0 * (codes.astype(np.float64) @ weight[first:first + group])
+    return total * scales(weight.shape[1])
+
+
+SHAPES = [(1, 1), (3, 31), (4, 32), (6, 33), (130, 31), (64, 96), (576, 200), (257, 65), (128, 64)]
+CHUNKS = (1, 2, 3, 4, 5, 8, 11, 12, 13, 16, 17, 25, 32, 64, 70)
+
+
+def some_activations(tokens: int, inputs: int) -> NDArray[np.float32]:
+    """Return activations whose tokens have steps of their own, and one of five is zero."""
+    x = np.random.default_rng(0).standard_normal((1, tokens, inputs)).astype(np.float32)
+    x[0, tokens // 2] *= 1e4
+    x[0, tokens // 3, 0] = 1e3
+    x[0, -1] *= tokens != 5
+    return x
+
+
+@pytest.mark.parametrize('group', [16, 64, 128])
+@pytest.mark.parametrize('shape', SHAPES, ids=str)
+def test_product_is_what_it_means(library, shape, group):
+    weight = np.random.default_rng(0).integers(-127, 128, shape, dtype=np.int8)
+    session = open_linear(weight, library, group)
+    for tokens in CHUNKS:
+        x = some_activations(tokens, shape[0])
+        [found] = session.run(None, {'x': x})
+        expected = grouped_product(x[0], weight, group)
+        largest = np.abs(expected).max(axis=1, keepdims=True)
+        assert (np.abs(found[0] - expected) <= 2e-6 * largest).all()
+
+
+@pytest.mark.parametrize('shape', SHAPES, ids=str)
+def test_product_is_nearly_the_functions(library, shape):
+    weight = np.random.default_rng(0).integers(-127, 128, shape, dtype=np.int8)
+    ours, theirs = open_linear(weight, library), open_linear(weight, None)
+    for tokens in CHUNKS:
+        x = some_activations(tokens, shape[0])
+        [found], [expected] = (each.run(None, {'x': x}) for each in (ours, theirs))
+        exact = x[0].astype(np.float64) @ weight * scales(shape[1])
+        # A number half-way between two steps may fall to the other side
+        difference, rounding = (np.square(each - expected).mean() for each in (found, exact))
+        assert difference <= 1e-3 * rounding + 1e-12 * np.square(exact).mean()
+
+
+@pytest.mark.parametrize('shape', SHAPES, ids=str)
+def test_fine_product_is_the_functions_to_the_bit(library, shape):
+    weight = np.random.default_rng(0).integers(-127, 128, shape, dtype=np.int8)
+    ours, theirs = open_fine_linear(weight, library), open_fine_linear(weight, None)
+    for tokens in CHUNKS:
+        x = some_activations(tokens, shape[0])
         [found], [expected] = (each.run(None, {'x': x}) for each in (ours, theirs))
         np.testing.assert_array_equal(found, expected)
 
 
-def test_extreme_codes_do_not_saturate(library):
+@pytest.mark.parametrize('open_product', [open_linear, open_fine_linear])
+@pytest.mark.parametrize('shape', [(576, 200), (130, 31)], ids=str)
+def test_product_of_a_token_does_not_depend_on_its_chunk(library, open_product, shape):
+    weight = np.random.default_rng(0).integers(-127, 128, shape, dtype=np.int8)
+    session = open_product(weight, library)
+    x = some_activations(70, shape[0])
+    [expected] = session.run(None, {'x': x})
+    for length in CHUNKS:
+        found = [session.run(None, {'x': x[:, first:first + length]})[0]
+                 for first in range(0, 70, length)]
+        np.testing.assert_array_equal(np.concatenate(found, axis=1), expected)
+
+
+@pytest.mark.parametrize('open_product', [open_linear, open_fine_linear])
+def test_extreme_codes_do_not_saturate(library, open_product):
     weight = np.full((4096, 32), 127, np.int8)
     weight[:, 1] = -127
-    ours, theirs = open_linear('Linear', weight, library), open_linear('Linear', weight, None)
     x = np.stack([np.ones(4096, np.float32), -np.ones(4096, np.float32)])[None]
-    [found], [expected] = (each.run(None, {'x': x}) for each in (ours, theirs))
-    np.testing.assert_array_equal(found, expected)
-    assert (found[0, :, 0] != 0).all()
+    [found] = open_product(weight, library).run(None, {'x': x})
+    shares = found[0] / (x[0] @ weight * scales(32))  # a scale of FineLinear is a 127th
+    np.testing.assert_allclose(shares, shares[0, 0], rtol=1e-5)
+    assert round(shares[0, 0]) in (1, 127)
 
 
 class Layer:
@@ -252,8 +333,20 @@ def test_norm_is_the_functions(library, width):
 def test_weight_that_is_no_constant_is_refused(library):
     kind = TensorProto.FLOAT
     with pytest.raises(Exception, match='no constant of the graph'):
-        open_session('Linear', {'x': (kind, [1, 4]), 'weight': (TensorProto.INT8, [4, 4]),
-                                'scale': (kind, [4])}, ['y'], {}, library)
+        open_session('FineLinear', {'x': (kind, [1, 4]), 'weight': (TensorProto.INT8, [4, 4]),
+                                    'scale': (kind, [4])}, ['y'], {}, library)
+
+
+@pytest.mark.parametrize(('weight', 'scale', 'message'), [
+    ((8, 4, 16), (8, 3), r'is not \(out, groups, group\)'),
+    ((8, 64), (8,), r'is not \(out, groups, group\)'),
+    ((8, 3, 16), (8, 3), 'do not fit its input channels'),
+    ((8, 5, 16), (8, 5), 'do not fit its input channels')], ids=str)
+def test_weight_of_another_shape_is_refused(library, weight, scale, message):
+    with pytest.raises(Exception, match=message):
+        open_session('Linear', {'x': (TensorProto.FLOAT, [1, 64])}, ['y'],
+                     {'weight': np.zeros(weight, np.uint8), 'scale': np.ones(scale, np.float32)},
+                     library, **{'in': 64, 'out': 8, 'group': 16})
 
 
 @pytest.fixture(scope='module')

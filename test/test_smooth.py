@@ -137,38 +137,46 @@ def problem(seed, tokens=48, outputs=40, channels=24):
     return inputs.astype(np.float32), random.standard_normal((outputs, channels), np.float32)
 
 
+@pytest.mark.parametrize('group', [0, 7, 8, 24, 100])
 @pytest.mark.parametrize(('is_fine', 'steps'), [(False, 127), (True, 127 * 254)],
                          ids=['8_bits', '16_bits'])
 @pytest.mark.parametrize('seed', range(3))
-def test_error_is_the_variance_of_every_output_summed(seed, is_fine, steps):
+def test_error_is_the_variance_of_every_output_summed(seed, is_fine, steps, group):
     inputs, weight = problem(seed)
     scale = np.exp(np.random.default_rng(seed + 9).normal(0, 1, 24)).astype(np.float32)
     x, w = inputs.astype(np.float64) / scale, weight.astype(np.float64) * scale
     expected = 0.0
     for token in x:
         for output in w:
-            token_step, output_step = np.abs(token).max() / steps, np.abs(output).max() / 127
-            expected += ((token * output_step) ** 2 + (output * token_step) ** 2).sum() / 12
-    found = RoundingError(inputs, weight, is_fine=is_fine).at(scale)
+            output_step = np.abs(output).max() / 127
+            expected += ((token * output_step) ** 2).sum() / 12
+            for first in range(0, 24, group or 24):
+                part = slice(first, first + (group or 24))
+                step = np.abs(token[part]).max() / steps
+                expected += ((output[part] * step) ** 2).sum() / 12
+    found = RoundingError(inputs, weight, is_fine=is_fine, group=group).at(scale)
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(('linear', 'group'), [(numpy_llama.w8a8, 0),
+                                               (numpy_llama.w8a8_by_group, 128)])
 @pytest.mark.parametrize('alpha', [0.0, 0.5, 1.0])
-def test_error_is_what_rounding_really_does(alpha):
-    inputs, weight = problem(0, tokens=300, outputs=200, channels=64)
-    error = RoundingError(inputs, weight)
+def test_error_is_what_rounding_really_does(alpha, linear, group):
+    inputs, weight = problem(0, tokens=300, outputs=200, channels=320)
+    error = RoundingError(inputs, weight, group=group)
     scale = error.textbook_scale(alpha)
     smoothed = inputs.astype(np.float64) / scale, weight.astype(np.float64) * scale
-    measured = ((numpy_llama.w8a8(*smoothed) - numpy_llama.exact(*smoothed)) ** 2).sum()
+    measured = ((linear(*smoothed) - numpy_llama.exact(*smoothed)) ** 2).sum()
     # The largest of a row is met exactly, and so are small channels whose steps are all 0
     assert error.at(scale) == pytest.approx(measured, rel=0.1)
 
 
+@pytest.mark.parametrize('group', [0, 7, 8])
 @pytest.mark.parametrize('is_fine', [False, True], ids=['8_bits', '16_bits'])
 @pytest.mark.parametrize('seed', range(3))
-def test_slope_is_that_of_finite_differences(seed, is_fine):
+def test_slope_is_that_of_finite_differences(seed, is_fine, group):
     inputs, weight = problem(seed)
-    error = RoundingError(inputs, weight, is_fine=is_fine)
+    error = RoundingError(inputs, weight, is_fine=is_fine, group=group)
     at = np.random.default_rng(seed + 9).normal(0, 1, 24)
     slope = error._value_and_slope(np.exp(at))[1]
     for channel, found in enumerate(slope):

@@ -7,6 +7,7 @@ A token is as fast as the weights can be read, so the machine's read bandwidth i
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
+import math
 from pathlib import Path
 from statistics import median
 import time
@@ -24,7 +25,7 @@ from tinyllama_ros.engine.backend import Backend, open_backend
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.engine.sampling import Sampler, SamplingOptions
 from tinyllama_ros.errors import ConfigError, PromptError
-from tinyllama_ros.model.artifact import Artifact, Manifest, WEIGHTS
+from tinyllama_ros.model.artifact import Artifact, Manifest
 
 STEPS = 16
 """Forward passes of one run of a speed."""
@@ -163,14 +164,14 @@ def weight_bytes(manifest: Manifest) -> int:
     """
     Return the bytes of the weights that every token is multiplied by.
 
-    That is all of them but the tables of which a token needs one row: the rotation's, and the
-    embedding's where the head does not share it.
+    That is every matrix but the embedding, of which a token needs one row, where it is not the
+    head as well.
     """
-    arch = manifest.architecture
-    rotation = manifest.kv_length * arch.head_dim * 4
-    embedding = arch.vocab_size * arch.hidden * (2 if manifest.quantization == 'w8a8' else 4)
-    is_head = arch.tied_embeddings and manifest.quantization == 'fp32'
-    return manifest.files[WEIGHTS].size - rotation - (0 if is_head else embedding)
+    shapes = manifest.architecture.weight_shapes()
+    if not manifest.architecture.tied_embeddings:
+        del shapes['model.embed_tokens.weight']
+    weights = sum(math.prod(shape) for shape in shapes.values() if len(shape) == 2)
+    return weights * {'w8a8': 1, 'fp16': 2, 'fp32': 4}[manifest.quantization]
 
 
 def _first_token(backend: Backend, length: int, runs: int) -> Measurement:
@@ -236,11 +237,11 @@ class _Timed:
     def forward(self, tokens: NDArray[np.int64], start: int, *, all_logits: bool = False
                 ) -> NDArray[np.float32]:
         began_s = time.perf_counter()
-        logits = self._backend.forward(tokens, start, all_logits=all_logits)
-        logits[:, self._stop_tokens] = -np.inf
+        found = self._backend.forward(tokens, start, all_logits=all_logits)
+        found[:, self._stop_tokens] = -np.inf
         self.seconds += time.perf_counter() - began_s
         self.steps += 1
-        return logits
+        return found
 
     def close(self) -> None:
         """Leave the backend to its owner."""

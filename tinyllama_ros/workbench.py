@@ -13,7 +13,7 @@ from tinyllama_ros.chat.tokenizer import load_tokenizer
 from tinyllama_ros.engine.backend import open_backend
 from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.model.artifact import Artifact, HeldOutLoss, record_held_out
-from tinyllama_ros.model.build import build, plan
+from tinyllama_ros.model.build import build, plan, TARGETS
 from tinyllama_ros.model.calibrate import calibrate, Calibration, held_out, own_text
 from tinyllama_ros.model.checkpoint import Checkpoint
 from tinyllama_ros.model.gptq import RoundedCheckpoint
@@ -57,13 +57,15 @@ def make_artifact(checkpoint: Checkpoint, folder: Path, *, name: str, quantizati
     path = folder.with_name(f'{name}.calibration.safetensors')
     calibration = calibrate(checkpoint, pieces, path, progress=progress)
     smoothed = smooth(checkpoint, calibration.inputs, smoothing, fine=planned.fine,
-                      progress=progress)
+                      group=TARGETS[target].group, progress=progress)
     rounded = RoundedCheckpoint(smoothed, calibration.inputs)
     write_target(rounded)
     if target == 'cpu':
         loss = _measured(folder, calibration, pieces)
     else:
-        with _scratch(folder) as scratch:  # the same codes and scales, in a graph that runs here
+        # The same codes and scales in a graph that runs here; coarse activations, which there are
+        # none of unless they are asked for, have steps by the group in it
+        with _scratch(folder) as scratch:
             write(rounded, folder=scratch)
             loss = _measured(scratch, calibration, pieces)
     record_held_out(Artifact.open(folder), loss)

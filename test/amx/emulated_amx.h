@@ -71,8 +71,8 @@ inline void Multiply(int sum, int codes, int weights) {
       std::memcpy(&total, registers[sum][m] + 4 * n, 4);
       for (int k = 0; k < config.rows[weights]; ++k)
         for (int i = 0; i < 4; ++i)
-          total += registers[codes][m][4 * k + i] *
-                   static_cast<int8_t>(registers[weights][k][4 * n + i]);
+          total += static_cast<int8_t>(registers[codes][m][4 * k + i]) *
+                   registers[weights][k][4 * n + i];
       std::memcpy(registers[sum][m] + 4 * n, &total, 4);
     }
 }
@@ -84,10 +84,10 @@ inline void Multiply(int sum, int codes, int weights) {
 #undef _tile_zero
 #undef _tile_loadd
 #undef _tile_stored
-#undef _tile_dpbusd
+#undef _tile_dpbsud
 #define _tile_loadconfig(memory) emulated::LoadConfig(memory)
 #define _tile_release() (emulated::config = {})
 #define _tile_zero(tile) emulated::Zero(tile)
 #define _tile_loadd(tile, base, stride) emulated::Load(tile, base, stride)
 #define _tile_stored(tile, base, stride) emulated::Store(tile, base, stride)
-#define _tile_dpbusd(sum, codes, weights) emulated::Multiply(sum, codes, weights)
+#define _tile_dpbsud(sum, codes, weights) emulated::Multiply(sum, codes, weights)

@@ -1,6 +1,6 @@
 // The product by AMX, for chunks: a register holds 16 rows of 64 bytes, and one instruction
 // multiplies two of them. Source: Intel 64 and IA-32 Architectures Software Developer's Manual,
-// volume 1, chapter 18, and volume 2, TDPBUSD.
+// volume 1, chapter 18, and volume 2, TDPBSUD.
 
 constexpr int kTileRows = 16, kTileBytes = 64;
 
@@ -17,66 +17,93 @@ constexpr TileConfig kTileConfig = {1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64},
 // The intrinsics do not tell the compiler what they read: whatever this points to is in memory now.
 inline void Settle(const void *memory) { __asm__ volatile("" : : "r"(memory) : "memory"); }
 
-// 32 rows of codes.
-template <bool kFine>
-void MultiplyTiles(const PackedWeight &weight, int64_t tile, const uint8_t *codes,
-                   const float *peaks, float *y) {
+// 32 rows of codes, and the columns of one tile, from input channel `first` to `end`.
+inline void SumTiles(const PackedWeight &weight, int64_t tile, const int8_t *codes, int64_t first,
+                     int64_t end, Ints (&sums)[2][2][kTileRows]) {
   const int64_t stride = weight.steps * kStep;
-  const int8_t *w = weight.codes + tile * weight.steps * kTile * kStep;
+  const uint8_t *w = weight.codes + (tile * stride + first) * kTile;
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  for (int64_t k = 0; k < stride; k += kTileBytes, w += kTileRows * kTile * kStep) {
+  for (int64_t k = first; k < end; k += kTileBytes, w += kTileRows * kTile * kStep) {
     _tile_loadd(4, codes + k, stride);
     _tile_loadd(5, codes + kTileRows * stride + k, stride);
     _tile_loadd(6, w, kTile * kStep);
     _tile_loadd(7, w + kTileBytes, kTile * kStep);
-    _tile_dpbusd(0, 4, 6);
-    _tile_dpbusd(1, 4, 7);
-    _tile_dpbusd(2, 5, 6);
-    _tile_dpbusd(3, 5, 7);
+    _tile_dpbsud(0, 4, 6);
+    _tile_dpbsud(1, 4, 7);
+    _tile_dpbsud(2, 5, 6);
+    _tile_dpbsud(3, 5, 7);
   }
-  Ints sums[2][2][kTileRows];
   _tile_stored(0, sums[0][0], kTileBytes);
   _tile_stored(1, sums[0][1], kTileBytes);
   _tile_stored(2, sums[1][0], kTileBytes);
   _tile_stored(3, sums[1][1], kTileBytes);
-  for (int half = 0; half < 2; ++half)
-    for (int row = 0; row < kTileRows; row += 1 + kFine) {
-      const int64_t token = (half * kTileRows + row) / (1 + kFine);
-      for (int part = 0; part < 2; ++part)
-        Finish<kFine>(weight, tile * kTile + part * kLanes, sums[half][part][row],
-                      sums[half][part][row + kFine], peaks[token], y + token * weight.out);
+}
+
+// The columns of a tile for 32 tokens.
+void MultiplyTiles(const PackedWeight &weight, int64_t tile, const Codes &codes, float *y) {
+  const int64_t width = weight.steps * kStep;
+  Floats totals[2][2][kTileRows] = {};
+  for (int64_t group = 0; group < weight.groups; ++group) {
+    const int64_t first = group * weight.group;
+    const int64_t end = width - first < weight.group ? width : first + weight.group;
+    Ints sums[2][2][kTileRows];
+    SumTiles(weight, tile, codes.codes, first, end, sums);
+    for (int row = 0; row < 2 * kTileRows; ++row)
+      for (int part = 0; part < 2; ++part) {
+        const int64_t at = row * weight.groups + group;
+        Floats &total = totals[row / kTileRows][part][row % kTileRows];
+        const Ints sum = sums[row / kTileRows][part][row % kTileRows] + codes.start[at];
+        total = Fma(ToFloats(sum), All(codes.peaks[at]), total);
+      }
+  }
+  for (int row = 0; row < 2 * kTileRows; ++row)
+    for (int part = 0; part < 2; ++part) {
+      const int64_t to = tile * kTile + part * kLanes;
+      StoreUpTo(y + row * weight.out + to,
+                totals[row / kTileRows][part][row % kTileRows] * Load(weight.scale + to),
+                weight.out - to);
     }
 }
 
-template <bool kFine>
-void MultiplyByTiles(const PackedWeight &weight, int64_t tile, const uint8_t *codes,
-                     const float *peaks, int64_t tokens, float *y) {
-  constexpr int64_t kTokens = 2 * kTileRows / (1 + kFine);
+// The same for 16 tokens, each of them two rows.
+void MultiplyTilesFinely(const PackedWeight &weight, int64_t tile, const Codes &codes, float *y) {
+  Ints sums[2][2][kTileRows];
+  SumTiles(weight, tile, codes.codes, 0, weight.steps * kStep, sums);
+  for (int row = 0; row < 2 * kTileRows; row += 2)
+    for (int part = 0; part < 2; ++part) {
+      const Ints *pair = &sums[row / kTileRows][part][row % kTileRows];
+      FinishPair(weight, tile * kTile + part * kLanes, pair[0] + codes.start[row],
+                 pair[1] + codes.start[row + 1], codes.peaks[row / 2],
+                 y + row / 2 * weight.out);
+    }
+}
+
+// Tokens that fill the registers by tiles, and the others by what AVX-512 does.
+template <int kRowsOfToken>
+void MultiplyByTiles(const PackedWeight &weight, int64_t tile, const Codes &codes, int64_t tokens,
+                     float *y) {
+  constexpr int64_t kTokens = 2 * kTileRows / kRowsOfToken;
+  constexpr auto by_tiles = kRowsOfToken == 1 ? MultiplyTiles : MultiplyTilesFinely;
+  constexpr auto by_rows = kRowsOfToken == 1 ? Multiply : MultiplyFinely;
   int64_t done = 0;
-  if (tokens >= kTokens && weight.steps * kStep % kTileBytes == 0) {
-    Settle(codes);
+  if (tokens >= kTokens && weight.steps * kStep % kTileBytes == 0 &&
+      weight.group % kTileBytes == 0) {
+    Settle(codes.codes);
     Settle(weight.codes);
     _tile_loadconfig(&kTileConfig);
     for (; tokens - done >= kTokens; done += kTokens)
-      MultiplyTiles<kFine>(weight, tile, codes + done * weight.steps * kStep * (1 + kFine),
-                           peaks + done, y + done * weight.out);
+      by_tiles(weight, tile, From(codes, weight, done, kRowsOfToken), y + done * weight.out);
     _tile_release();
   }
-  Multiply(weight, tile, codes + done * weight.steps * kStep * (1 + kFine), peaks + done,
-           tokens - done, kFine, y + done * weight.out);
+  by_rows(weight, tile, From(codes, weight, done, kRowsOfToken), tokens - done,
+          y + done * weight.out);
 }
 
-constexpr Kernels kTileKernels = {
-    "AMX", kAttendRows, Pack, Quantize,
-    [](const PackedWeight &weight, int64_t tile, const uint8_t *codes, const float *peaks,
-       int64_t tokens, bool is_fine, float *y) {
-      is_fine ? MultiplyByTiles<true>(weight, tile, codes, peaks, tokens, y)
-              : MultiplyByTiles<false>(weight, tile, codes, peaks, tokens, y);
-    },
-    Rotate, Attend, Gate, Normalize};
+constexpr Kernels kTileKernels = {"AMX", kAttendRows, Quantize, QuantizeFinely, MultiplyByTiles<1>,
+                                  MultiplyByTiles<2>, Rotate, Attend, Gate, Normalize};
 
 // The processor has tiles, Linux lets this process use them, and they multiply as AVX-512 does: the
 // last is asked because this was written without such a processor at hand.
@@ -88,17 +115,17 @@ bool HasTiles() {
     return false;
 #endif
   constexpr int kTokens = 32, kIn = 2 * kTileBytes;
-  uint8_t codes[kTokens * kIn];
-  int8_t weights[kTile * kIn];
-  for (int i = 0; i < kTokens * kIn; ++i) codes[i] = static_cast<uint8_t>(i * 37 + i / 256);
-  for (int i = 0; i < kTile * kIn; ++i) weights[i] = static_cast<int8_t>(i * 91 + i / 128);
-  const int32_t start[kTile] = {};
+  int8_t codes[kTokens * kIn];
+  uint8_t weights[kTile * kIn];
+  for (int i = 0; i < kTokens * kIn; ++i) codes[i] = static_cast<int8_t>(i * 37 + i / 256);
+  for (int i = 0; i < kTile * kIn; ++i) weights[i] = static_cast<uint8_t>(i * 91 + i / 128);
+  int32_t start[kTokens] = {};
   float scale[kTile], peaks[kTokens];
   for (float &each : scale) each = 1;
   for (float &each : peaks) each = 1;
-  const PackedWeight packed = {kIn, kTile, kIn / kStep, 1, weights, start, scale};
+  const PackedWeight packed = {kIn, kTile, kIn / kStep, 1, kIn, 1, weights, scale};
   float expected[kTokens * kTile], found[kTokens * kTile];
-  Multiply(packed, 0, codes, peaks, kTokens, false, expected);
-  MultiplyByTiles<false>(packed, 0, codes, peaks, kTokens, found);
+  Multiply(packed, 0, {codes, start, peaks}, kTokens, expected);
+  MultiplyByTiles<1>(packed, 0, {codes, start, peaks}, kTokens, found);
   return __builtin_memcmp(found, expected, sizeof found) == 0;
 }

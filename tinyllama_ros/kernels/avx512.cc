@@ -3,7 +3,7 @@
 
 #include "kernels.h"
 
-#if defined(__x86_64__) && !defined(TINYLLAMA_ROS_TEST_EVEX)
+#if defined(__x86_64__) && !defined(TINYLLAMA_ROS_TEST_AVX2)
 
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,amx-tile,amx-int8")
 #include <immintrin.h>
@@ -23,8 +23,8 @@ constexpr int kAttendRows = 4;
 typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
 
-inline Ints Dot(Ints sum, Ints codes, Ints weights) {
-  return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)codes, (__m512i)weights);
+inline Ints Dot(Ints sum, Ints weights, Ints codes) {
+  return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, (__m512i)codes);
 }
 
 inline Floats Fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }

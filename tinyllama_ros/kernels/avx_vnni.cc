@@ -26,8 +26,8 @@ constexpr int kAttendRows = 2;
 typedef float Floats __attribute__((vector_size(32)));
 typedef int32_t Ints __attribute__((vector_size(32)));
 
-inline Ints Dot(Ints sum, Ints codes, Ints weights) {
-  return (Ints)TINYLLAMA_ROS_DOT((__m256i)sum, (__m256i)codes, (__m256i)weights);
+inline Ints Dot(Ints sum, Ints weights, Ints codes) {
+  return (Ints)TINYLLAMA_ROS_DOT((__m256i)sum, (__m256i)weights, (__m256i)codes);
 }
 
 inline Floats Fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }

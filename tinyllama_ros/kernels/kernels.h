@@ -9,14 +9,24 @@ namespace tinyllama_ros {
 
 constexpr int kTile = 32;  // output channels that are computed together
 constexpr int kStep = 4;   // input channels that one instruction multiplies and sums
+constexpr int kZeroPoint = 128;  // of weights: an instruction multiplies unsigned by signed
 
-// int8 weights (in, out) in the order in which they are multiplied:
-// codes [out / kTile][in / kStep][kTile][kStep], padded with zeros.
+// Weights of 8 bits in the order in which they are multiplied.
 struct PackedWeight {
-  int64_t in, out, steps, tiles;
-  const int8_t *codes;
-  const int32_t *start;  // [out] what the sum begins with: it takes the zero point off again
-  const float *scale;    // [out]
+  int64_t in, out;
+  int64_t steps, tiles;  // in / kStep and out / kTile, rounded up
+  int64_t group;         // input channels whose activations have one scale; a multiple of kStep
+  int64_t groups;
+  const uint8_t *codes;  // [tiles][steps][kTile][kStep]; 0, not the zero point, beyond the edges
+  const float *scale;    // [tiles * kTile]
+};
+
+// Activations of some tokens as they are multiplied: a token is one row of codes, or two where the
+// second has what rounding left of the first.
+struct Codes {
+  int8_t *codes;   // [rows][steps * kStep]; anything beyond the edge
+  int32_t *start;  // [rows][groups] what a sum begins with: it takes the zero point off again
+  float *peaks;    // [tokens][groups] the largest magnitude
 };
 
 struct Attention {
@@ -32,13 +42,13 @@ struct Kernels {
   // Queries of a key and value head in one call of `attend`: its row is a query.
   int64_t attend_rows;
 
-  void (*pack)(const int8_t *weight, const PackedWeight &packed, int8_t *codes, int32_t *start);
-  // Codes of one token, with zero point 128, in one row of 4 * steps bytes, or in two if fine;
-  // returns the token's largest magnitude.
-  float (*quantize)(const float *x, int64_t in, int64_t steps, bool is_fine, uint8_t *codes);
+  void (*quantize)(const float *x, const PackedWeight &weight, const Codes &token);
+  void (*quantize_finely)(const float *x, const PackedWeight &weight, const Codes &token);
   // y[tokens][out], the columns of one tile.
-  void (*multiply)(const PackedWeight &weight, int64_t tile, const uint8_t *codes,
-                   const float *peaks, int64_t tokens, bool is_fine, float *y);
+  void (*multiply)(const PackedWeight &weight, int64_t tile, const Codes &codes, int64_t tokens,
+                   float *y);
+  void (*multiply_finely)(const PackedWeight &weight, int64_t tile, const Codes &codes,
+                          int64_t tokens, float *y);
   void (*rotate)(const float *x, const float *cos, const float *sin, int64_t head_dim, float *y);
   void (*attend)(const Attention &attention, int64_t kv_head, int64_t first_row, float *scores);
   void (*gate)(const float *both, int64_t width, float *y);
@@ -46,6 +56,14 @@ struct Kernels {
   void (*normalize)(const float *block, const float *residual, const float *weight, int64_t width,
                     float epsilon, float *y, float *sum);
 };
+
+// The codes from a token on.
+inline Codes From(const Codes &codes, const PackedWeight &weight, int64_t token,
+                  int64_t rows_of_token = 1) {
+  const int64_t row = token * rows_of_token;
+  return {codes.codes + row * weight.steps * kStep, codes.start + row * weight.groups,
+          codes.peaks + token * weight.groups};
+}
 
 // Null where the processor lacks it.
 const Kernels *Avx512Kernels();

@@ -4,10 +4,9 @@
 
 typedef float LooseFloats __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 typedef int32_t LooseInts __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
-typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
+typedef int8_t Bytes __attribute__((vector_size(kLanes)));
 
 constexpr int kTileVectors = kTile / kLanes;
-constexpr int kZeroPoint = 128;
 constexpr float kStepSize = 1.0f / 127;
 constexpr float kFineStepSize = 1.0f / (127 * 254);
 constexpr float kFineShare = 1.0f / 254;
@@ -28,7 +27,8 @@ inline float Largest(Floats x) {
   return largest;
 }
 
-inline float Sum(Floats x) {
+template <typename Vector>
+inline auto Sum(Vector x) {
   for (int half = kLanes / 2; half > 0; half /= 2)
     for (int i = 0; i < half; ++i) x[i] += x[i + half];
   return x[0];
@@ -48,120 +48,189 @@ inline Floats Exp(Floats x) {
   return x < kLowest ? Floats{} : series * power;
 }
 
-void Pack(const int8_t *weight, const PackedWeight &packed, int8_t *codes, int32_t *start) {
-  for (int64_t tile = 0; tile < packed.tiles; ++tile) {
-    const int64_t first = tile * kTile;
-    const int64_t width = packed.out - first < kTile ? packed.out - first : kTile;
-    int32_t sums[kTile] = {};
-    for (int64_t step = 0; step < packed.steps; ++step, codes += kTile * kStep) {
-      uint32_t fours[kTile] = {};
-      for (int64_t i = 0; i < kStep && step * kStep + i < packed.in; ++i) {
-        const int8_t *row = weight + (step * kStep + i) * packed.out + first;
-        for (int64_t n = 0; n < width; ++n) {
-          sums[n] += row[n];
-          fours[n] |= static_cast<uint32_t>(static_cast<uint8_t>(row[n])) << (8 * i);
-        }
-      }
-      __builtin_memcpy(codes, fours, sizeof fours);
-    }
-    for (int64_t n = 0; n < width; ++n) start[first + n] = -kZeroPoint * sums[n];
-  }
+inline Floats LoadUpTo(const float *p, int64_t count) {
+  return count < kLanes ? LoadFirst(p, count) : Load(p);
 }
 
-inline void StoreCodes(Floats scaled, float step, uint8_t *codes, int count) {
-  Ints code = Round(scaled / step) + kZeroPoint;
-  code = code < 0 ? Ints{} : code;
-  code = code > 255 ? Ints{} + 255 : code;
-  const Bytes bytes = __builtin_convertvector(code, Bytes);
-  __builtin_memcpy(codes, &bytes, count);
+inline void StoreUpTo(float *p, Floats x, int64_t count) {
+  if (count >= kLanes)
+    Store(p, x);
+  else if (count > 0)
+    StoreFirst(p, x, count);
 }
 
-float Quantize(const float *x, int64_t in, int64_t steps, bool is_fine, uint8_t *codes) {
+inline float Peak(const float *x, int64_t count) {
   Floats largest = {};
-  for (int64_t k = 0; k < in; k += kLanes)
-    largest = Larger(largest, Magnitude(in - k < kLanes ? LoadFirst(x + k, in - k) : Load(x + k)));
-  const float peak = Largest(largest);
-  for (int64_t k = 0; k < in; k += kLanes) {
-    const int count = in - k < kLanes ? in - k : kLanes;
-    const Floats scaled = (count < kLanes ? LoadFirst(x + k, count) : Load(x + k)) / peak;
-    StoreCodes(scaled, kStepSize, codes + k, count);
-    if (!is_fine) continue;
-    Bytes coded = {};
-    __builtin_memcpy(&coded, codes + k, count);
-    const Ints coarse = __builtin_convertvector(coded, Ints);
-    const Floats rest = scaled - ToFloats(coarse - kZeroPoint) * kStepSize;
-    StoreCodes(rest, kFineStepSize, codes + steps * kStep + k, count);
+  for (int64_t i = 0; i < count; i += kLanes)
+    largest = Larger(largest, Magnitude(LoadUpTo(x + i, count - i)));
+  return Largest(largest);
+}
+
+// Stores codes of up to kLanes numbers, in steps, and returns them.
+inline Ints StoreCodes(Floats steps, int8_t *codes, int64_t count) {
+  Ints code = Round(steps);
+  code = code < -128 ? Ints{} - 128 : code;
+  code = code > 127 ? Ints{} + 127 : code;
+  const Bytes bytes = __builtin_convertvector(code, Bytes);
+  count < kLanes ? __builtin_memcpy(codes, &bytes, count)
+                 : __builtin_memcpy(codes, &bytes, kLanes);
+  return code;
+}
+
+void Quantize(const float *x, const PackedWeight &weight, const Codes &token) {
+  for (int64_t group = 0; group < weight.groups; ++group) {
+    const int64_t first = group * weight.group, left = weight.in - first;
+    const int64_t count = left < weight.group ? left : weight.group;
+    const float peak = Peak(x + first, count);
+    const float factor = peak > 0 ? 127 / peak : 0;
+    Ints total = {};
+    for (int64_t i = first; i < first + count; i += kLanes)
+      total += StoreCodes(LoadUpTo(x + i, first + count - i) * factor, token.codes + i,
+                          first + count - i);
+    token.start[group] = -kZeroPoint * Sum(total);
+    token.peaks[group] = peak;
   }
-  return peak;
 }
 
-// From sums of products of codes to kLanes numbers of one token.
-template <bool kFine>
-inline void Finish(const PackedWeight &weight, int64_t column, Ints sums, Ints fine_sums,
-                   float peak, float *y) {
-  const int64_t width = weight.out - column;
-  if (width <= 0) return;
-  const Ints start = *reinterpret_cast<const LooseInts *>(weight.start + column);
-  const Floats scale = Load(weight.scale + column);
-  Floats product = ToFloats(sums + start) * scale;
-  if (kFine) product += ToFloats(fine_sums + start) * scale * kFineShare;
-  product *= peak;
-  width < kLanes ? StoreFirst(y + column, product, width) : Store(y + column, product);
+void QuantizeFinely(const float *x, const PackedWeight &weight, const Codes &token) {
+  const int64_t width = weight.steps * kStep;
+  const float peak = Peak(x, weight.in);
+  Ints total = {}, fine_total = {};
+  for (int64_t i = 0; i < weight.in; i += kLanes) {
+    const int64_t count = weight.in - i < kLanes ? weight.in - i : kLanes;
+    const Floats scaled = LoadUpTo(x + i, count) / peak;
+    const Ints coarse = StoreCodes(scaled / kStepSize, token.codes + i, count);
+    const Floats rest = scaled - ToFloats(coarse) * kStepSize;
+    total += coarse;
+    fine_total += StoreCodes(rest / kFineStepSize, token.codes + width + i, count);
+  }
+  token.start[0] = -kZeroPoint * Sum(total);
+  token.start[1] = -kZeroPoint * Sum(fine_total);
+  token.peaks[0] = peak;
 }
 
-// The tile's columns of kRows rows of codes; two rows are one token where it is fine.
-template <int kRows, bool kFine>
-void MultiplyRows(const PackedWeight &weight, int64_t tile, const uint8_t *codes,
-                  const float *peaks, float *y) {
+// Adds products for kRows rows of codes and two vectors of output channels. Meanwhile the next
+// tile, from `ahead` on, is asked for: with many rows, memory has the time of all of them for it.
+template <int kRows>
+inline void Accumulate(const uint8_t *w, const int8_t *codes, int64_t stride, int64_t width,
+                       const uint8_t *ahead, Ints (&sums)[kRows][2]) {
+  constexpr bool kHasTime = 2 * kRows > kRowsAtOnce;
+  for (int64_t k = 0; k < width; k += kStep, w += kTile * kStep) {
+    const Ints left = *reinterpret_cast<const LooseInts *>(w);
+    const Ints right = *reinterpret_cast<const LooseInts *>(w + kLanes * kStep);
+    if (kHasTime) __builtin_prefetch(ahead + k * 8, 0, 2);
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+      int32_t four;
+      __builtin_memcpy(&four, codes + row * stride + k, kStep);
+      sums[row][0] = Dot(sums[row][0], left, four - Ints{});
+      sums[row][1] = Dot(sums[row][1], right, four - Ints{});
+    }
+  }
+}
+
+// Of the next tile, the quarter that is asked for in a pass.
+inline const uint8_t *Ahead(const PackedWeight &weight, int64_t tile, int64_t pass) {
+  const int64_t bytes = weight.steps * kStep * kTile;
+  return weight.codes + (tile + 1) * bytes + pass % 4 * bytes / 4;
+}
+
+// The tile's columns of kRows tokens.
+template <int kRows>
+void MultiplyRows(const PackedWeight &weight, int64_t tile, const Codes &codes,
+                  const uint8_t *ahead, float *y) {
   const int64_t stride = weight.steps * kStep;
+  const uint8_t *w = weight.codes + tile * stride * kTile;
+  for (int half = 0; half < kTileVectors; half += 2) {
+    Floats totals[kRows][2] = {};
+    for (int64_t group = 0; group < weight.groups; ++group) {
+      const int64_t k = group * weight.group;
+      const int64_t width = stride - k < weight.group ? stride - k : weight.group;
+      Ints sums[kRows][2];
+#pragma GCC unroll 16
+      for (int row = 0; row < kRows; ++row)
+        sums[row][0] = sums[row][1] = codes.start[row * weight.groups + group] - Ints{};
+      Accumulate<kRows>(w + k * kTile + half * kLanes * kStep, codes.codes + k, stride, width,
+                        ahead + k * 8, sums);
+#pragma GCC unroll 16
+      for (int row = 0; row < kRows; ++row)
+#pragma GCC unroll 2
+        for (int part = 0; part < 2; ++part)
+          totals[row][part] = Fma(ToFloats(sums[row][part]),
+                                  All(codes.peaks[row * weight.groups + group]),
+                                  totals[row][part]);
+    }
+    for (int row = 0; row < kRows; ++row)
+      for (int part = 0; part < 2; ++part) {
+        const int64_t to = tile * kTile + (half + part) * kLanes;
+        StoreUpTo(y + row * weight.out + to,
+                  totals[row][part] * Load(weight.scale + to), weight.out - to);
+      }
+  }
+}
+
+// One vector of output channels of a token that is two rows.
+inline void FinishPair(const PackedWeight &weight, int64_t column, Ints sums, Ints fine_sums,
+                       float peak, float *y) {
+  const Floats scale = Load(weight.scale + column);
+  const Floats more = ToFloats(fine_sums) * scale * kFineShare;
+  StoreUpTo(y + column, (ToFloats(sums) * scale + more) * peak, weight.out - column);
+}
+
+// The same for rows of which two are one token.
+template <int kRows>
+void MultiplyPairs(const PackedWeight &weight, int64_t tile, const Codes &codes,
+                   const uint8_t *ahead, float *y) {
+  const int64_t stride = weight.steps * kStep;
+  const uint8_t *w = weight.codes + tile * stride * kTile;
   for (int half = 0; half < kTileVectors; half += 2) {
     Ints sums[kRows][2];
 #pragma GCC unroll 16
-    for (int row = 0; row < kRows; ++row) sums[row][0] = sums[row][1] = Ints{};
-    const int8_t *w = weight.codes + tile * weight.steps * kTile * kStep + half * kLanes * kStep;
-    for (int64_t k = 0; k < stride; k += kStep, w += kTile * kStep) {
-      const Ints left = *reinterpret_cast<const LooseInts *>(w);
-      const Ints right = *reinterpret_cast<const LooseInts *>(w + kLanes * kStep);
+    for (int row = 0; row < kRows; ++row)
+      sums[row][0] = sums[row][1] = codes.start[row] - Ints{};
+    Accumulate<kRows>(w + half * kLanes * kStep, codes.codes, stride, stride, ahead, sums);
 #pragma GCC unroll 16
-      for (int row = 0; row < kRows; ++row) {
-        int32_t four;
-        __builtin_memcpy(&four, codes + row * stride + k, kStep);
-        sums[row][0] = Dot(sums[row][0], four - Ints{}, left);
-        sums[row][1] = Dot(sums[row][1], four - Ints{}, right);
-      }
-    }
+    for (int row = 0; row < kRows; row += 2)
 #pragma GCC unroll 2
-    for (int part = 0; part < 2; ++part) {
-      const int64_t column = tile * kTile + (half + part) * kLanes;
-#pragma GCC unroll 16
-      for (int row = 0; row < kRows; row += 1 + kFine) {
-        const int64_t token = row / (1 + kFine);
-        Finish<kFine>(weight, column, sums[row][part], sums[row + kFine][part], peaks[token],
-                      y + token * weight.out);
-      }
-    }
+      for (int part = 0; part < 2; ++part)
+        FinishPair(weight, tile * kTile + (half + part) * kLanes, sums[row][part],
+                   sums[row + 1][part], codes.peaks[row / 2], y + row / 2 * weight.out);
   }
 }
 
-// As many rows at once as registers hold, then those that are left.
-template <int kRows, bool kFine>
-void MultiplyAll(const PackedWeight &weight, int64_t tile, const uint8_t *codes,
-                 const float *peaks, int64_t rows, float *y) {
-  while (rows >= kRows) {
-    MultiplyRows<kRows, kFine>(weight, tile, codes, peaks, y);
-    codes += kRows * weight.steps * kStep;
-    peaks += kRows / (1 + kFine);
-    y += kRows / (1 + kFine) * weight.out;
-    rows -= kRows;
-  }
-  if constexpr (kRows > 1 + kFine)
-    MultiplyAll<(kRows > 8 ? 8 : kRows / 2), kFine>(weight, tile, codes, peaks, rows, y);
+template <bool kFine, int kTokens = kRowsAtOnce / (1 + kFine)>
+void MultiplySome(const PackedWeight &weight, int64_t tile, const Codes &codes, int64_t tokens,
+                  const uint8_t *ahead, float *y) {
+  if constexpr (kTokens > 1)
+    if (tokens < kTokens)
+      return MultiplySome<kFine, kTokens - 1>(weight, tile, codes, tokens, ahead, y);
+  if constexpr (kFine)
+    MultiplyPairs<2 * kTokens>(weight, tile, codes, ahead, y);
+  else
+    MultiplyRows<kTokens>(weight, tile, codes, ahead, y);
 }
 
-void Multiply(const PackedWeight &weight, int64_t tile, const uint8_t *codes, const float *peaks,
-              int64_t tokens, bool is_fine, float *y) {
-  is_fine ? MultiplyAll<kRowsAtOnce, true>(weight, tile, codes, peaks, 2 * tokens, y)
-          : MultiplyAll<kRowsAtOnce, false>(weight, tile, codes, peaks, tokens, y);
+// In the fewest passes that registers allow, of as many tokens each.
+template <bool kFine>
+void MultiplyAll(const PackedWeight &weight, int64_t tile, const Codes &codes, int64_t tokens,
+                 float *y) {
+  constexpr int64_t kMost = kRowsAtOnce / (1 + kFine);
+  const int64_t passes = (tokens + kMost - 1) / kMost;
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    const int64_t first = pass * tokens / passes, end = (pass + 1) * tokens / passes;
+    MultiplySome<kFine>(weight, tile, From(codes, weight, first, 1 + kFine), end - first,
+                        Ahead(weight, tile, pass), y + first * weight.out);
+  }
+}
+
+void Multiply(const PackedWeight &weight, int64_t tile, const Codes &codes, int64_t tokens,
+              float *y) {
+  MultiplyAll<false>(weight, tile, codes, tokens, y);
+}
+
+void MultiplyFinely(const PackedWeight &weight, int64_t tile, const Codes &codes, int64_t tokens,
+                    float *y) {
+  MultiplyAll<true>(weight, tile, codes, tokens, y);
 }
 
 void Rotate(const float *x, const float *cos, const float *sin, int64_t head_dim, float *y) {
@@ -323,5 +392,5 @@ void Normalize(const float *block, const float *residual, const float *weight, i
                rest);
 }
 
-constexpr Kernels kKernels = {kInstructions, kAttendRows, Pack, Quantize, Multiply,
-                              Rotate,        Attend,      Gate, Normalize};
+constexpr Kernels kKernels = {kInstructions, kAttendRows, Quantize, QuantizeFinely, Multiply,
+                              MultiplyFinely, Rotate, Attend, Gate, Normalize};

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <initializer_list>
 #include <memory>
 #include <numeric>
@@ -91,12 +92,22 @@ float *Output(Context *context, size_t index, const Shape &shape) {
   return static_cast<float *>(data);
 }
 
+// Runs a task for every index; a thread takes `together` of them, one after the other.
 template <typename Task>
-void ParallelFor(const Context *context, size_t count, const Task &task) {
-  if (count == 1) return task(0);
-  const auto call = [](void *data, size_t index) { (*static_cast<const Task *>(data))(index); };
-  Check(g_api->ParallelFor(context, call, count, const_cast<Task *>(&task)));
+void ParallelFor(const Context *context, int64_t count, int64_t together, const Task &task) {
+  const auto some = [&](size_t index) {
+    const int64_t first = index * together, end = std::min(count, first + together);
+    for (int64_t i = first; i < end; ++i) task(i);
+  };
+  const int64_t blocks = (count + together - 1) / together;
+  if (blocks == 1) return some(0);
+  const auto call = [](void *data, size_t index) {
+    (*static_cast<decltype(some) *>(data))(index);
+  };
+  Check(g_api->ParallelFor(context, call, blocks, const_cast<void *>(static_cast<const void *>(&some))));
 }
+
+constexpr int64_t kTokensOfTask = 4, kTilesOfTask = 3;
 
 // Memory that one thread uses again for every operator.
 template <typename Element, int>
@@ -106,7 +117,7 @@ Element *Scratch(size_t count) {
   return memory.data();
 }
 
-enum { kCodes, kPeaks, kQueries, kScores };
+enum { kCodes, kStart, kPeaks, kQueries, kScores };
 
 Tensor Constant(const KernelInfo *info, size_t index) {
   const Value *value;
@@ -117,72 +128,129 @@ Tensor Constant(const KernelInfo *info, size_t index) {
 }
 
 // The packed copy is read from now on: the pages of the weight's file need not stay in memory.
-void LeaveOut(const Tensor &weight, size_t bytes) {
+template <typename Element>
+void LeaveOut(const Tensor &weight) {
 #ifdef MADV_PAGEOUT
   const uintptr_t page = sysconf(_SC_PAGESIZE);
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(weight.data) + page - 1) / page * page;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(weight.data) + bytes) / page * page;
+  const uintptr_t start = reinterpret_cast<uintptr_t>(weight.data);
+  const uintptr_t begin = (start + page - 1) / page * page;
+  const uintptr_t end = (start + weight.Rows() * weight.shape.back() * sizeof(Element)) / page * page;
   if (begin < end) madvise(reinterpret_cast<void *>(begin), end - begin, MADV_PAGEOUT);
 #endif
 }
 
-template <bool kFine>
-class Linear {
- public:
-  static constexpr const char *kName = kFine ? "FineLinear" : "Linear";
-  static constexpr std::initializer_list<int> kInputs = {kFloat, kInt8, kFloat};
-  static constexpr std::initializer_list<int> kOutputs = {kFloat};
-
-  explicit Linear(const KernelInfo *info) {
-    const Tensor weight = Constant(info, 1), scale = Constant(info, 2);
-    if (weight.shape.size() != 2 || scale.shape != Shape{weight.shape[1]})
-      throw Failure("a weight is not (in, out), or its scale not (out)");
-    packed_.in = weight.shape[0];
-    packed_.out = weight.shape[1];
-    packed_.steps = (packed_.in + kStep - 1) / kStep;
-    packed_.tiles = (packed_.out + kTile - 1) / kTile;
-    const size_t padded = packed_.tiles * kTile;
-    codes_.reset(static_cast<int8_t *>(std::aligned_alloc(64, padded * packed_.steps * kStep)));
+// A product with a weight, packed when the session is made.
+class Product {
+ protected:
+  // `four` writes four input channels, from one on, of some output channels.
+  template <typename Four>
+  void Pack(int64_t in, int64_t out, int64_t group, const Four &four) {
+    weight_.in = in;
+    weight_.out = out;
+    weight_.steps = (in + kStep - 1) / kStep;
+    weight_.tiles = (out + kTile - 1) / kTile;
+    weight_.group = group ? group : weight_.steps * kStep;
+    weight_.groups = (in + weight_.group - 1) / weight_.group;
+    const size_t bytes = weight_.tiles * kTile * weight_.steps * kStep;
+    codes_.reset(static_cast<uint8_t *>(std::aligned_alloc(64, bytes)));
     if (!codes_) throw std::bad_alloc();
-    start_.resize(padded);
-    scale_.assign(scale.As<float>(), scale.As<float>() + packed_.out);
-    scale_.resize(padded);
-    packed_.codes = codes_.get();
-    packed_.start = start_.data();
-    packed_.scale = scale_.data();
-    g_kernels->pack(weight.As<int8_t>(), packed_, codes_.get(), start_.data());
-    LeaveOut(weight, packed_.in * packed_.out);
+    scale_.assign(weight_.tiles * kTile, 0);
+    uint8_t *codes = codes_.get();
+    for (int64_t n = 0; n < weight_.tiles * kTile; n += kTile)
+      for (int64_t k = 0; k < weight_.steps * kStep; k += kStep, codes += kTile * kStep) {
+        std::memset(codes, 0, kTile * kStep);
+        four(n, std::min<int64_t>(kTile, out - n), k, std::min<int64_t>(kStep, in - k), codes);
+      }
+    weight_.codes = codes_.get();
+    weight_.scale = scale_.data();
   }
 
-  void Compute(Context *context) const {
+  template <typename Quantize, typename Multiply>
+  void Run(Context *context, int64_t rows_of_token, Quantize quantize, Multiply multiply) const {
     const Tensor x = Input(context, 0);
-    if (x.shape.back() != packed_.in) throw Failure("x is as wide as its weight is not");
+    if (x.shape.back() != weight_.in) throw Failure("x is as wide as its weight is not");
     Shape shape = x.shape;
-    shape.back() = packed_.out;
+    shape.back() = weight_.out;
     float *y = Output(context, 0, shape);
-    const int64_t tokens = x.Rows();
-    const int64_t row = packed_.steps * kStep * (1 + kFine);
-    uint8_t *codes = Scratch<uint8_t, kCodes>(tokens * row);
-    float *peaks = Scratch<float, kPeaks>(tokens);
-    const float *values = x.As<float>();
-    ParallelFor(context, tokens < 4 ? 1 : tokens, [&](int64_t task) {
-      for (int64_t token = task; token < (tokens < 4 ? tokens : task + 1); ++token)
-        peaks[token] = g_kernels->quantize(values + token * packed_.in, packed_.in, packed_.steps,
-                                           kFine, codes + token * row);
+    const int64_t tokens = x.Rows(), rows = tokens * rows_of_token;
+    const Codes codes = {Scratch<int8_t, kCodes>(rows * weight_.steps * kStep),
+                         Scratch<int32_t, kStart>(rows * weight_.groups),
+                         Scratch<float, kPeaks>(tokens * weight_.groups)};
+    ParallelFor(context, tokens, kTokensOfTask, [&](int64_t token) {
+      quantize(x.As<float>() + token * weight_.in, weight_,
+               From(codes, weight_, token, rows_of_token));
     });
-    ParallelFor(context, packed_.tiles, [&](int64_t tile) {
-      g_kernels->multiply(packed_, tile, codes, peaks, tokens, kFine, y);
+    ParallelFor(context, weight_.tiles, kTilesOfTask, [&](int64_t tile) {
+      multiply(weight_, tile, codes, tokens, y);
     });
   }
+
+  std::vector<float> scale_;
 
  private:
   struct Free {
     void operator()(void *memory) const { std::free(memory); }
   };
-  PackedWeight packed_;
-  std::unique_ptr<int8_t, Free> codes_;
-  std::vector<int32_t> start_;
-  std::vector<float> scale_;
+  PackedWeight weight_;
+  std::unique_ptr<uint8_t, Free> codes_;
+};
+
+class Linear : private Product {
+ public:
+  static constexpr const char *kName = "Linear";
+  static constexpr std::initializer_list<int> kInputs = {kFloat, kUint8, kFloat};
+  static constexpr std::initializer_list<int> kOutputs = {kFloat};
+
+  explicit Linear(const KernelInfo *info) {
+    const Tensor weight = Constant(info, 1), scale = Constant(info, 2);
+    int64_t in;
+    Check(g_api->Attribute(info, "in", &in));
+    if (weight.shape.size() != 3 || scale.shape != Shape{weight.shape[0], weight.shape[1]})
+      throw Failure("a weight is not (out, groups, group), or its scale not (out, groups)");
+    const int64_t out = weight.shape[0], groups = weight.shape[1], group = weight.shape[2];
+    if (group % kStep || (in + group - 1) / group != groups)
+      throw Failure("the groups of a weight do not fit its input channels");
+    const uint8_t *rows = weight.As<uint8_t>();
+    Pack(in, out, group,
+         [=](int64_t n, int64_t width, int64_t k, int64_t count, uint8_t *codes) {
+           const uint8_t *from = rows + n * groups * group + k;
+           for (int64_t i = 0; i < width; ++i, from += groups * group, codes += kStep)
+             count == kStep ? std::memcpy(codes, from, kStep) : std::memcpy(codes, from, count);
+         });
+    for (int64_t n = 0; n < out; ++n) scale_[n] = scale.As<float>()[n * groups] / 127;
+    LeaveOut<uint8_t>(weight);
+    LeaveOut<float>(scale);
+  }
+
+  void Compute(Context *context) const {
+    Run(context, 1, g_kernels->quantize, g_kernels->multiply);
+  }
+};
+
+class FineLinear : private Product {
+ public:
+  static constexpr const char *kName = "FineLinear";
+  static constexpr std::initializer_list<int> kInputs = {kFloat, kInt8, kFloat};
+  static constexpr std::initializer_list<int> kOutputs = {kFloat};
+
+  explicit FineLinear(const KernelInfo *info) {
+    const Tensor weight = Constant(info, 1), scale = Constant(info, 2);
+    if (weight.shape.size() != 2 || scale.shape != Shape{weight.shape[1]})
+      throw Failure("a weight is not (in, out), or its scale not (out)");
+    const int64_t in = weight.shape[0], out = weight.shape[1];
+    const int8_t *rows = weight.As<int8_t>();
+    Pack(in, out, 0, [=](int64_t n, int64_t width, int64_t k, int64_t count, uint8_t *codes) {
+      for (int64_t step = 0; step < count; ++step)
+        for (int64_t i = 0; i < width; ++i)
+          codes[i * kStep + step] = rows[(k + step) * out + n + i] + kZeroPoint;
+    });
+    std::copy_n(scale.As<float>(), out, scale_.begin());
+    LeaveOut<int8_t>(weight);
+  }
+
+  void Compute(Context *context) const {
+    Run(context, 2, g_kernels->quantize_finely, g_kernels->multiply_finely);
+  }
 };
 
 class Attend {
@@ -235,7 +303,7 @@ class Attend {
     }
     const int64_t rows = a.length * (a.heads / a.kv_heads);
     const int64_t blocks = (rows + g_kernels->attend_rows - 1) / g_kernels->attend_rows;
-    ParallelFor(context, a.kv_heads * blocks, [&](int64_t task) {
+    ParallelFor(context, a.kv_heads * blocks, 1, [&](int64_t task) {
       // Room for a whole vector behind the last slot.
       float *scores = Scratch<float, kScores>(g_kernels->attend_rows * (a.slots + 16));
       g_kernels->attend(a, task / blocks, task % blocks * g_kernels->attend_rows, scores);
@@ -260,7 +328,7 @@ class Gate {
     Shape shape = both.shape;
     shape.back() = width;
     float *y = Output(context, 0, shape);
-    ParallelFor(context, both.Rows(), [&](int64_t row) {
+    ParallelFor(context, both.Rows(), kTokensOfTask, [&](int64_t row) {
       g_kernels->gate(both.As<float>() + row * 2 * width, width, y + row * width);
     });
   }
@@ -281,13 +349,10 @@ class Norm {
     if (residual.shape != block.shape || weight.shape != Shape{width})
       throw Failure("block, residual and weight have other shapes");
     float *y = Output(context, 0, block.shape), *sum = Output(context, 1, block.shape);
-    constexpr int64_t kRowsOfTask = 8;
-    ParallelFor(context, (rows + kRowsOfTask - 1) / kRowsOfTask, [&](int64_t task) {
-      const int64_t end = std::min(rows, (task + 1) * kRowsOfTask);
-      for (int64_t row = task * kRowsOfTask; row < end; ++row)
-        g_kernels->normalize(block.As<float>() + row * width, residual.As<float>() + row * width,
-                             weight.As<float>(), width, epsilon_, y + row * width,
-                             sum + row * width);
+    ParallelFor(context, rows, kTokensOfTask, [&](int64_t row) {
+      g_kernels->normalize(block.As<float>() + row * width, residual.As<float>() + row * width,
+                           weight.As<float>(), width, epsilon_, y + row * width,
+                           sum + row * width);
     });
   }
 
@@ -335,7 +400,7 @@ __attribute__((visibility("default"))) const char *Instructions() {
 __attribute__((visibility("default"))) tinyllama_ros::Status *RegisterCustomOps(
     tinyllama_ros::SessionOptions *options, const tinyllama_ros::ApiBase *base) {
   using namespace tinyllama_ros;
-  static const CustomOp kOperators[] = {Describe<Linear<false>>(), Describe<Linear<true>>(),
+  static const CustomOp kOperators[] = {Describe<Linear>(), Describe<FineLinear>(),
                                         Describe<Attend>(), Describe<Gate>(),
                                         Describe<Norm>()};
   g_api = base->get(kApiVersion);

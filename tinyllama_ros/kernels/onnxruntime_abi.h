@@ -21,7 +21,7 @@ struct Status;
 struct TensorInfo;
 struct Value;
 
-enum ElementType { kFloat = 1, kInt8 = 3, kInt32 = 6 };
+enum ElementType { kFloat = 1, kUint8 = 2, kInt8 = 3, kInt32 = 6 };
 
 class Api {
  public:

@@ -17,7 +17,7 @@ from tinyllama_ros.model.ascend_linear import (
 from tinyllama_ros.model.checkpoint import Checkpoint
 from tinyllama_ros.model.cpu_graph import write_cpu_graph
 from tinyllama_ros.model.linear import FloatLinear, Int8Linear
-from tinyllama_ros.model.quantize import check_fine
+from tinyllama_ros.model.quantize import check_fine, GROUP
 
 Write = Callable[[Checkpoint, int, Path, tuple[int, ...], str], Iterator[str]]
 """Checkpoint, kv_length, folder, chunk sizes, what is fine, to the names of the parts made."""
@@ -32,6 +32,8 @@ class Dialect:
     """Those of a build that is not told others."""
     fine: str
     """Linears, out of quantize.FINE, that are fine in a w8a8 build that is not told others."""
+    group: int = 0
+    """Input channels of a token that share a scale in w8a8 where it is not fine; 0: all."""
 
 
 def _for_cpu(linear: type[FloatLinear] | type[Int8Linear]) -> Write:
@@ -49,7 +51,7 @@ TARGETS: Mapping[str, Dialect] = {
     # One token to decode; 64 to read: more would gain little, and a cancel would wait longer.
     # A product of many rows takes its time by the row, so all fine would make a prompt's longer.
     'cpu': Dialect({'fp32': _for_cpu(FloatLinear), 'w8a8': _for_cpu(Int8Linear)}, (1, 16, 64),
-                   'down'),
+                   'none', GROUP),
     # A further length makes the .om half as large again or twice. A cube multiplies 16 rows in the
     # time of one, and float16 all around moves numbers past the middle between two coarse steps.
     'ascend': Dialect({'fp32': _for_ascend(AscendFloatLinear),

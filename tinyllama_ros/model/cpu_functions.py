@@ -7,7 +7,10 @@ in place of the function where the library is registered with the session.
 ====================  ====================================================  ===================
 operator              inputs                                                outputs
 ====================  ====================================================  ===================
-Linear, FineLinear    x (..., in); weight (in, out) int8; scale (out): of   (..., out)
+Linear                x (..., in); weight (out, groups, group) uint8, zero  (..., out)
+                      point 128; scale (out, groups): of each output
+                      channel, the same for all of its groups
+FineLinear            x (..., in); weight (in, out) int8; scale (out): of   (..., out)
                       each output channel, a 127th
 Attention             qkv (1, S, (heads + 2 kv_heads) head_dim); past key   (1, S, heads
                       and value (1, kv_heads, slots, head_dim); last_slot   head_dim); key and
@@ -51,11 +54,10 @@ _SCALED = """
 
 _FUNCTIONS = (
     f"""{_HEADER}
-Linear (x, weight, scale) => (y) {{
-    {_CONSTANTS}{_SCALED}
-    codes = QuantizeLinear (scaled, step, zero_point)
-    product = {MICROSOFT}.MatMulIntegerToFloat (codes, weight, one, scale, zero_point)
-    y = Mul (product, peak)
+Linear <in, out, group> (x, weight, scale) => (y) {{
+    y = {MICROSOFT}.MatMulNBits
+        <K: int = @in, N: int = @out, block_size: int = @group, bits = 8, accuracy_level = 4>
+        (x, weight, scale)
 }}""", f"""{_HEADER}
 FineLinear (x, weight, scale) => (y) {{
     {_CONSTANTS}{_SCALED}

@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from tinyllama_ros.model.cpu_functions import OURS
 from tinyllama_ros.model.graph_writer import GraphWriter, MICROSOFT
-from tinyllama_ros.model.quantize import QMAX, quantize_weight
+from tinyllama_ros.model.quantize import GROUP, QMAX, quantize_weight
 
 
 class Linear(Protocol):
@@ -59,12 +59,12 @@ class FloatLinear:
 
 class Int8Linear:
     """
-    W8A8: int8 weights with a scale per output channel, activations with a scale per token.
+    W8A8: int8 weights with a scale per output channel; see the functions of cpu_functions.py.
 
-    The products are the functions Linear and FineLinear of cpu_functions.py. FineLinear's
-    activations have nearly 16 bits: what rounding to 8 bits leaves of a token is rounded to 8 bits
-    again, and travels as a second row through the same product. With few rows that takes the time
-    to read the weights, so the second row is free; with many it doubles the time.
+    Linear's activations have a scale for each GROUP channels of a token. FineLinear's have one per
+    token and nearly 16 bits: what rounding to 8 bits leaves of a token is rounded to 8 bits again,
+    and travels as a second row through the same product. With few rows that takes the time to read
+    the weights, so the second row is free; with many it doubles the time.
 
     The embedding table is fp16: it is looked up, not multiplied, and only the rows in use are
     ever read from its file.
@@ -76,20 +76,26 @@ class Int8Linear:
         self._writer = writer
 
     def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
-        return self._product('Linear', path, x, weight)
+        quantized, scale = quantize_weight(weight)
+        outputs, inputs = weight.shape
+        groups = -(-inputs // GROUP)
+        codes = np.full((outputs, groups * GROUP), QMAX + 1, np.uint8)
+        codes[:, :inputs] = quantized.view(np.uint8) ^ (QMAX + 1)  # adds the zero point
+        return self._writer.node(
+            'Linear', path,
+            [x, self._writer.weight(f'{path}/weight', codes.reshape(outputs, groups, GROUP)),
+             self._writer.weight(f'{path}/scale', np.repeat(scale[:, None], groups, axis=1))],
+            domain=OURS, **{'in': inputs, 'out': outputs, 'group': GROUP})
 
     def apply_finely(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
-        return self._product('FineLinear', path, x, weight)
+        quantized, scale = quantize_weight(weight)
+        return self._writer.node(
+            'FineLinear', path,
+            [x, self._writer.weight(f'{path}/weight', quantized.T),
+             self._writer.constant(f'{path}/scale', scale / np.float32(QMAX))], domain=OURS)
 
     def embedding(self, path: str, weight: NDArray[np.float32]) -> str:
         return self._writer.weight(f'{path}/weight', weight.astype(np.float16))
 
     def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
         return self.apply_finely(path, x, weight)
-
-    def _product(self, op: str, path: str, x: str, weight: NDArray[np.float32]) -> str:
-        quantized, scale = quantize_weight(weight)
-        return self._writer.node(
-            op, path, [x, self._writer.weight(f'{path}/weight', quantized.T),
-                       self._writer.constant(f'{path}/scale', scale / np.float32(QMAX))],
-            domain=OURS)

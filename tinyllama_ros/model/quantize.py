@@ -9,6 +9,8 @@ QMAX = 127
 """Largest magnitude; -128 stays unused, so that the grid is symmetric."""
 FINER = 2 * QMAX
 """Fine steps in a coarse one: rounding leaves half a step, and that is cut into QMAX."""
+GROUP = 128
+"""Input channels of a token that share a scale in the CPU's products; more make them coarser."""
 FINE = ('none', 'down', 'all')
 """Linears whose activations have nearly 16 bits, beside the head: none, every down_proj, all."""
 ROWS_AT_ONCE = 4096

@@ -131,24 +131,30 @@ class RoundingError:
     """
     How far rounding takes one linear's outputs from the truth, as a function of its scales.
 
-    Rounding to steps of d adds an error of variance d^2 / 12. The step of a token is its largest
-    smoothed activation over 127 (fine ones: over 127 * 254), that of an output channel its largest
-    smoothed weight over 127, and the error of either is multiplied by the other. Over all tokens
-    and output channels, with f = 1 (fine ones: 254)::
+    Rounding to steps of d adds an error of variance d^2 / 12. The step of a group of a token's
+    channels is the largest smoothed activation there over 127 (fine ones: over 127 * 254), that of
+    an output channel its largest smoothed weight over 127, and the error of either is multiplied
+    by the other. Over all tokens, groups and output channels, with f = 1 (fine ones: 254)::
 
-        E(s) = [sum_t max_c (x_tc / s_c)^2 / f^2 * sum_oc (w_oc s_c)^2
+        E(s) = [sum_g sum_t max_c (x_tc / s_c)^2 / f^2 * sum_oc (w_oc s_c)^2
                 + sum_o max_c (w_oc s_c)^2 * sum_tc (x_tc / s_c)^2] / (12 * 127^2)
+
+    where c in the first line is of the group g.
     """
 
-    def __init__(self, inputs: Float32Array, weight: Float32Array, *, is_fine: bool = False
-                 ) -> None:
+    def __init__(self, inputs: Float32Array, weight: Float32Array, *, is_fine: bool = False,
+                 group: int = 0) -> None:
         """
         Keep what the sum needs.
 
         :param inputs: of some tokens (tokens, in).
         :param weight: (out, in).
         :param is_fine: the activations have nearly 16 bits.
+        :param group: channels that share a step; 0: all.
         """
+        channels = inputs.shape[1]
+        self._firsts = np.arange(0, channels, group or channels)
+        self._sizes = np.diff(self._firsts, append=channels)
         self._finer = FINER if is_fine else 1
         self._inputs = np.abs(inputs)
         self._weight = np.abs(weight)
@@ -183,17 +189,22 @@ class RoundingError:
 
     def _value_and_slope(self, scale: Float32Array) -> tuple[float, NDArray[np.float64]]:
         """Return the error, and the slope of its logarithm in the logarithm of each scale."""
-        token_peak, token_channel = _peaks(self._inputs / scale)
-        token_peak /= self._finer ** 2
+        smoothed = self._inputs / scale
+        peaks = [_peaks(smoothed[:, first:first + size])
+                 for first, size in zip(self._firsts, self._sizes, strict=True)]
+        input_peak = np.stack([peak for peak, _ in peaks]) / self._finer ** 2
+        input_channel = np.stack([channel for _, channel in peaks]) + self._firsts[:, None]
         output_peak, output_channel = _peaks(self._weight * scale)
         input_squares = self._input_squares / scale.astype(np.float64) ** 2
         weight_squares = self._weight_squares * scale.astype(np.float64) ** 2
-        token_steps, output_steps = token_peak.sum(), output_peak.sum()
-        inputs, weights = input_squares.sum(), weight_squares.sum()
-        value = token_steps * weights + output_steps * inputs
-        slope = 2 * (token_steps * weight_squares - output_steps * input_squares)
+        input_steps, output_steps = input_peak.sum(axis=1), output_peak.sum()
+        inputs, weights = input_squares.sum(), np.add.reduceat(weight_squares, self._firsts)
+        value = (input_steps * weights).sum() + output_steps * inputs
+        slope = 2 * (np.repeat(input_steps, self._sizes) * weight_squares
+                     - output_steps * input_squares)
         channels = len(scale)
-        slope -= 2 * weights * np.bincount(token_channel, token_peak, channels)
+        slope -= 2 * np.bincount(input_channel.ravel(), (input_peak * weights[:, None]).ravel(),
+                                 channels)
         slope += 2 * inputs * np.bincount(output_channel, output_peak, channels)
         return float(value) / (12 * QMAX ** 2), slope / max(value, SMALLEST)
 
@@ -231,21 +242,23 @@ def check_smoothing(smoothing: str) -> None:
 
 
 def smooth(checkpoint: Checkpoint, inputs: Callable[[str], Float32Array], smoothing: str, *,
-           fine: str = 'none', progress: bool = False) -> SmoothedCheckpoint:
+           fine: str = 'none', group: int = 0, progress: bool = False) -> SmoothedCheckpoint:
     """
     Return a checkpoint that computes the same and is easier to quantise.
 
     :param inputs: those of some tokens of a linear by its path in the graph: (tokens, in).
     :param smoothing: see choose_scale.
     :param fine: out of quantize.FINE.
+    :param group: channels of a token that share a scale where it is not fine; 0: all.
     """
     scales = {}
     head_dim = checkpoint.architecture.head_dim
     found = list(groups(checkpoint.architecture))
-    for group in tqdm(found, desc='smooth', unit='group', disable=not progress):
-        weight = np.concatenate([head_or(checkpoint, name) for name in group.linears])
-        error = RoundingError(gather(inputs(group.path), group.query_groups, head_dim),
-                              gather(weight, group.query_groups, head_dim),
-                              is_fine=is_fine(group.path, fine))
-        scales[group.path] = choose_scale(error, smoothing)
+    for each in tqdm(found, desc='smooth', unit='group', disable=not progress):
+        weight = np.concatenate([head_or(checkpoint, name) for name in each.linears])
+        finer = is_fine(each.path, fine)
+        error = RoundingError(gather(inputs(each.path), each.query_groups, head_dim),
+                              gather(weight, each.query_groups, head_dim), is_fine=finer,
+                              group=0 if finer else group)
+        scales[each.path] = choose_scale(error, smoothing)
     return SmoothedCheckpoint(checkpoint, scales)
