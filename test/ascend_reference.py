@@ -75,19 +75,19 @@ class ReferenceBackend:
         return cls(open_session(artifact.graph, threads), manifest.architecture,
                    manifest.kv_length)
 
-    def forward(self, tokens: NDArray[np.int64], start: int, *, all_logits: bool = False,
+    def forward(self, tokens: NDArray[np.int64], start: int, *, logits: int = 1,
                 padding: int = 0) -> NDArray[np.float32]:
         """Run one chunk, with tokens of padding behind it; see Backend."""
         length = len(tokens)
         mask = np.zeros((1, self.kv_length + length + padding), np.int64)
         mask[0, :start] = 1
         mask[0, self.kv_length:self.kv_length + length] = 1
-        logits, rows = self._session.run(['logits', 'out_key_values'], {
+        found, rows = self._session.run(['logits', 'out_key_values'], {
             'input_ids': np.pad(tokens, (0, padding))[None], 'attention_mask': mask,
             'position_ids': np.arange(start, start + length + padding)[None],
             'past_key_values': self.cache})
         self.cache[..., start:start + length, :] = rows[..., :length, :]
-        return logits[0, :length] if all_logits else logits[0, length - 1:length]
+        return found[0, length - logits:length]
 
     def close(self) -> None:
         """Free nothing."""

@@ -37,7 +37,7 @@ class FakeBackend:
         self._judge = judge or hashed(vocab_size)
         self._failure = failure
 
-    def forward(self, tokens: NDArray[np.int64], start: int, *, all_logits: bool = False
+    def forward(self, tokens: NDArray[np.int64], start: int, *, logits: int = 1
                 ) -> NDArray[np.float32]:
         end = start + len(tokens)
         assert tokens.dtype == np.int64 and tokens.ndim == 1
@@ -50,8 +50,9 @@ class FakeBackend:
         if self.passes_to_failure == 0:
             self.rows[start:] = []  # what a broken pass leaves there must not be relied on
             raise self._failure('the device is gone')
-        ends = range(start + 1, end + 1) if all_logits else [end]
-        return np.stack([self._judge(self.rows[:each]) for each in ends])
+        assert 0 <= logits <= len(tokens)
+        found = [self._judge(self.rows[:each]) for each in range(end - logits + 1, end + 1)]
+        return np.stack(found) if found else np.zeros((0, self.vocab_size), np.float32)
 
     def close(self) -> None:
         self.closed += 1

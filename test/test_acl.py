@@ -97,7 +97,7 @@ def logits(backend: AclBackend | OnnxBackend, tokens: NDArray[np.int64],
         chunk = tokens[:length]
         if not len(chunk):
             break
-        found.append(backend.forward(chunk, start, all_logits=True).copy())
+        found.append(backend.forward(chunk, start, logits=len(chunk)).copy())
         start, tokens = start + length, tokens[length:]
     return np.concatenate(found)
 
@@ -118,8 +118,10 @@ def test_chunks_equal_one_token_at_a_time(board, geared, chunks):
 
 def test_last_row_is_that_of_the_last_token_and_not_of_the_padding(board, geared):
     backend = AclBackend(geared)
-    every = backend.forward(TOKENS[:3], 0, all_logits=True).copy()
+    every = backend.forward(TOKENS[:3], 0, logits=3).copy()
     np.testing.assert_array_equal(backend.forward(TOKENS[:3], 0), every[-1:])
+    np.testing.assert_array_equal(backend.forward(TOKENS[:3], 0, logits=2), every[-2:])
+    assert backend.forward(TOKENS[:3], 0, logits=0).shape == (0, backend.vocab_size)
     backend.close()
 
 
@@ -133,7 +135,7 @@ def test_rows_that_were_taken_back_are_not_seen(backend):
 def test_padding_at_the_end_of_the_cache_writes_nothing_beyond_it(board, geared):
     backend = AclBackend(geared)
     whole = logits(backend, TOKENS)
-    last = backend.forward(TOKENS[-3:], SLOTS - 3, all_logits=True)
+    last = backend.forward(TOKENS[-3:], SLOTS - 3, logits=3)
     np.testing.assert_allclose(last, whole[-3:], atol=2e-3)
     backend.close()
 

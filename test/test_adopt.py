@@ -128,8 +128,9 @@ def test_adopted_om_runs(words, tmp_path, form, chunk_sizes):
           soc_version='Ascend310B4')
     backend = AclBackend(Artifact.open(tmp_path / 'out'))
     tokens, longest = np.array([5, 9, 3]), chunk_sizes[-1]
-    found = np.concatenate([backend.forward(tokens[i:i + longest], i, all_logits=True).copy()
-                            for i in range(0, 3, longest)])
+    chunks = {start: tokens[start:start + longest] for start in range(0, 3, longest)}
+    found = np.concatenate([backend.forward(chunk, start, logits=len(chunk)).copy()
+                            for start, chunk in chunks.items()])
     backend.close()
     np.testing.assert_allclose(found, numpy_llama.logits(tiny(), tokens), rtol=0, atol=2e-3)
     assert found.dtype == np.float32

@@ -39,7 +39,8 @@ def backend(checkpoint, tmp_path_factory):
 def test_greedy_answer_is_the_same(backend, case):
     # All in one pass: each token is the likeliest after the ones before it
     prompt, answer = case['input_ids'], case['greedy_ids']
-    logits = backend.forward(np.array([*prompt, *answer[:-1]]), 0, all_logits=True)
+    tokens = np.array([*prompt, *answer[:-1]])
+    logits = backend.forward(tokens, 0, logits=len(tokens))
     assert logits[len(prompt) - 1:].argmax(axis=1).tolist() == answer
 
 
@@ -61,7 +62,7 @@ def w8a8(checkpoint, tmp_path_factory):
 def test_w8a8_says_what_the_cpu_says(w8a8, case):
     prompt, answer = case['input_ids'], case['greedy_ids']
     tokens = np.array([*prompt, *answer[:-1]])
-    cpu, ascend = (each.forward(tokens, 0, all_logits=True)[len(prompt) - 1:] for each in w8a8)
+    cpu, ascend = (each.forward(tokens, 0, logits=len(tokens))[len(prompt) - 1:] for each in w8a8)
     rows, said = np.arange(len(answer)), ascend.argmax(axis=1)
     gap = cpu.max(axis=1) - cpu[rows, said]
     assert (gap < np.spacing(cpu.max(axis=1).astype(np.float16))).all()

@@ -281,7 +281,7 @@ class Subject:
         ends = np.cumsum(lengths)
         return np.concatenate([
             self.backend.forward(np.array(tokens[end - length:end]), end - length,
-                                 all_logits=True, padding=padding)
+                                 logits=length, padding=padding)
             for length, end in zip(lengths, ends, strict=True)])
 
 

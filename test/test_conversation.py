@@ -236,10 +236,10 @@ class Watched(FakeBackend):
         super().__init__(real.kv_length, real.vocab_size, chunk_sizes=real.chunk_sizes)
         self._real = real
 
-    def forward(self, tokens: NDArray[np.int64], start: int, *, all_logits: bool = False
+    def forward(self, tokens: NDArray[np.int64], start: int, *, logits: int = 1
                 ) -> NDArray[np.float32]:
-        super().forward(tokens, start, all_logits=all_logits)
-        return self._real.forward(tokens, start, all_logits=all_logits)
+        super().forward(tokens, start, logits=logits)
+        return self._real.forward(tokens, start, logits=logits)
 
 
 @pytest.fixture(scope='module')

@@ -242,9 +242,9 @@ def test_rows_of_a_real_model_do_not_depend_on_the_length_of_a_draft(artifact, f
     tokens = np.random.default_rng(0).integers(0, SIZE, 128)
     for slot in range(fill):
         backend.forward(tokens[slot:slot + 1], slot)
-    whole = backend.forward(tokens[fill:fill + 8], fill, all_logits=True).copy()
+    whole = backend.forward(tokens[fill:fill + 8], fill, logits=8).copy()
     for length in range(1, 8):
-        found = backend.forward(tokens[fill:fill + length], fill, all_logits=True)
+        found = backend.forward(tokens[fill:fill + length], fill, logits=length)
         np.testing.assert_array_equal(found, whole[:length])
 
 

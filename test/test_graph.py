@@ -87,7 +87,7 @@ class Subject:
 
     def forward(self, tokens: Sequence[int], start: int = 0) -> NDArray[np.float32]:
         """Return the logits after each token of one chunk."""
-        return self.backend.forward(np.array(tokens), start, all_logits=True).copy()
+        return self.backend.forward(np.array(tokens), start, logits=len(tokens)).copy()
 
     def read(self, tokens: Sequence[int], lengths: Sequence[int]) -> NDArray[np.float32]:
         """Return the logits after each token, read in chunks of these lengths into dirty slots."""
@@ -164,13 +164,15 @@ def test_any_history_of_the_cache_agrees_with_the_oracle(fp32, history, seed):
 
 
 @pytest.mark.parametrize('length', [1, 2, 16, 17, LONGEST])
-def test_last_logits_are_the_last_row_of_all_logits(fp32, length):
+def test_as_many_of_the_last_logits_as_are_asked_for(fp32, length):
     tokens = np.array(fp32.tokens(length + 5))
     fp32.soil()
     fp32.backend.forward(tokens[:5], 0)
-    last = fp32.backend.forward(tokens[5:], 5).copy()
-    assert last.shape == (1, fp32.backend.vocab_size)
-    np.testing.assert_allclose(last[0], fp32.forward(tokens[5:], 5)[-1], rtol=0, atol=1e-6)
+    every = fp32.forward(tokens[5:], 5)
+    for wanted in {0, 1, length // 2, length}:
+        found = fp32.backend.forward(tokens[5:], 5, logits=wanted)
+        np.testing.assert_allclose(found, every[length - wanted:], rtol=0, atol=1e-6)
+    assert fp32.backend.forward(tokens[5:], 5).shape == (1, fp32.backend.vocab_size)
 
 
 def test_full_cache_is_read_to_its_last_slot(fp32):

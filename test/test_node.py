@@ -43,7 +43,7 @@ class Gate:
         self._let = float('inf')
         self._changed = Condition()
 
-    def forward(self, tokens, start, *, all_logits=False):
+    def forward(self, tokens, start, *, logits=1):
         with self._changed:
             self.begun += 1
             self._changed.notify_all()
@@ -51,7 +51,7 @@ class Gate:
             if self.failure is not None:
                 failure, self.failure = self.failure, None
                 raise failure
-        return self._backend.forward(tokens, start, all_logits=all_logits)
+        return self._backend.forward(tokens, start, logits=logits)
 
     def close(self):
         self.closed += 1

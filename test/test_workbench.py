@@ -42,8 +42,9 @@ def make(tmp_path, text):
 
 def logits(artifact, tokens):
     backend = OnnxBackend(artifact, threads=1)
-    found = [backend.forward(np.array(tokens[start:start + 64]), start, all_logits=True).copy()
-             for start in range(0, len(tokens), 64)]
+    chunks = {start: np.array(tokens[start:start + 64]) for start in range(0, len(tokens), 64)}
+    found = [backend.forward(chunk, start, logits=len(chunk)).copy()
+             for start, chunk in chunks.items()]
     backend.close()
     return np.concatenate(found).astype(np.float64)
 

@@ -234,10 +234,10 @@ class _Timed:
         self.steps = 0
         self.seconds = 0.0
 
-    def forward(self, tokens: NDArray[np.int64], start: int, *, all_logits: bool = False
+    def forward(self, tokens: NDArray[np.int64], start: int, *, logits: int = 1
                 ) -> NDArray[np.float32]:
         began_s = time.perf_counter()
-        found = self._backend.forward(tokens, start, all_logits=all_logits)
+        found = self._backend.forward(tokens, start, logits=logits)
         found[:, self._stop_tokens] = -np.inf
         self.seconds += time.perf_counter() - began_s
         self.steps += 1

@@ -74,6 +74,6 @@ def window_loss(backend: Backend, tokens: NDArray[np.int64]) -> NDArray[np.float
     found = []
     for start in range(0, len(tokens) - 1, longest):
         chunk = tokens[start:min(start + longest, len(tokens) - 1)]
-        logits = backend.forward(chunk, start, all_logits=True)
+        logits = backend.forward(chunk, start, logits=len(chunk))
         found.append(losses(logits, tokens[start + 1:start + 1 + len(chunk)]))
     return np.concatenate(found)

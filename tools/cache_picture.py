@@ -62,10 +62,10 @@ class Recorder:
         self._backend = backend
         self._run = run
 
-    def forward(self, tokens: NDArray[np.int64], start: int, *, all_logits: bool = False
+    def forward(self, tokens: NDArray[np.int64], start: int, *, logits: int = 1
                 ) -> NDArray[np.float32]:
         self._run.passes.append((start, len(tokens), self.purpose))
-        return self._backend.forward(tokens, start, all_logits=all_logits)
+        return self._backend.forward(tokens, start, logits=logits)
 
     def close(self) -> None:
         self._backend.close()

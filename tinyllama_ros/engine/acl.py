@@ -73,16 +73,16 @@ class AclBackend:
         """Slots that the mask on the device shows; None: it was written in part."""
         self._end: tuple[int, int] | None = None
         """Chunk length and tokens for which the end of the mask was written."""
-        self._last_row = np.zeros((1, self.vocab_size), np.float32)
-        self._all_rows = np.zeros((0, self.vocab_size), np.float32)
+        self._found = np.zeros((1, self.vocab_size), np.float32)
 
-    def forward(self, tokens: NDArray[np.int64], start: int, *, all_logits: bool = False
+    def forward(self, tokens: NDArray[np.int64], start: int, *, logits: int = 1
                 ) -> NDArray[np.float32]:
         """Run one chunk, padded to the next length that was compiled; see Backend."""
         assert self._device is not None, 'the backend is closed'
         length = len(tokens)
         assert 0 < length <= min(self.chunk_sizes[-1], self.kv_length - start), (length, start)
         assert 0 <= tokens.min() and tokens.max() < self.vocab_size, 'no such token'
+        assert 0 <= logits <= length, (logits, length)
         chunk = next(size for size in self.chunk_sizes if size >= length)
         self._device.enter()
         self._model.choose(chunk)
@@ -91,12 +91,12 @@ class AclBackend:
         self._show(start, chunk, length)
         self._model.run()
         self._memory.append(self._cache, self._new_rows, self._rows, chunk, length, start)
-        logits = self._read_logits(length, all_logits)
-        if not np.isfinite(logits).all():
+        found = self._read_logits(length - logits, length)
+        if not np.isfinite(found).all():
             raise BackendLost(f'the logits of {length} tokens at slot {start} are not all finite; '
                               'should loading the model again not help, build it with another '
                               'quantisation')
-        return logits
+        return found
 
     def _show(self, start: int, chunk: int, length: int) -> None:
         """Let the mask show the slots before a start and the tokens of a chunk; no padding."""
@@ -114,14 +114,14 @@ class AclBackend:
                                padded(np.ones(length, np.int64), chunk))
             self._end = chunk, length
 
-    def _read_logits(self, length: int, all_logits: bool) -> NDArray[np.float32]:
-        """Return the logits of the last token, or of all, as the next call will overwrite them."""
-        if all_logits and not len(self._all_rows):
-            self._all_rows = np.zeros((self.chunk_sizes[-1], self.vocab_size), np.float32)
-        found = self._all_rows[:length] if all_logits else self._last_row
-        first = 0 if all_logits else length - 1
-        found[...] = self._memory.read(self._logits, first * self.vocab_size, found.size
-                                       ).reshape(found.shape)
+    def _read_logits(self, first: int, end: int) -> NDArray[np.float32]:
+        """Return the logits of some tokens of the chunk, as the next call will overwrite them."""
+        if end - first > len(self._found):
+            self._found = np.zeros((self.chunk_sizes[-1], self.vocab_size), np.float32)
+        found = self._found[:end - first]
+        if len(found):
+            found[...] = self._memory.read(self._logits, first * self.vocab_size, found.size
+                                           ).reshape(found.shape)
         return found
 
     def close(self) -> None:

@@ -25,13 +25,13 @@ class Backend(Protocol):
     chunk_sizes: tuple[int, ...]
     """Chunk lengths that it runs well, ascending; it takes any length up to the last."""
 
-    def forward(self, tokens: NDArray[np.int64], start: int, *, all_logits: bool = False
+    def forward(self, tokens: NDArray[np.int64], start: int, *, logits: int = 1
                 ) -> NDArray[np.float32]:
         """
         Write the rows of tokens [S] at slots start..start+S-1, attend to slots < start+S.
 
-        :return: logits [1, vocabulary] of the last token, or [S, vocabulary] with all_logits;
-            valid until the next call.
+        :param logits: of how many of the last tokens they are wanted, 0..S.
+        :return: those logits [N, vocabulary], valid until the next call.
         :raises BackendError: the graph could not be run.
         """
 

@@ -56,7 +56,8 @@ class Engine:
         self.rewind(kept)
         yield 0
         for start in range(kept, len(tokens), self._chunk):
-            self._forward(tokens[start:start + self._chunk])
+            end = start + self._chunk
+            self._forward(tokens[start:end], logits=int(end >= len(tokens)))
             yield self.cache.fill - kept
 
     def draw(self, sampler: Sampler) -> int:
@@ -79,7 +80,7 @@ class Engine:
             drafter.judge(len(self._draft), self._accepted)
             at_most = min(at_most, self._chunk - 1, self.cache.room - 1)
             draft = drafter.draft([*self.cache.tokens, token], at_most)
-        self._forward([token], draft)
+        self._forward([token], draft, logits=1 + len(draft))
 
     def rewind(self, fill: int) -> None:
         """Take back the newest tokens, down to a fill; something must be read before a draw."""
@@ -109,13 +110,13 @@ class Engine:
             self._backend.close()
         self._backend, self.is_broken = None, True
 
-    def _forward(self, tokens: Sequence[int], draft: Sequence[int] = ()) -> None:
+    def _forward(self, tokens: Sequence[int], draft: Sequence[int] = (), *, logits: int) -> None:
         self._draft, self._accepted = [], 0  # also where the pass fails
         if self._backend is None:
             raise BackendLost('no model is loaded since the last one was lost')
         self.is_broken = True  # should it fail
         self._logits = self._backend.forward(np.asarray([*tokens, *draft], np.int64),
-                                             self.cache.fill, all_logits=bool(draft))
+                                             self.cache.fill, logits=logits)
         self.is_broken = False
         self.cache.append(tokens)
         self._draft = list(draft)

@@ -48,22 +48,22 @@ class OnnxBackend:
         self._rows = np.arange(longest, dtype=np.int64)
         self._last_slot = np.zeros(1, np.int32)
         self._fill_after = np.zeros((), np.int32)
-        self._last_row = np.zeros((1, self.vocab_size), np.float32)
-        self._all_rows = np.zeros((0, self.vocab_size), np.float32)
+        self._logits = np.zeros((1, self.vocab_size), np.float32)
         self._cache = {name: np.zeros(shape, np.float32)
                        for name, shape in _cache_shapes(self._session).items()}
-        self._bindings: dict[tuple[int, bool], ort.IOBinding] = {}
+        self._bindings: dict[tuple[int, int], ort.IOBinding] = {}
 
-    def forward(self, tokens: NDArray[np.int64], start: int, *, all_logits: bool = False
+    def forward(self, tokens: NDArray[np.int64], start: int, *, logits: int = 1
                 ) -> NDArray[np.float32]:
         """Run one chunk; see Backend."""
         assert self._session is not None, 'the backend is closed'
         length = len(tokens)
         assert 0 < length <= min(self.chunk_sizes[-1], self.kv_length - start), (length, start)
         assert 0 <= tokens.min() and tokens.max() < self.vocab_size, 'no such token'
-        key = length, all_logits
+        assert 0 <= logits <= length, (logits, length)
+        key = length, logits
         if key not in self._bindings:
-            self._bindings[key] = self._bind(self._session, length, all_logits)
+            self._bindings[key] = self._bind(self._session, length, logits)
         self._tokens[0, :length] = tokens
         self._last_slot[0] = start + length - 1
         self._fill_after[...] = start + length
@@ -72,7 +72,7 @@ class OnnxBackend:
         except Exception as error:  # ONNX Runtime's errors share no base class but this
             raise BackendLost(f'ONNX Runtime failed on {length} tokens at slot {start}: {error}'
                               ) from error
-        return self._all_rows[:length] if all_logits else self._last_row
+        return self._logits[:logits]
 
     def close(self) -> None:
         """Free the session and the cache."""
@@ -80,21 +80,21 @@ class OnnxBackend:
         self._cache.clear()
         self._session = None
 
-    def _bind(self, session: ort.InferenceSession, length: int, all_logits: bool
-              ) -> ort.IOBinding:
+    def _bind(self, session: ort.InferenceSession, length: int, logits: int) -> ort.IOBinding:
         """Return a binding of every input and output for one chunk length."""
-        if all_logits and not len(self._all_rows):
-            self._all_rows = np.zeros((self.chunk_sizes[-1], self.vocab_size), np.float32)
+        if logits > len(self._logits):
+            self._bindings.clear()  # they point into the array that is replaced
+            self._logits = np.zeros((self.chunk_sizes[-1], self.vocab_size), np.float32)
         binding = session.io_binding()
         for name, array in {
                 'input_ids': self._tokens[:, :length],
                 'last_slot': self._last_slot,
                 'fill_after': self._fill_after,
-                'logit_rows': self._rows[:length] if all_logits else self._rows[length - 1:length],
+                'logit_rows': self._rows[length - logits:length],
                 **{f'past_{name}': array for name, array in self._cache.items()}}.items():
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
         for name, array in {
-                'logits': self._all_rows[:length] if all_logits else self._last_row,
+                'logits': self._logits[:logits],
                 **self._cache}.items():
             binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
         return binding

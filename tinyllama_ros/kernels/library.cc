@@ -100,7 +100,7 @@ void ParallelFor(const Context *context, int64_t count, int64_t together, const 
     for (int64_t i = first; i < end; ++i) task(i);
   };
   const int64_t blocks = (count + together - 1) / together;
-  if (blocks == 1) return some(0);
+  if (blocks <= 1) return some(0);
   const auto call = [](void *data, size_t index) {
     (*static_cast<decltype(some) *>(data))(index);
   };
