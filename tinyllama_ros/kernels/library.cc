@@ -95,16 +95,14 @@ float *Output(Context *context, size_t index, const Shape &shape) {
 // Runs a task for every index; a thread takes `together` of them, one after the other.
 template <typename Task>
 void ParallelFor(const Context *context, int64_t count, int64_t together, const Task &task) {
-  const auto some = [&](size_t index) {
+  auto some = [&](size_t index) {
     const int64_t first = index * together, end = std::min(count, first + together);
     for (int64_t i = first; i < end; ++i) task(i);
   };
   const int64_t blocks = (count + together - 1) / together;
   if (blocks <= 1) return some(0);
-  const auto call = [](void *data, size_t index) {
-    (*static_cast<decltype(some) *>(data))(index);
-  };
-  Check(g_api->ParallelFor(context, call, blocks, const_cast<void *>(static_cast<const void *>(&some))));
+  const auto call = [](void *data, size_t index) { (*static_cast<decltype(some) *>(data))(index); };
+  Check(g_api->ParallelFor(context, call, blocks, &some));
 }
 
 constexpr int64_t kTokensOfTask = 4, kTilesOfTask = 3;
@@ -134,7 +132,8 @@ void LeaveOut(const Tensor &weight) {
   const uintptr_t page = sysconf(_SC_PAGESIZE);
   const uintptr_t start = reinterpret_cast<uintptr_t>(weight.data);
   const uintptr_t begin = (start + page - 1) / page * page;
-  const uintptr_t end = (start + weight.Rows() * weight.shape.back() * sizeof(Element)) / page * page;
+  const size_t bytes = weight.Rows() * weight.shape.back() * sizeof(Element);
+  const uintptr_t end = (start + bytes) / page * page;
   if (begin < end) madvise(reinterpret_cast<void *>(begin), end - begin, MADV_PAGEOUT);
 #endif
 }
