@@ -23,7 +23,7 @@ import onnxruntime as ort
 from tinyllama_ros.engine.onnx import physical_cores
 from tinyllama_ros.kernels import find_library
 from tinyllama_ros.model.cpu_functions import cpu_functions, OPSETS, OURS
-from tinyllama_ros.model.graph_writer import MICROSOFT
+from tinyllama_ros.model.quantize import GROUP
 
 WEIGHTS = 200e6
 """Bytes of all copies of a weight together."""
@@ -32,8 +32,6 @@ SHAPES = {'gate, up': (2048, 11264), 'down': (5632, 2048)}
 CHUNKS = (1, 2, 16, 64)
 HEADS, KV_HEADS, HEAD_DIM, SLOTS = 32, 4, 64, 1024
 FILLS = (0, 200, 500, 950)
-BLOCK = 128
-"""Weights that share a scale in MatMulNBits."""
 
 Product = tuple[helper.NodeProto, dict[str, NDArray]]
 
@@ -67,26 +65,19 @@ def session(nodes: list[helper.NodeProto], inputs: list[helper.ValueInfoProto],
 
 
 def linear(number: int, rows: int, columns: int) -> Product:
-    """Return the product that the CPU dialect uses, with its weight (rows, columns)."""
-    weight = np.random.default_rng(number).integers(-127, 128, (rows, columns), dtype=np.int8)
-    return product('Linear', OURS, number, {'weight': weight,
-                                            'scale': np.ones(columns, np.float32)})
+    """Return the product that the CPU dialect uses, with its weight (columns, rows)."""
+    weight = np.random.default_rng(number).integers(
+        1, 256, (columns, rows // GROUP, GROUP), dtype=np.uint8)
+    scale = np.full((columns, rows // GROUP), 0.01, np.float32)
+    return product('Linear', OURS, number, {'weight': weight, 'scale': scale},
+                   **{'in': rows, 'out': columns, 'group': GROUP})
 
 
 def fine_linear(number: int, rows: int, columns: int) -> Product:
     """Return the product with activations of nearly 16 bits."""
-    node, weights = linear(number, rows, columns)
-    node.op_type = 'FineLinear'
-    return node, weights
-
-
-def eight_bit_blocks(number: int, rows: int, columns: int) -> Product:
-    """Return the product with 8-bit weights in blocks, as other runtimes of language models do."""
-    weight = np.random.default_rng(number).integers(
-        0, 256, (columns, rows // BLOCK, BLOCK), dtype=np.uint8)
-    scale = np.full(columns * (rows // BLOCK), 0.01, np.float32)
-    return product('MatMulNBits', MICROSOFT, number, {'weight': weight, 'scale': scale}, K=rows,
-                   N=columns, bits=8, block_size=BLOCK, accuracy_level=4)
+    weight = np.random.default_rng(number).integers(-127, 128, (rows, columns), dtype=np.int8)
+    return product('FineLinear', OURS, number, {'weight': weight,
+                                                'scale': np.full(columns, 1e-4, np.float32)})
 
 
 def product(operator: str, domain: str, number: int, weights: dict[str, NDArray],
@@ -181,9 +172,9 @@ def main() -> int:
     threads = parser.parse_args().threads
     library = find_library()
     print(f'ours: {library.instructions if library and library.instructions else "not here"}\n')
-    print_products({'Linear': (linear, True), 'FineLinear': (fine_linear, True),
-                    "Linear of ONNX Runtime's": (linear, False),
-                    'MatMulNBits, 8 bits': (eight_bit_blocks, False)}, threads)
+    print_products({'Linear': (linear, True), "Linear of ONNX Runtime's": (linear, False),
+                    'FineLinear': (fine_linear, True),
+                    "FineLinear of ONNX Runtime's": (fine_linear, False)}, threads)
     print_attention(threads)
     return 0
 
