@@ -19,7 +19,8 @@ namespace {
 constexpr char kInstructions[] = "AVX-512 VNNI";
 constexpr int kLanes = 16;
 constexpr int kRowsAtOnce = 12;
-constexpr int kAttendRows = 4;
+constexpr int kAttendRows = 48;
+constexpr int kMixedRows = 6, kMixedVectors = 4;
 typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
 
@@ -37,17 +38,6 @@ inline Floats LoadFirst(const float *p, int64_t count) {
 
 inline void StoreFirst(float *p, Floats x, int64_t count) {
   _mm512_mask_storeu_ps(p, (1 << count) - 1, x);
-}
-
-// The sums of four vectors.
-inline void SumFour(const Floats *x, float *sums) {
-  __m256 halves[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i)
-    halves[i] = _mm256_add_ps(_mm512_castps512_ps256(x[i]), _mm512_extractf32x8_ps(x[i], 1));
-  const __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(halves[0], halves[1]),
-                                      _mm256_hadd_ps(halves[2], halves[3]));
-  _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));
 }
 
 #include "kernels_body.h"

@@ -22,7 +22,8 @@ namespace {
 constexpr char kInstructions[] = "AVX2 VNNI";
 constexpr int kLanes = 8;
 constexpr int kRowsAtOnce = 4;
-constexpr int kAttendRows = 2;
+constexpr int kAttendRows = 48;
+constexpr int kMixedRows = 2, kMixedVectors = 4;
 typedef float Floats __attribute__((vector_size(32)));
 typedef int32_t Ints __attribute__((vector_size(32)));
 
@@ -45,12 +46,6 @@ inline Floats LoadFirst(const float *p, int64_t count) {
 
 inline void StoreFirst(float *p, Floats x, int64_t count) {
   _mm256_maskstore_ps(p, First(count), x);
-}
-
-// The sums of four vectors.
-inline void SumFour(const Floats *x, float *sums) {
-  const __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(x[0], x[1]), _mm256_hadd_ps(x[2], x[3]));
-  _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));
 }
 
 #include "kernels_body.h"

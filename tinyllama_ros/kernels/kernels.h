@@ -33,13 +33,13 @@ struct Attention {
   int64_t heads, kv_heads, head_dim, slots;  // head_dim is a multiple of 16
   int64_t start, length;  // the chunk is at slots start..start+length-1
   const float *keys, *values;  // [kv_heads][slots][head_dim]
-  const float *queries;        // [length][heads][head_dim], rotated
+  const float *queries;        // [kv_heads][length][heads / kv_heads][head_dim], rotated
   float *attended;             // [length][heads][head_dim]
 };
 
 struct Kernels {
   const char *instructions;
-  // Queries of a key and value head in one call of `attend`: its row is a query.
+  // The most rows in one call of `attend`: a row is a query of a key and value head.
   int64_t attend_rows;
 
   void (*quantize)(const float *x, const PackedWeight &weight, const Codes &token);
@@ -50,12 +50,18 @@ struct Kernels {
   void (*multiply_finely)(const PackedWeight &weight, int64_t tile, const Codes &codes,
                           int64_t tokens, float *y);
   void (*rotate)(const float *x, const float *cos, const float *sin, int64_t head_dim, float *y);
-  void (*attend)(const Attention &attention, int64_t kv_head, int64_t first_row, float *scores);
+  void (*attend)(const Attention &attention, int64_t kv_head, int64_t first_row, int64_t rows,
+                 float *room);
   void (*gate)(const float *both, int64_t width, float *y);
   // sum = block + residual; y = sum / its root mean square * weight.
   void (*normalize)(const float *block, const float *residual, const float *weight, int64_t width,
                     float epsilon, float *y, float *sum);
 };
+
+// Floats that `attend` needs beside what it reads and writes: keys of up to 64 slots, and scores.
+inline int64_t AttendRoom(const Attention &attention, int64_t rows) {
+  return 64 * attention.head_dim + rows * (attention.slots + 16);
+}
 
 // The codes from a token on.
 inline Codes From(const Codes &codes, const PackedWeight &weight, int64_t token,

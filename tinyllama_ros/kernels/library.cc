@@ -288,24 +288,26 @@ class Attend {
     a.values = values;
     a.queries = queries;
     a.attended = attended;
-    for (int64_t token = 0; token < a.length; ++token) {
+    const int64_t group = a.heads / a.kv_heads, rows = a.length * group;
+    ParallelFor(context, a.length, kTokensOfTask, [&](int64_t token) {
       const int64_t slot = a.start + token;
       const float *x = qkv.As<float>() + token * width;
       const float *c = cos.As<float>() + slot * half, *s = sin.As<float>() + slot * half;
-      for (int64_t head = 0; head < a.heads; ++head, x += a.head_dim)
-        g_kernels->rotate(x, c, s, a.head_dim,
-                          queries + (token * a.heads + head) * a.head_dim);
+      for (int64_t head = 0; head < a.heads; ++head, x += a.head_dim) {
+        const int64_t row = head / group * rows + token * group + head % group;
+        g_kernels->rotate(x, c, s, a.head_dim, queries + row * a.head_dim);
+      }
       for (int64_t head = 0; head < a.kv_heads; ++head, x += a.head_dim)
         g_kernels->rotate(x, c, s, a.head_dim, keys + (head * a.slots + slot) * a.head_dim);
       for (int64_t head = 0; head < a.kv_heads; ++head, x += a.head_dim)
         std::copy_n(x, a.head_dim, values + (head * a.slots + slot) * a.head_dim);
-    }
-    const int64_t rows = a.length * (a.heads / a.kv_heads);
+    });
     const int64_t blocks = (rows + g_kernels->attend_rows - 1) / g_kernels->attend_rows;
     ParallelFor(context, a.kv_heads * blocks, 1, [&](int64_t task) {
-      // Room for a whole vector behind the last slot.
-      float *scores = Scratch<float, kScores>(g_kernels->attend_rows * (a.slots + 16));
-      g_kernels->attend(a, task / blocks, task % blocks * g_kernels->attend_rows, scores);
+      const int64_t block = task % blocks;
+      const int64_t first = block * rows / blocks, end = (block + 1) * rows / blocks;
+      float *room = Scratch<float, kScores>(AttendRoom(a, end - first));
+      g_kernels->attend(a, task / blocks, first, end - first, room);
     });
   }
 
