@@ -147,9 +147,9 @@ def _add_build_options(parser: argparse.ArgumentParser) -> None:
                         'make its .om larger (default: 1,16,64 for cpu, 1 for ascend)')
     parser.add_argument('--fine', choices=FINE, default='',
                         help='of w8a8: products, beside the head, that get activations of 16 '
-                        'bits: nearer to fp32; on a CPU, down makes reading a prompt a fifth to a '
-                        'quarter slower, all by a third more (default: down for cpu, all for '
-                        'ascend)')
+                        'bits: nearer to fp32; on a CPU, reading a prompt then takes up to a '
+                        'fifth longer (down) or 1.3 to 1.6 times as long (all) (default: none for '
+                        'cpu, all for ascend)')
     parser.add_argument('--kv-length', type=int, metavar='SLOTS',
                         help=f'slots of the cache (default: {KV_LENGTH}, or what the model was '
                         'trained on where that is less)')

@@ -21,10 +21,13 @@ Norm                  block, residual (..., hidden); weight (hidden)        norm
                                                                             (..., hidden)
 ====================  ====================================================  ===================
 
-A token of zeros has peak 0, so its codes are arbitrary, and the last product makes it zero again:
-no guard is needed. Activations travel as uint8 with zero point 128, which is symmetric int8 to the
-letter: neither MLAS nor VNNI has a fast int8 x int8 product. QuickGelu is x * sigmoid(alpha * x);
-alpha = 1 makes it SiLU.
+Linear is MatMulNBits with accuracy_level 4: a token's activations are rounded to int8, each group
+in 127ths of its own largest magnitude.
+
+In FineLinear a token of zeros has peak 0, so its codes are arbitrary, and the last product makes
+it zero again: no guard is needed. Activations travel as uint8 with zero point 128 there, which is
+symmetric int8 to the letter: MLAS has no fast int8 x int8 product. QuickGelu is
+x * sigmoid(alpha * x); alpha = 1 makes it SiLU.
 """
 
 import numpy as np
