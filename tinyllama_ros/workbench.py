@@ -63,8 +63,8 @@ def make_artifact(checkpoint: Checkpoint, folder: Path, *, name: str, quantizati
     if target == 'cpu':
         loss = _measured(folder, calibration, pieces)
     else:
-        # The same codes and scales in a graph that runs here; coarse activations, which there are
-        # none of unless they are asked for, have steps by the group in it
+        # The same codes and scales in a graph that runs here. Coarse activations, which an NPU's
+        # are only where they are asked for, have steps by the group in it, so a smaller loss
         with _scratch(folder) as scratch:
             write(rounded, folder=scratch)
             loss = _measured(scratch, calibration, pieces)

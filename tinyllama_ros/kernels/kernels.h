@@ -1,4 +1,4 @@
-// The three kernels of the decoder, as one instruction set runs them.
+// The kernels of the decoder, as one instruction set runs them.
 
 #pragma once
 
