@@ -16,6 +16,8 @@ One layer, with the operators as they run::
     Norm
         |
     linear gate,up (one matrix) - Gate, SiLU(gate) * up - linear down
+
+Behind the last layer's cache only the rows go on whose logits are wanted.
 """
 
 from collections.abc import Iterator
@@ -89,10 +91,11 @@ class _Decoder:
         yield 'embedding'
         residual = ''
         for layer in range(arch.layers):
-            block, residual = self._layer(f'layer.{layer}', layer, block, residual)
+            is_last = layer == arch.layers - 1
+            block, residual = self._layer(f'layer.{layer}', layer, block, residual,
+                                          rows if is_last else '')
             yield f'layer {layer}'
         hidden, _ = self._norm('final', self._weights.one('model.norm'), block, residual)
-        hidden = writer.node('Gather', 'head/rows', [hidden, rows], axis=1)
         hidden = writer.node('Squeeze', 'head/flat',
                              [hidden, writer.constant('head/axis', np.array([0]))])
         logits = self._linear.head('logits', hidden, self._weights.head(),
@@ -114,11 +117,23 @@ class _Decoder:
                                  epsilon=epsilon)
         return name, f'{name}:1'
 
-    def _layer(self, path: str, layer: int, block: str, residual: str) -> tuple[str, str]:
+    def _layer(self, path: str, layer: int, block: str, residual: str, rows: str
+               ) -> tuple[str, str]:
+        """
+        Add a layer.
+
+        :param rows: those that go on behind its cache, where that are not all.
+        """
         prefix = f'model.layers.{layer}'
         gain = self._weights.one(f'{prefix}.input_layernorm')
         hidden, residual = self._norm(f'{path}/attention', gain, block, residual)
-        block = self._attention(f'{path}/attention', layer, hidden)
+        attended = self._attention(f'{path}/attention', layer, hidden)
+        if rows:
+            attended, residual = (
+                self._writer.node('Gather', f'{path}/{name}/rows', [each, rows], axis=1)
+                for name, each in (('attended', attended), ('residual', residual)))
+        block = self._product(f'{path}/attention/o', attended,
+                              self._weights.one(f'{prefix}.self_attn.o_proj'))
         gain = self._weights.one(f'{prefix}.post_attention_layernorm')
         hidden, residual = self._norm(f'{path}/mlp', gain, block, residual)
         return self._mlp(f'{path}/mlp', layer, hidden), residual
@@ -139,7 +154,7 @@ class _Decoder:
             num_heads=arch.heads, kv_num_heads=arch.kv_heads)
         for name in present:
             writer.output(name, TensorProto.FLOAT, shape)
-        return self._product(f'{path}/o', attended, self._weights.one(f'{prefix}.o_proj'))
+        return attended
 
     def _mlp(self, path: str, layer: int, hidden: str) -> str:
         writer, prefix = self._writer, f'model.layers.{layer}.mlp'
