@@ -290,6 +290,21 @@ def test_attention_of_a_token_does_not_depend_on_its_chunk(library, heads, lengt
     np.testing.assert_array_equal(np.concatenate(found), expected)
 
 
+@pytest.mark.parametrize('slots', [63, 64, 65, 128])
+@pytest.mark.parametrize('heads', ['nine share three of 64', 'eight share one of 16'])
+def test_attention_at_the_borders_of_blocks_up_to_the_last_slot(library, heads, slots):
+    # Keys are transposed in blocks of 64 or 32 slots; 48 queries are a task: 16 tokens of 3 each
+    layers = [Layer(each, *HEADS[heads], slots) for each in (library, library, None)]
+    qkv = layers[0].qkv(slots)
+    found, whole, expected = [], layers[1].run(qkv, 0), layers[2].run(qkv, 0)
+    lengths = [15, 16, 1, 17, 5, 6, 2, 1] + [1] * slots
+    for end, length in zip(np.cumsum(lengths), lengths, strict=True):
+        if end <= slots:
+            found.append(layers[0].run(qkv[end - length:end], end - length))
+    np.testing.assert_array_equal(np.concatenate(found), whole)
+    np.testing.assert_allclose(whole, expected, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize('change', [{'last': 70}, {'last': -1}, {'is_in_place': False}], ids=str)
 def test_attention_refuses_what_would_write_elsewhere(library, change):
     layer = Layer(library, 2, 1, 16)
