@@ -69,7 +69,7 @@ def linear(number: int, rows: int, columns: int) -> Product:
     weight = np.random.default_rng(number).integers(
         1, 256, (columns, rows // GROUP, GROUP), dtype=np.uint8)
     scale = np.full((columns, rows // GROUP), 0.01, np.float32)
-    return product('Linear', OURS, number, {'weight': weight, 'scale': scale},
+    return product('GroupedLinear', OURS, number, {'weight': weight, 'scale': scale},
                    **{'in': rows, 'out': columns, 'group': GROUP})
 
 
@@ -172,7 +172,8 @@ def main() -> int:
     threads = parser.parse_args().threads
     library = find_library()
     print(f'ours: {library.instructions if library and library.instructions else "not here"}\n')
-    print_products({'Linear': (linear, True), "Linear of ONNX Runtime's": (linear, False),
+    print_products({'GroupedLinear': (linear, True),
+                    "GroupedLinear of ONNX Runtime's": (linear, False),
                     'FineLinear': (fine_linear, True),
                     "FineLinear of ONNX Runtime's": (fine_linear, False)}, threads)
     print_attention(threads)

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper, TensorProto
+from onnx import helper, numpy_helper, parser, TensorProto
 import onnxruntime as ort
 import pytest
 from tiny_models import tiny
@@ -110,7 +110,7 @@ def open_linear(weight: NDArray[np.int8], library: Path | None, group: int = 16
     groups = -(-inputs // group)
     codes = np.full((outputs, groups * group), 128, np.uint8)
     codes[:, :inputs] = weight.T.astype(np.int16) + 128
-    return open_session('Linear', {'x': (TensorProto.FLOAT, [1, 'S', inputs])}, ['y'], {
+    return open_session('GroupedLinear', {'x': (TensorProto.FLOAT, [1, 'S', inputs])}, ['y'], {
         'weight': codes.reshape(outputs, groups, group),
         'scale': np.repeat(scales(outputs)[:, None], groups, axis=1)}, library,
         **{'in': inputs, 'out': outputs, 'group': group})
@@ -124,7 +124,7 @@ def open_fine_linear(weight: NDArray[np.int8], library: Path | None) -> ort.Infe
 
 def grouped_product(x: NDArray[np.float32], weight: NDArray[np.int8], group: int
                     ) -> NDArray[np.float64]:
-    """Return what Linear means, from its words: a step of a 127th of each group's largest."""
+    """Return what GroupedLinear means: a step of a 127th of each group's largest."""
     total = np.zeros((len(x), weight.shape[1]))
     for first in range(0, len(weight), group):
         part = x[:, first:first + group]
@@ -206,6 +206,22 @@ def test_extreme_codes_do_not_saturate(library, open_product):
     shares = found[0] / (x[0] @ weight * scales(32))  # a scale of FineLinear is a 127th
     np.testing.assert_allclose(shares, shares[0, 0], rtol=1e-5)
     assert round(shares[0, 0]) in (1, 127)
+
+
+def test_operator_of_an_older_graph_runs_as_the_function_beside_it(library):
+    older = parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 17, "tinyllama_ros": 1]>
+        older (float[1, S, 4] x) => (float[1, S, 2] y)
+            <int8[4, 2] weight = {1, 2, 3, 4, 5, 6, 7, 8}, float[2] scale = {0.5, 2}>
+        { y = tinyllama_ros.Linear (x, weight, scale) }
+        <domain: "tinyllama_ros", opset_import: ["": 17]>
+        Linear (x, weight, scale) => (y)
+        { w = Cast <to = 1> (weight)  product = MatMul (x, w)  y = Mul (product, scale) }""")
+    options = ort.SessionOptions()
+    options.register_custom_ops_library(str(library))
+    session = ort.InferenceSession(older.SerializeToString(), options)
+    [found] = session.run(None, {'x': np.ones((1, 3, 4), np.float32)})
+    np.testing.assert_array_equal(found, np.full((1, 3, 2), (8, 40), np.float32))
 
 
 class Layer:
@@ -359,7 +375,7 @@ def test_weight_that_is_no_constant_is_refused(library):
     ((8, 5, 16), (8, 5), 'do not fit its input channels')], ids=str)
 def test_weight_of_another_shape_is_refused(library, weight, scale, message):
     with pytest.raises(Exception, match=message):
-        open_session('Linear', {'x': (TensorProto.FLOAT, [1, 64])}, ['y'],
+        open_session('GroupedLinear', {'x': (TensorProto.FLOAT, [1, 64])}, ['y'],
                      {'weight': np.zeros(weight, np.uint8), 'scale': np.ones(scale, np.float32)},
                      library, **{'in': 64, 'out': 8, 'group': 16})
 

@@ -194,13 +194,13 @@ class Product {
   std::unique_ptr<uint8_t, Free> codes_;
 };
 
-class Linear : private Product {
+class GroupedLinear : private Product {
  public:
-  static constexpr const char *kName = "Linear";
+  static constexpr const char *kName = "GroupedLinear";
   static constexpr std::initializer_list<int> kInputs = {kFloat, kUint8, kFloat};
   static constexpr std::initializer_list<int> kOutputs = {kFloat};
 
-  explicit Linear(const KernelInfo *info) {
+  explicit GroupedLinear(const KernelInfo *info) {
     const Tensor weight = Constant(info, 1), scale = Constant(info, 2);
     int64_t in;
     Check(g_api->Attribute(info, "in", &in));
@@ -401,7 +401,7 @@ __attribute__((visibility("default"))) const char *Instructions() {
 __attribute__((visibility("default"))) tinyllama_ros::Status *RegisterCustomOps(
     tinyllama_ros::SessionOptions *options, const tinyllama_ros::ApiBase *base) {
   using namespace tinyllama_ros;
-  static const CustomOp kOperators[] = {Describe<Linear>(), Describe<FineLinear>(),
+  static const CustomOp kOperators[] = {Describe<GroupedLinear>(), Describe<FineLinear>(),
                                         Describe<Attend>(), Describe<Gate>(),
                                         Describe<Norm>()};
   g_api = base->get(kApiVersion);

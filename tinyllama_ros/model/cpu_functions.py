@@ -7,7 +7,7 @@ in place of the function where the library is registered with the session.
 ====================  ====================================================  ===================
 operator              inputs                                                outputs
 ====================  ====================================================  ===================
-Linear                x (..., in); weight (out, groups, group) uint8, zero  (..., out)
+GroupedLinear         x (..., in); weight (out, groups, group) uint8, zero  (..., out)
                       point 128; scale (out, groups): of each output
                       channel, the same for all of its groups
 FineLinear            x (..., in); weight (in, out) int8; scale (out): of   (..., out)
@@ -21,8 +21,9 @@ Norm                  block, residual (..., hidden); weight (hidden)        norm
                                                                             (..., hidden)
 ====================  ====================================================  ===================
 
-Linear is MatMulNBits with accuracy_level 4: a token's activations are rounded to int8, each group
-in 127ths of its own largest magnitude.
+GroupedLinear is MatMulNBits with accuracy_level 4: a token's activations are rounded to int8, each
+group in 127ths of its own largest magnitude. Graphs of older versions have another one, Linear: no
+kernel has that name any more, so it runs as the function that stands beside it there.
 
 In FineLinear a token of zeros has peak 0, so its codes are arbitrary, and the last product makes
 it zero again: no guard is needed. Activations travel as uint8 with zero point 128 there, which is
@@ -41,29 +42,22 @@ OPSETS = {'': 17, MICROSOFT: 1, OURS: 1}
 
 _HEADER = f'<domain: "{OURS}", opset_import: ["": 17, "{MICROSOFT}": 1]>'
 
-_CONSTANTS = f"""
-    zero_point = Constant <value = uint8 {{128}}> ()
-    one = Constant <value = float {{1}}> ()
-    step = Constant <value = float {{{np.float32(1 / QMAX)!s}}}> ()
-    fine_step = Constant <value = float {{{np.float32(1 / (QMAX * FINER))!s}}}> ()
-    fine_share = Constant <value = float {{{np.float32(1 / FINER)!s}}}> ()
-"""
-
-_SCALED = """
-    magnitude = Abs (x)
-    peak = ReduceMax <axes = [-1]> (magnitude)
-    scaled = Div (x, peak)
-"""
-
 _FUNCTIONS = (
     f"""{_HEADER}
-Linear <in, out, group> (x, weight, scale) => (y) {{
+GroupedLinear <in, out, group> (x, weight, scale) => (y) {{
     y = {MICROSOFT}.MatMulNBits
         <K: int = @in, N: int = @out, block_size: int = @group, bits = 8, accuracy_level = 4>
         (x, weight, scale)
 }}""", f"""{_HEADER}
 FineLinear (x, weight, scale) => (y) {{
-    {_CONSTANTS}{_SCALED}
+    zero_point = Constant <value = uint8 {{128}}> ()
+    one = Constant <value = float {{1}}> ()
+    step = Constant <value = float {{{np.float32(1 / QMAX)!s}}}> ()
+    fine_step = Constant <value = float {{{np.float32(1 / (QMAX * FINER))!s}}}> ()
+    fine_share = Constant <value = float {{{np.float32(1 / FINER)!s}}}> ()
+    magnitude = Abs (x)
+    peak = ReduceMax <axes = [-1]> (magnitude)
+    scaled = Div (x, peak)
     coarse = QuantizeLinear (scaled, step, zero_point)
     rounded = DequantizeLinear (coarse, step, zero_point)
     rest = Sub (scaled, rounded)

@@ -61,10 +61,10 @@ class Int8Linear:
     """
     W8A8: int8 weights with a scale per output channel; see the functions of cpu_functions.py.
 
-    Linear's activations have a scale for each GROUP channels of a token. FineLinear's have one per
-    token and nearly 16 bits: what rounding to 8 bits leaves of a token is rounded to 8 bits again,
-    and travels as a second row through the same product. With few rows that takes the time to read
-    the weights, so the second row is free; with many it doubles the time.
+    GroupedLinear's activations have a scale for each GROUP channels of a token. FineLinear's have
+    one per token and nearly 16 bits: what rounding to 8 bits leaves of a token is rounded to 8
+    bits again, and travels as a second row through the same product. With few rows that takes the
+    time to read the weights, so the second row is free; with many it doubles the time.
 
     The embedding table is fp16: it is looked up, not multiplied, and only the rows in use are
     ever read from its file.
@@ -82,7 +82,7 @@ class Int8Linear:
         codes = np.full((outputs, groups * GROUP), QMAX + 1, np.uint8)
         codes[:, :inputs] = quantized.view(np.uint8) ^ (QMAX + 1)  # adds the zero point
         return self._writer.node(
-            'Linear', path,
+            'GroupedLinear', path,
             [x, self._writer.weight(f'{path}/weight', codes.reshape(outputs, groups, GROUP)),
              self._writer.weight(f'{path}/scale', np.repeat(scale[:, None], groups, axis=1))],
             domain=OURS, **{'in': inputs, 'out': outputs, 'group': GROUP})
