@@ -62,6 +62,8 @@ def open_session(path: Path, threads: int = 1) -> ort.InferenceSession:
 class ReferenceBackend:
     """A backend that runs the Ascend dialect, and takes a chunk of any length."""
 
+    pads = False
+
     def __init__(self, session: ort.InferenceSession, arch: Architecture, slots: int) -> None:
         self._session, self.kv_length = session, slots
         self.vocab_size, self.chunk_sizes = arch.vocab_size, (1, slots)

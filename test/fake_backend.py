@@ -23,10 +23,10 @@ class FakeBackend:
 
     def __init__(self, kv_length: int, vocab_size: int, judge: Judge | None = None,
                  chunk_sizes: tuple[int, ...] = (1, 4, 8),
-                 failure: type[BackendError] = BackendError) -> None:
+                 failure: type[BackendError] = BackendError, pads: bool = True) -> None:
         self.kv_length = kv_length
         self.vocab_size = vocab_size
-        self.chunk_sizes = chunk_sizes
+        self.chunk_sizes, self.pads = chunk_sizes, pads
         self.rows: list[int] = []
         """The token in each slot that was ever written, stale ones included."""
         self.passes: list[tuple[int, int]] = []

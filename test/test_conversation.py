@@ -233,7 +233,8 @@ class Watched(FakeBackend):
     """A real backend that is held to the contract."""
 
     def __init__(self, real: OnnxBackend) -> None:
-        super().__init__(real.kv_length, real.vocab_size, chunk_sizes=real.chunk_sizes)
+        super().__init__(real.kv_length, real.vocab_size, chunk_sizes=real.chunk_sizes,
+                         pads=real.pads)
         self._real = real
 
     def forward(self, tokens: NDArray[np.int64], start: int, *, logits: int = 1

@@ -61,6 +61,16 @@ def test_only_what_is_not_held_is_read(held, wanted, passes):
     assert engine.cache.tokens == wanted
 
 
+@pytest.mark.parametrize(('tokens', 'passes'), [
+    (8, [(0, 8)]), (9, [(0, 5), (5, 4)]), (20, [(0, 7), (7, 7), (14, 6)]),
+    (25, [(0, 7), (7, 7), (14, 7), (21, 4)])])
+def test_chunks_are_cut_evenly_where_none_is_padded(tokens, passes):
+    backend = FakeBackend(SLOTS, VOCABULARY, pads=False)
+    engine = Engine(backend)
+    assert list(engine.read(range(tokens)))[1:] == [start + length for start, length in passes]
+    assert backend.passes == passes
+
+
 def test_reading_counts_what_it_reads():
     engine, _ = start([1, 2])
     assert list(engine.read([1, 2, *range(20)])) == [0, 8, 16, 20]

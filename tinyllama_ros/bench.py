@@ -231,6 +231,7 @@ class _Timed:
         self.kv_length = backend.kv_length
         self.vocab_size = backend.vocab_size
         self.chunk_sizes = backend.chunk_sizes
+        self.pads = backend.pads
         self.steps = 0
         self.seconds = 0.0
 

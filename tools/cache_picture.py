@@ -57,7 +57,7 @@ class Recorder:
     def __init__(self, backend: Backend, run: Run) -> None:
         self.kv_length = backend.kv_length
         self.vocab_size = backend.vocab_size
-        self.chunk_sizes = backend.chunk_sizes
+        self.chunk_sizes, self.pads = backend.chunk_sizes, backend.pads
         self.purpose = 'reading'
         self._backend = backend
         self._run = run

@@ -29,6 +29,8 @@ class AclBackend:
     Of each step only the new tokens go in, and only the logits come out.
     """
 
+    pads = True
+
     def __init__(self, artifact: Artifact, *, device: int = 0, form: str = 'auto') -> None:
         """
         Load an artifact.

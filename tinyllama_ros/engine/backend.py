@@ -24,6 +24,8 @@ class Backend(Protocol):
     vocab_size: int
     chunk_sizes: tuple[int, ...]
     """Chunk lengths that it runs well, ascending; it takes any length up to the last."""
+    pads: bool
+    """A chunk takes as long as the next of these lengths does; else as long as it is."""
 
     def forward(self, tokens: NDArray[np.int64], start: int, *, logits: int = 1
                 ) -> NDArray[np.float32]:

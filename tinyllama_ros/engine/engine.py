@@ -6,6 +6,7 @@ whoever iterates may stop there.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ class Engine:
         """The last forward pass failed."""
         self._backend: Backend | None = backend
         self._chunk = backend.chunk_sizes[-1]
+        self._pads = backend.pads
         self._open_anew = open_anew
         self._logits: NDArray[np.float32] | None = None  # a row for each token of the draft, + 1
         self._draft: list[int] = []  # tokens of the last pass that nobody had drawn yet
@@ -55,8 +57,9 @@ class Engine:
         kept = min(self.cache.shared_prefix(tokens), len(tokens) - 1)
         self.rewind(kept)
         yield 0
-        for start in range(kept, len(tokens), self._chunk):
-            end = start + self._chunk
+        chunk = self._chunk if self._pads else _even(len(tokens) - kept, self._chunk)
+        for start in range(kept, len(tokens), chunk):
+            end = start + chunk
             self._forward(tokens[start:end], logits=int(end >= len(tokens)))
             yield self.cache.fill - kept
 
@@ -120,3 +123,9 @@ class Engine:
         self.is_broken = False
         self.cache.append(tokens)
         self._draft = list(draft)
+
+
+def _even(tokens: int, longest: int) -> int:
+    """Return the length of chunks that cut tokens evenly: each of them reads all the weights."""
+    passes = math.ceil(tokens / longest)
+    return math.ceil(tokens / passes)

@@ -26,6 +26,8 @@ class OnnxBackend:
     step appends its rows in place and copies nothing.
     """
 
+    pads = False
+
     def __init__(self, artifact: Artifact, *, threads: int = 0, own_kernels: bool = True) -> None:
         """
         Load an artifact.
