@@ -92,15 +92,18 @@ float *Output(Context *context, size_t index, const Shape &shape) {
   return static_cast<float *>(data);
 }
 
-// Runs a task for every index; a thread takes `together` of them, one after the other.
+// Runs a task for every index; a thread takes up to `together` of them, one after the other, and
+// two or four threads as many each.
 template <typename Task>
 void ParallelFor(const Context *context, int64_t count, int64_t together, const Task &task) {
-  auto some = [&](size_t index) {
-    const int64_t first = index * together, end = std::min(count, first + together);
+  constexpr int64_t kThreads = 4;
+  const int64_t turns = (count + together * kThreads - 1) / (together * kThreads);
+  const int64_t blocks = count <= together ? 1 : std::min(count, turns * kThreads);
+  auto some = [&](int64_t block) {
+    const int64_t first = block * count / blocks, end = (block + 1) * count / blocks;
     for (int64_t i = first; i < end; ++i) task(i);
   };
-  const int64_t blocks = (count + together - 1) / together;
-  if (blocks <= 1) return some(0);
+  if (blocks == 1) return some(0);
   const auto call = [](void *data, size_t index) { (*static_cast<decltype(some) *>(data))(index); };
   Check(g_api->ParallelFor(context, call, blocks, &some));
 }
