@@ -103,17 +103,21 @@ def scales(outputs: int) -> NDArray[np.float32]:
     return np.random.default_rng(1).uniform(0.001, 0.1, outputs).astype(np.float32)
 
 
-def open_linear(weight: NDArray[np.int8], library: Path | None, group: int = 16
-                ) -> ort.InferenceSession:
+def open_linear(weight: NDArray[np.int8], library: Path | None, group: int = 16,
+                op: str = 'GroupedLinear') -> ort.InferenceSession:
     """Return the product with a weight (in, out), group channels of x to a scale."""
     inputs, outputs = weight.shape
     groups = -(-inputs // group)
     codes = np.full((outputs, groups * group), 128, np.uint8)
     codes[:, :inputs] = weight.T.astype(np.int16) + 128
-    return open_session('GroupedLinear', {'x': (TensorProto.FLOAT, [1, 'S', inputs])}, ['y'], {
+    return open_session(op, {'x': (TensorProto.FLOAT, [1, 'S', inputs])}, ['y'], {
         'weight': codes.reshape(outputs, groups, group),
         'scale': np.repeat(scales(outputs)[:, None], groups, axis=1)}, library,
         **{'in': inputs, 'out': outputs, 'group': group})
+
+
+def open_gated_linear(weight: NDArray[np.int8], library: Path | None) -> ort.InferenceSession:
+    return open_linear(weight, library, op='GatedLinear')
 
 
 def open_fine_linear(weight: NDArray[np.int8], library: Path | None) -> ort.InferenceSession:
@@ -184,8 +188,22 @@ def test_fine_product_is_the_functions_to_the_bit(library, shape):
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize('open_product', [open_linear, open_fine_linear])
-@pytest.mark.parametrize('shape', [(576, 200), (130, 31)], ids=str)
+@pytest.mark.parametrize('width', [1, 15, 16, 17, 33, 100])
+def test_gated_product_is_product_and_gate(library, width):
+    weight = np.random.default_rng(0).integers(-127, 128, (130, 2 * width), dtype=np.int8)
+    gated, product, function = (open_gated_linear(weight, library), open_linear(weight, library),
+                                open_gated_linear(weight, None))
+    gate = open_gate(width, library)
+    for tokens in CHUNKS:
+        x = some_activations(tokens, 130) / np.float32(100)
+        [found], [both] = (each.run(None, {'x': x}) for each in (gated, product))
+        np.testing.assert_array_equal(found, gate.run(None, {'both': both})[0])
+        [nearly] = function.run(None, {'x': x})  # which rounds ties, and gates, otherwise
+        np.testing.assert_allclose(nearly, found, rtol=0, atol=1e-4 + 1e-2 * np.abs(found).max())
+
+
+@pytest.mark.parametrize('open_product', [open_linear, open_gated_linear, open_fine_linear])
+@pytest.mark.parametrize('shape', [(576, 200), (130, 62)], ids=str)
 def test_product_of_a_token_does_not_depend_on_its_chunk(library, open_product, shape):
     weight = np.random.default_rng(0).integers(-127, 128, shape, dtype=np.int8)
     session = open_product(weight, library)
@@ -331,10 +349,14 @@ def test_attention_refuses_what_would_write_elsewhere(library, change):
         np.testing.assert_array_equal(rows, before[name])
 
 
+def open_gate(width: int, library: Path | None) -> ort.InferenceSession:
+    return open_session('Gate', {'both': (TensorProto.FLOAT, [1, 'S', 2 * width])}, ['gated'], {},
+                        library)
+
+
 @pytest.mark.parametrize('width', [1, 15, 16, 33, 200])
 def test_gate_is_the_functions(library, width):
-    ours, theirs = (open_session('Gate', {'both': (TensorProto.FLOAT, [1, 'S', 2 * width])},
-                                 ['gated'], {}, each) for each in (library, None))
+    ours, theirs = open_gate(width, library), open_gate(width, None)
     both = 4 * np.random.default_rng(0).standard_normal((1, 5, 2 * width)).astype(np.float32)
     both[0, 0, :4] = (100, -100, 0, -87.5)[:2 * width]
     [found], [expected] = (each.run(None, {'both': both}) for each in (ours, theirs))
@@ -368,14 +390,16 @@ def test_weight_that_is_no_constant_is_refused(library):
                                     'scale': (kind, [4])}, ['y'], {}, library)
 
 
-@pytest.mark.parametrize(('weight', 'scale', 'message'), [
-    ((8, 4, 16), (8, 3), r'is not \(out, groups, group\)'),
-    ((8, 64), (8,), r'is not \(out, groups, group\)'),
-    ((8, 3, 16), (8, 3), 'do not fit its input channels'),
-    ((8, 5, 16), (8, 5), 'do not fit its input channels')], ids=str)
-def test_weight_of_another_shape_is_refused(library, weight, scale, message):
+@pytest.mark.parametrize(('op', 'weight', 'scale', 'message'), [
+    ('GatedLinear', (7, 4, 16), (7, 4), 'gate and up are not as wide'),
+    ('GatedLinear', (8, 5, 16), (8, 5), 'do not fit its input channels'),
+    ('GroupedLinear', (8, 4, 16), (8, 3), r'is not \(out, groups, group\)'),
+    ('GroupedLinear', (8, 64), (8,), r'is not \(out, groups, group\)'),
+    ('GroupedLinear', (8, 3, 16), (8, 3), 'do not fit its input channels'),
+    ('GroupedLinear', (8, 5, 16), (8, 5), 'do not fit its input channels')], ids=str)
+def test_weight_of_another_shape_is_refused(library, op, weight, scale, message):
     with pytest.raises(Exception, match=message):
-        open_session('GroupedLinear', {'x': (TensorProto.FLOAT, [1, 64])}, ['y'],
+        open_session(op, {'x': (TensorProto.FLOAT, [1, 64])}, ['y'],
                      {'weight': np.zeros(weight, np.uint8), 'scale': np.ones(scale, np.float32)},
                      library, **{'in': 64, 'out': 8, 'group': 16})
 

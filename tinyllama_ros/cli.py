@@ -18,7 +18,7 @@ from tinyllama_ros.model.quantize import FINE
 
 KV_LENGTH = 1024
 DEFAULT_MODELS = {'onnx': 'smollm2-135m-instruct-w8a8', 'acl': 'smollm2-135m-instruct-w8a8-ascend'}
-RECIPE = 'recipe 4'
+RECIPE = 'recipe 5'
 """Another one makes artifacts be built anew that an older program has built."""
 QUANTIZATIONS = ('w8a8', 'fp16', 'fp32')
 TARGETS = ('cpu', 'ascend')

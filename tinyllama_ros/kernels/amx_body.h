@@ -43,7 +43,8 @@ inline void SumTiles(const PackedWeight &weight, int64_t tile, const int8_t *cod
 }
 
 // The columns of a tile for 32 tokens.
-void MultiplyTiles(const PackedWeight &weight, int64_t tile, const Codes &codes, float *y) {
+void MultiplyTiles(const PackedWeight &weight, int64_t tile, const Codes &codes,
+                   const Columns &to) {
   const int64_t width = weight.steps * kStep;
   Floats totals[2][2][kTileRows] = {};
   for (int64_t group = 0; group < weight.groups; ++group) {
@@ -61,30 +62,31 @@ void MultiplyTiles(const PackedWeight &weight, int64_t tile, const Codes &codes,
   }
   for (int row = 0; row < 2 * kTileRows; ++row)
     for (int part = 0; part < 2; ++part) {
-      const int64_t to = tile * kTile + part * kLanes;
-      StoreUpTo(y + row * weight.out + to,
-                totals[row / kTileRows][part][row % kTileRows] * Load(weight.scale + to),
-                weight.out - to);
+      const int64_t column = part * kLanes;
+      const Floats scale = Load(weight.scale + tile * kTile + column);
+      StoreUpTo(to.y + row * to.stride + column,
+                totals[row / kTileRows][part][row % kTileRows] * scale, to.count - column);
     }
 }
 
 // The same for 16 tokens, each of them two rows.
-void MultiplyTilesFinely(const PackedWeight &weight, int64_t tile, const Codes &codes, float *y) {
+void MultiplyTilesFinely(const PackedWeight &weight, int64_t tile, const Codes &codes,
+                         const Columns &to) {
   Ints sums[2][2][kTileRows];
   SumTiles(weight, tile, codes.codes, 0, weight.steps * kStep, sums);
   for (int row = 0; row < 2 * kTileRows; row += 2)
     for (int part = 0; part < 2; ++part) {
       const Ints *pair = &sums[row / kTileRows][part][row % kTileRows];
-      FinishPair(weight, tile * kTile + part * kLanes, pair[0] + codes.start[row],
-                 pair[1] + codes.start[row + 1], codes.peaks[row / 2],
-                 y + row / 2 * weight.out);
+      FinishPair(weight.scale + tile * kTile, pair[0] + codes.start[row],
+                 pair[1] + codes.start[row + 1], codes.peaks[row / 2], part * kLanes,
+                 to.From(row / 2));
     }
 }
 
 // Tokens that fill the registers by tiles, and the others by what AVX-512 does.
 template <int kRowsOfToken>
 void MultiplyByTiles(const PackedWeight &weight, int64_t tile, const Codes &codes, int64_t tokens,
-                     float *y) {
+                     const Columns &to) {
   constexpr int64_t kTokens = 2 * kTileRows / kRowsOfToken;
   constexpr auto by_tiles = kRowsOfToken == 1 ? MultiplyTiles : MultiplyTilesFinely;
   constexpr auto by_rows = kRowsOfToken == 1 ? Multiply : MultiplyFinely;
@@ -95,11 +97,10 @@ void MultiplyByTiles(const PackedWeight &weight, int64_t tile, const Codes &code
     Settle(weight.codes);
     _tile_loadconfig(&kTileConfig);
     for (; tokens - done >= kTokens; done += kTokens)
-      by_tiles(weight, tile, From(codes, weight, done, kRowsOfToken), y + done * weight.out);
+      by_tiles(weight, tile, From(codes, weight, done, kRowsOfToken), to.From(done));
     _tile_release();
   }
-  by_rows(weight, tile, From(codes, weight, done, kRowsOfToken), tokens - done,
-          y + done * weight.out);
+  by_rows(weight, tile, From(codes, weight, done, kRowsOfToken), tokens - done, to.From(done));
 }
 
 constexpr Kernels kTileKernels = {"AMX", kAttendRows, Quantize, QuantizeFinely, MultiplyByTiles<1>,
@@ -125,7 +126,7 @@ bool HasTiles() {
   for (float &each : peaks) each = 1;
   const PackedWeight packed = {kIn, kTile, kIn / kStep, 1, kIn, 1, weights, scale};
   float expected[kTokens * kTile], found[kTokens * kTile];
-  Multiply(packed, 0, {codes, start, peaks}, kTokens, expected);
-  MultiplyByTiles<1>(packed, 0, {codes, start, peaks}, kTokens, found);
+  Multiply(packed, 0, {codes, start, peaks}, kTokens, {expected, kTile, kTile});
+  MultiplyByTiles<1>(packed, 0, {codes, start, peaks}, kTokens, {found, kTile, kTile});
   return __builtin_memcmp(found, expected, sizeof found) == 0;
 }

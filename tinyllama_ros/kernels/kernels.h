@@ -29,6 +29,14 @@ struct Codes {
   float *peaks;    // [tokens][groups] the largest magnitude
 };
 
+// Where the columns of a tile go, as many of them as there are.
+struct Columns {
+  float *y;  // of the first token
+  int64_t stride, count;
+
+  Columns From(int64_t token) const { return {y + token * stride, stride, count}; }
+};
+
 struct Attention {
   int64_t heads, kv_heads, head_dim, slots;  // head_dim is a multiple of 16
   int64_t start, length;  // the chunk is at slots start..start+length-1
@@ -44,15 +52,15 @@ struct Kernels {
 
   void (*quantize)(const float *x, const PackedWeight &weight, const Codes &token);
   void (*quantize_finely)(const float *x, const PackedWeight &weight, const Codes &token);
-  // y[tokens][out], the columns of one tile.
   void (*multiply)(const PackedWeight &weight, int64_t tile, const Codes &codes, int64_t tokens,
-                   float *y);
+                   const Columns &to);
   void (*multiply_finely)(const PackedWeight &weight, int64_t tile, const Codes &codes,
-                          int64_t tokens, float *y);
+                          int64_t tokens, const Columns &to);
   void (*rotate)(const float *x, const float *cos, const float *sin, int64_t head_dim, float *y);
   void (*attend)(const Attention &attention, int64_t kv_head, int64_t first_row, int64_t rows,
                  float *room);
-  void (*gate)(const float *both, int64_t width, float *y);
+  // y = SiLU(gate) * up
+  void (*gate)(const float *gate, const float *up, int64_t width, float *y);
   // sum = block + residual; y = sum / its root mean square * weight.
   void (*normalize)(const float *block, const float *residual, const float *weight, int64_t width,
                     float epsilon, float *y, float *sum);

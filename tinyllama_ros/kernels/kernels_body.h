@@ -138,7 +138,7 @@ inline const uint8_t *Ahead(const PackedWeight &weight, int64_t tile, int64_t pa
 // The tile's columns of kRows tokens.
 template <int kRows>
 void MultiplyRows(const PackedWeight &weight, int64_t tile, const Codes &codes,
-                  const uint8_t *ahead, float *y) {
+                  const uint8_t *ahead, const Columns &to) {
   const int64_t stride = weight.steps * kStep;
   const uint8_t *w = weight.codes + tile * stride * kTile;
   for (int half = 0; half < kTileVectors; half += 2) {
@@ -162,25 +162,25 @@ void MultiplyRows(const PackedWeight &weight, int64_t tile, const Codes &codes,
     }
     for (int row = 0; row < kRows; ++row)
       for (int part = 0; part < 2; ++part) {
-        const int64_t to = tile * kTile + (half + part) * kLanes;
-        StoreUpTo(y + row * weight.out + to,
-                  totals[row][part] * Load(weight.scale + to), weight.out - to);
+        const int64_t column = (half + part) * kLanes;
+        const Floats scale = Load(weight.scale + tile * kTile + column);
+        StoreUpTo(to.y + row * to.stride + column, totals[row][part] * scale, to.count - column);
       }
   }
 }
 
-// One vector of output channels of a token that is two rows.
-inline void FinishPair(const PackedWeight &weight, int64_t column, Ints sums, Ints fine_sums,
-                       float peak, float *y) {
-  const Floats scale = Load(weight.scale + column);
+// One vector of output channels of a token that is two rows, from a column of a tile on.
+inline void FinishPair(const float *scales, Ints sums, Ints fine_sums, float peak, int64_t column,
+                       const Columns &to) {
+  const Floats scale = Load(scales + column);
   const Floats more = ToFloats(fine_sums) * scale * kFineShare;
-  StoreUpTo(y + column, (ToFloats(sums) * scale + more) * peak, weight.out - column);
+  StoreUpTo(to.y + column, (ToFloats(sums) * scale + more) * peak, to.count - column);
 }
 
 // The same for rows of which two are one token.
 template <int kRows>
 void MultiplyPairs(const PackedWeight &weight, int64_t tile, const Codes &codes,
-                   const uint8_t *ahead, float *y) {
+                   const uint8_t *ahead, const Columns &to) {
   const int64_t stride = weight.steps * kStep;
   const uint8_t *w = weight.codes + tile * stride * kTile;
   for (int half = 0; half < kTileVectors; half += 2) {
@@ -193,44 +193,44 @@ void MultiplyPairs(const PackedWeight &weight, int64_t tile, const Codes &codes,
     for (int row = 0; row < kRows; row += 2)
 #pragma GCC unroll 2
       for (int part = 0; part < 2; ++part)
-        FinishPair(weight, tile * kTile + (half + part) * kLanes, sums[row][part],
-                   sums[row + 1][part], codes.peaks[row / 2], y + row / 2 * weight.out);
+        FinishPair(weight.scale + tile * kTile, sums[row][part], sums[row + 1][part],
+                   codes.peaks[row / 2], (half + part) * kLanes, to.From(row / 2));
   }
 }
 
 template <bool kFine, int kTokens = kRowsAtOnce / (1 + kFine)>
 void MultiplySome(const PackedWeight &weight, int64_t tile, const Codes &codes, int64_t tokens,
-                  const uint8_t *ahead, float *y) {
+                  const uint8_t *ahead, const Columns &to) {
   if constexpr (kTokens > 1)
     if (tokens < kTokens)
-      return MultiplySome<kFine, kTokens - 1>(weight, tile, codes, tokens, ahead, y);
+      return MultiplySome<kFine, kTokens - 1>(weight, tile, codes, tokens, ahead, to);
   if constexpr (kFine)
-    MultiplyPairs<2 * kTokens>(weight, tile, codes, ahead, y);
+    MultiplyPairs<2 * kTokens>(weight, tile, codes, ahead, to);
   else
-    MultiplyRows<kTokens>(weight, tile, codes, ahead, y);
+    MultiplyRows<kTokens>(weight, tile, codes, ahead, to);
 }
 
 // In the fewest passes that registers allow, of as many tokens each.
 template <bool kFine>
 void MultiplyAll(const PackedWeight &weight, int64_t tile, const Codes &codes, int64_t tokens,
-                 float *y) {
+                 const Columns &to) {
   constexpr int64_t kMost = kRowsAtOnce / (1 + kFine);
   const int64_t passes = (tokens + kMost - 1) / kMost;
   for (int64_t pass = 0; pass < passes; ++pass) {
     const int64_t first = pass * tokens / passes, end = (pass + 1) * tokens / passes;
     MultiplySome<kFine>(weight, tile, From(codes, weight, first, 1 + kFine), end - first,
-                        Ahead(weight, tile, pass), y + first * weight.out);
+                        Ahead(weight, tile, pass), to.From(first));
   }
 }
 
 void Multiply(const PackedWeight &weight, int64_t tile, const Codes &codes, int64_t tokens,
-              float *y) {
-  MultiplyAll<false>(weight, tile, codes, tokens, y);
+              const Columns &to) {
+  MultiplyAll<false>(weight, tile, codes, tokens, to);
 }
 
 void MultiplyFinely(const PackedWeight &weight, int64_t tile, const Codes &codes, int64_t tokens,
-                    float *y) {
-  MultiplyAll<true>(weight, tile, codes, tokens, y);
+                    const Columns &to) {
+  MultiplyAll<true>(weight, tile, codes, tokens, to);
 }
 
 void Rotate(const float *x, const float *cos, const float *sin, int64_t head_dim, float *y) {
@@ -388,14 +388,10 @@ void Attend(const Attention &a, int64_t kv_head, int64_t first_row, int64_t rows
                (a.head_dim - column) / kLanes);
 }
 
-void Gate(const float *both, int64_t width, float *y) {
+void Gate(const float *gate, const float *up, int64_t width, float *y) {
   for (int64_t i = 0; i < width; i += kLanes) {
-    const int count = width - i < kLanes ? width - i : kLanes;
-    const Floats gate = count < kLanes ? LoadFirst(both + i, count) : Load(both + i);
-    const Floats up =
-        count < kLanes ? LoadFirst(both + width + i, count) : Load(both + width + i);
-    const Floats gated = gate / (1 + Exp(-gate)) * up;
-    count < kLanes ? StoreFirst(y + i, gated, count) : Store(y + i, gated);
+    const Floats x = LoadUpTo(gate + i, width - i);
+    StoreUpTo(y + i, x / (1 + Exp(-x)) * LoadUpTo(up + i, width - i), width - i);
   }
 }
 

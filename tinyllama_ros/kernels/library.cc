@@ -118,7 +118,7 @@ Element *Scratch(size_t count) {
   return memory.data();
 }
 
-enum { kCodes, kStart, kPeaks, kQueries, kScores };
+enum { kCodes, kStart, kPeaks, kBoth, kQueries, kScores };
 
 Tensor Constant(const KernelInfo *info, size_t index) {
   const Value *value;
@@ -144,13 +144,19 @@ void LeaveOut(const Tensor &weight) {
 // A product with a weight, packed when the session is made.
 class Product {
  protected:
-  // `four` writes four input channels, from one on, of some output channels.
-  template <typename Four>
-  void Pack(int64_t in, int64_t out, int64_t group, const Four &four) {
+  // A gated product has two parts of output channels, gate and up, and a tile as many of either.
+  explicit Product(bool is_gated = false) : parts_(1 + is_gated) {}
+
+  // `four` writes four input channels, from one on, of some output channels; `scale` returns the
+  // scale of one.
+  template <typename Four, typename Scale>
+  void Pack(int64_t in, int64_t out, int64_t group, const Four &four, const Scale &scale) {
+    if (out % parts_) throw Failure("gate and up are not as wide");
+    const int64_t width = out / parts_, share = kTile / parts_;
     weight_.in = in;
     weight_.out = out;
     weight_.steps = (in + kStep - 1) / kStep;
-    weight_.tiles = (out + kTile - 1) / kTile;
+    weight_.tiles = (width + share - 1) / share;
     weight_.group = group ? group : weight_.steps * kStep;
     weight_.groups = (in + weight_.group - 1) / weight_.group;
     const size_t bytes = weight_.tiles * kTile * weight_.steps * kStep;
@@ -158,11 +164,18 @@ class Product {
     if (!codes_) throw std::bad_alloc();
     scale_.assign(weight_.tiles * kTile, 0);
     uint8_t *codes = codes_.get();
-    for (int64_t n = 0; n < weight_.tiles * kTile; n += kTile)
-      for (int64_t k = 0; k < weight_.steps * kStep; k += kStep, codes += kTile * kStep) {
+    for (int64_t first = 0; first < width; first += share) {
+      const int64_t count = std::min(share, width - first);
+      for (int64_t k = 0; k < in; k += kStep, codes += kTile * kStep) {
         std::memset(codes, 0, kTile * kStep);
-        four(n, std::min<int64_t>(kTile, out - n), k, std::min<int64_t>(kStep, in - k), codes);
+        for (int64_t part = 0; part < parts_; ++part)
+          four(part * width + first, count, k, std::min<int64_t>(kStep, in - k),
+               codes + part * share * kStep);
       }
+      for (int64_t part = 0; part < parts_; ++part)
+        for (int64_t i = 0; i < count; ++i)
+          scale_[first * parts_ + part * share + i] = scale(part * width + first + i);
+    }
     weight_.codes = codes_.get();
     weight_.scale = scale_.data();
   }
@@ -171,8 +184,9 @@ class Product {
   void Run(Context *context, int64_t rows_of_token, Quantize quantize, Multiply multiply) const {
     const Tensor x = Input(context, 0);
     if (x.shape.back() != weight_.in) throw Failure("x is as wide as its weight is not");
+    const int64_t width = weight_.out / parts_, share = kTile / parts_;
     Shape shape = x.shape;
-    shape.back() = weight_.out;
+    shape.back() = width;
     float *y = Output(context, 0, shape);
     const int64_t tokens = x.Rows(), rows = tokens * rows_of_token;
     const Codes codes = {Scratch<int8_t, kCodes>(rows * weight_.steps * kStep),
@@ -183,27 +197,33 @@ class Product {
                From(codes, weight_, token, rows_of_token));
     });
     ParallelFor(context, weight_.tiles, kTilesOfTask, [&](int64_t tile) {
-      multiply(weight_, tile, codes, tokens, y);
+      const Columns to = {y + tile * share, width, std::min(share, width - tile * share)};
+      if (parts_ == 1) return multiply(weight_, tile, codes, tokens, to);
+      float *both = Scratch<float, kBoth>(tokens * kTile);
+      multiply(weight_, tile, codes, tokens, {both, kTile, kTile});
+      for (int64_t token = 0; token < tokens; ++token, both += kTile)
+        g_kernels->gate(both, both + share, to.count, to.From(token).y);
     });
   }
-
-  std::vector<float> scale_;
 
  private:
   struct Free {
     void operator()(void *memory) const { std::free(memory); }
   };
+  const int64_t parts_;
   PackedWeight weight_;
   std::unique_ptr<uint8_t, Free> codes_;
+  std::vector<float> scale_;
 };
 
+template <bool kIsGated>
 class GroupedLinear : private Product {
  public:
-  static constexpr const char *kName = "GroupedLinear";
+  static constexpr const char *kName = kIsGated ? "GatedLinear" : "GroupedLinear";
   static constexpr std::initializer_list<int> kInputs = {kFloat, kUint8, kFloat};
   static constexpr std::initializer_list<int> kOutputs = {kFloat};
 
-  explicit GroupedLinear(const KernelInfo *info) {
+  explicit GroupedLinear(const KernelInfo *info) : Product(kIsGated) {
     const Tensor weight = Constant(info, 1), scale = Constant(info, 2);
     int64_t in;
     Check(g_api->Attribute(info, "in", &in));
@@ -218,8 +238,8 @@ class GroupedLinear : private Product {
            const uint8_t *from = rows + n * groups * group + k;
            for (int64_t i = 0; i < width; ++i, from += groups * group, codes += kStep)
              count == kStep ? std::memcpy(codes, from, kStep) : std::memcpy(codes, from, count);
-         });
-    for (int64_t n = 0; n < out; ++n) scale_[n] = scale.As<float>()[n * groups] / 127;
+         },
+         [&](int64_t n) { return scale.As<float>()[n * groups] / 127; });
     LeaveOut<uint8_t>(weight);
     LeaveOut<float>(scale);
   }
@@ -241,12 +261,13 @@ class FineLinear : private Product {
       throw Failure("a weight is not (in, out), or its scale not (out)");
     const int64_t in = weight.shape[0], out = weight.shape[1];
     const int8_t *rows = weight.As<int8_t>();
-    Pack(in, out, 0, [=](int64_t n, int64_t width, int64_t k, int64_t count, uint8_t *codes) {
-      for (int64_t step = 0; step < count; ++step)
-        for (int64_t i = 0; i < width; ++i)
-          codes[i * kStep + step] = rows[(k + step) * out + n + i] + kZeroPoint;
-    });
-    std::copy_n(scale.As<float>(), out, scale_.begin());
+    Pack(in, out, 0,
+         [=](int64_t n, int64_t width, int64_t k, int64_t count, uint8_t *codes) {
+           for (int64_t step = 0; step < count; ++step)
+             for (int64_t i = 0; i < width; ++i)
+               codes[i * kStep + step] = rows[(k + step) * out + n + i] + kZeroPoint;
+         },
+         [&](int64_t n) { return scale.As<float>()[n]; });
     LeaveOut<int8_t>(weight);
   }
 
@@ -333,7 +354,8 @@ class Gate {
     shape.back() = width;
     float *y = Output(context, 0, shape);
     ParallelFor(context, both.Rows(), kTokensOfTask, [&](int64_t row) {
-      g_kernels->gate(both.As<float>() + row * 2 * width, width, y + row * width);
+      const float *gate = both.As<float>() + row * 2 * width;
+      g_kernels->gate(gate, gate + width, width, y + row * width);
     });
   }
 };
@@ -404,9 +426,9 @@ __attribute__((visibility("default"))) const char *Instructions() {
 __attribute__((visibility("default"))) tinyllama_ros::Status *RegisterCustomOps(
     tinyllama_ros::SessionOptions *options, const tinyllama_ros::ApiBase *base) {
   using namespace tinyllama_ros;
-  static const CustomOp kOperators[] = {Describe<GroupedLinear>(), Describe<FineLinear>(),
-                                        Describe<Attend>(), Describe<Gate>(),
-                                        Describe<Norm>()};
+  static const CustomOp kOperators[] = {Describe<GroupedLinear<false>>(),
+                                        Describe<GroupedLinear<true>>(), Describe<FineLinear>(),
+                                        Describe<Attend>(), Describe<Gate>(), Describe<Norm>()};
   g_api = base->get(kApiVersion);
   g_kernels = Choose();
   if (!g_api || !g_kernels) return nullptr;

@@ -10,6 +10,7 @@ operator              inputs                                                outp
 GroupedLinear         x (..., in); weight (out, groups, group) uint8, zero  (..., out)
                       point 128; scale (out, groups): of each output
                       channel, the same for all of its groups
+GatedLinear           the same, of gate and up side by side                 (..., out / 2)
 FineLinear            x (..., in); weight (in, out) int8; scale (out): of   (..., out)
                       each output channel, a 127th
 Attention             qkv (1, S, (heads + 2 kv_heads) head_dim); past key   (1, S, heads
@@ -23,7 +24,8 @@ Norm                  block, residual (..., hidden); weight (hidden)        norm
 
 GroupedLinear is MatMulNBits with accuracy_level 4: a token's activations are rounded to int8, each
 group in 127ths of its own largest magnitude. Graphs of older versions have another one, Linear: no
-kernel has that name any more, so it runs as the function that stands beside it there.
+kernel has that name any more, so it runs as the function that stands beside it there. GatedLinear
+is GroupedLinear and Gate at once: what lies between them is never written to memory.
 
 In FineLinear a token of zeros has peak 0, so its codes are arbitrary, and the last product makes
 it zero again: no guard is needed. Activations travel as uint8 with zero point 128 there, which is
@@ -40,7 +42,7 @@ from tinyllama_ros.model.quantize import FINER, QMAX
 OURS = 'tinyllama_ros'
 OPSETS = {'': 17, MICROSOFT: 1, OURS: 1}
 
-_HEADER = f'<domain: "{OURS}", opset_import: ["": 17, "{MICROSOFT}": 1]>'
+_HEADER = f'<domain: "{OURS}", opset_import: ["": 17, "{MICROSOFT}": 1, "{OURS}": 1]>'
 
 _FUNCTIONS = (
     f"""{_HEADER}
@@ -48,6 +50,11 @@ GroupedLinear <in, out, group> (x, weight, scale) => (y) {{
     y = {MICROSOFT}.MatMulNBits
         <K: int = @in, N: int = @out, block_size: int = @group, bits = 8, accuracy_level = 4>
         (x, weight, scale)
+}}""", f"""{_HEADER}
+GatedLinear <in, out, group> (x, weight, scale) => (y) {{
+    both = {OURS}.GroupedLinear <in: int = @in, out: int = @out, group: int = @group>
+        (x, weight, scale)
+    y = {OURS}.Gate (both)
 }}""", f"""{_HEADER}
 FineLinear (x, weight, scale) => (y) {{
     zero_point = Constant <value = uint8 {{128}}> ()

@@ -15,7 +15,9 @@ One layer, with the operators as they run::
         |
     Norm
         |
-    linear gate,up (one matrix) - Gate, SiLU(gate) * up - linear down
+    linear gate,up (one matrix): SiLU(gate) * up
+        |
+    linear down
 
 Behind the last layer's cache only the rows go on whose logits are wanted.
 """
@@ -32,12 +34,12 @@ from tinyllama_ros.model.checkpoint import Checkpoint
 from tinyllama_ros.model.cpu_functions import cpu_functions, OPSETS, OURS
 from tinyllama_ros.model.decoder_weights import DecoderWeights
 from tinyllama_ros.model.graph_writer import GraphWriter
-from tinyllama_ros.model.linear import Linear
+from tinyllama_ros.model.linear import CpuLinear
 from tinyllama_ros.model.quantize import is_fine
 from tinyllama_ros.model.rope import rope_tables
 
 
-def write_cpu_graph(checkpoint: Checkpoint, linear: type[Linear], kv_length: int,
+def write_cpu_graph(checkpoint: Checkpoint, linear: type[CpuLinear], kv_length: int,
                     folder: Path, fine: str = 'none') -> Iterator[str]:
     """
     Write the graph and its weights into a folder; yield the name of each part when it is done.
@@ -67,7 +69,7 @@ def write_cpu_graph(checkpoint: Checkpoint, linear: type[Linear], kv_length: int
 class _Decoder:
     """The parts of the graph, in the order in which data passes them."""
 
-    def __init__(self, writer: GraphWriter, checkpoint: Checkpoint, linear: type[Linear],
+    def __init__(self, writer: GraphWriter, checkpoint: Checkpoint, linear: type[CpuLinear],
                  kv_length: int, fine: str) -> None:
         self._writer = writer
         self._weights = DecoderWeights(checkpoint)
@@ -157,10 +159,9 @@ class _Decoder:
         return attended
 
     def _mlp(self, path: str, layer: int, hidden: str) -> str:
-        writer, prefix = self._writer, f'model.layers.{layer}.mlp'
-        both = self._product(f'{path}/gate_up', hidden,
-                             self._weights.stack(prefix, ('gate_proj', 'up_proj')))
-        gated = writer.node('Gate', f'{path}/gate', [both], domain=OURS)
+        prefix, both = f'model.layers.{layer}.mlp', f'{path}/gate_up'
+        weight = self._weights.stack(prefix, ('gate_proj', 'up_proj'))
+        gated = self._linear.apply_gated(both, hidden, weight, is_fine=is_fine(both, self._fine))
         return self._product(f'{path}/down', gated, self._weights.one(f'{prefix}.down_proj'))
 
     def _product(self, path: str, x: str, weight: NDArray[np.float32]) -> str:

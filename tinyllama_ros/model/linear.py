@@ -32,6 +32,13 @@ class Linear(Protocol):
         """Return the name of x (tokens, in) times the head; a tied one is the embedding table."""
 
 
+class CpuLinear(Linear, Protocol):
+    """Adds what only the CPU dialect has in one piece."""
+
+    def apply_gated(self, path: str, x: str, weight: NDArray[np.float32], *, is_fine: bool) -> str:
+        """Return the SiLU of a product's first half times the second: (..., out / 2)."""
+
+
 class FloatLinear:
     """fp32: the product as it stands in the paper, and the table shared by a tied head."""
 
@@ -45,6 +52,9 @@ class FloatLinear:
 
     def apply_finely(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         return self.apply(path, x, weight)
+
+    def apply_gated(self, path: str, x: str, weight: NDArray[np.float32], *, is_fine: bool) -> str:
+        return _gate(self._writer, path, self.apply(path, x, weight))
 
     def embedding(self, path: str, weight: NDArray[np.float32]) -> str:
         self._table = self._writer.weight(f'{path}/weight', weight)
@@ -76,13 +86,21 @@ class Int8Linear:
         self._writer = writer
 
     def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        return self._by_groups('GroupedLinear', path, x, weight)
+
+    def apply_gated(self, path: str, x: str, weight: NDArray[np.float32], *, is_fine: bool) -> str:
+        if is_fine:
+            return _gate(self._writer, path, self.apply_finely(path, x, weight))
+        return self._by_groups('GatedLinear', path, x, weight)
+
+    def _by_groups(self, operator: str, path: str, x: str, weight: NDArray[np.float32]) -> str:
         quantized, scale = quantize_weight(weight)
         outputs, inputs = weight.shape
         groups = -(-inputs // GROUP)
         codes = np.full((outputs, groups * GROUP), QMAX + 1, np.uint8)
         codes[:, :inputs] = quantized.view(np.uint8) ^ (QMAX + 1)  # adds the zero point
         return self._writer.node(
-            'GroupedLinear', path,
+            operator, path,
             [x, self._writer.weight(f'{path}/weight', codes.reshape(outputs, groups, GROUP)),
              self._writer.weight(f'{path}/scale', np.repeat(scale[:, None], groups, axis=1))],
             domain=OURS, **{'in': inputs, 'out': outputs, 'group': GROUP})
@@ -99,3 +117,7 @@ class Int8Linear:
 
     def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
         return self.apply_finely(path, x, weight)
+
+
+def _gate(writer: GraphWriter, path: str, both: str) -> str:
+    return writer.node('Gate', f'{path}/gate', [both], domain=OURS)
