@@ -118,7 +118,7 @@ inline void Accumulate(const uint8_t *w, const int8_t *codes, int64_t stride, in
   for (int64_t k = 0; k < width; k += kStep, w += kTile * kStep) {
     const Ints left = *reinterpret_cast<const LooseInts *>(w);
     const Ints right = *reinterpret_cast<const LooseInts *>(w + kLanes * kStep);
-    if (kHasTime) __builtin_prefetch(ahead + k * 8, 0, 2);
+    if (kHasTime && k % 8 == 0) __builtin_prefetch(ahead + k * 8, 0, 2);
 #pragma GCC unroll 16
     for (int row = 0; row < kRows; ++row) {
       int32_t four;

@@ -141,6 +141,16 @@ void LeaveOut(const Tensor &weight) {
 #endif
 }
 
+// Asks for large pages, where Linux gives them only then: loading takes three quarters of the time.
+void AskForHugePages(const void *memory, size_t bytes) {
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t kHuge = 2 << 20;
+  const uintptr_t start = reinterpret_cast<uintptr_t>(memory);
+  const uintptr_t begin = (start + kHuge - 1) / kHuge * kHuge, end = (start + bytes) / kHuge * kHuge;
+  if (begin < end) madvise(reinterpret_cast<void *>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
 // A product with a weight, packed when the session is made.
 class Product {
  protected:
@@ -162,6 +172,7 @@ class Product {
     const size_t bytes = weight_.tiles * kTile * weight_.steps * kStep;
     codes_.reset(static_cast<uint8_t *>(std::aligned_alloc(64, bytes)));
     if (!codes_) throw std::bad_alloc();
+    AskForHugePages(codes_.get(), bytes);
     scale_.assign(weight_.tiles * kTile, 0);
     uint8_t *codes = codes_.get();
     for (int64_t first = 0; first < width; first += share) {
