@@ -28,7 +28,7 @@ def test_token_is_multiplied_by_every_weight_but_the_table_it_is_looked_up_in(
 def test_share_of_the_bandwidth_is_that_of_the_bytes_read(tmp_path, monkeypatch):
     build(tiny(), tmp_path / 'out', name='x', quantization='w8a8', kv_length=128)
     monkeypatch.setattr(bench, '_rates', lambda backend, size, fill, runs: runs * [1000.0])
-    monkeypatch.setattr(bench, '_read_bandwidth', lambda threads: 0.5)
+    monkeypatch.setattr(bench, '_read_bandwidth', lambda threads, size: 0.5)
     found = {m.name: m for m in measure(tmp_path / 'out', backend='onnx', threads=1, runs=2)}
     read = 1000 * weight_bytes(Artifact.open(tmp_path / 'out').manifest)
     share = 100 * read / 0.5e9
@@ -36,9 +36,11 @@ def test_share_of_the_bandwidth_is_that_of_the_bytes_read(tmp_path, monkeypatch)
         'read bandwidth used at fill 0', '%', *3 * [pytest.approx(share)], 2)
 
 
-def test_every_thread_reads_its_own_part_of_all_the_memory(monkeypatch):
+@pytest.mark.parametrize(('size', 'count'), [(1, 1), (1 << 20, 1), (5 << 19, 3)])
+def test_every_thread_reads_its_own_part_of_all_the_memory(monkeypatch, size, count):
     passes = []
-    monkeypatch.setattr(bench, '_read_rate', lambda pool, parts: passes.append(
-        [part.nbytes for part in parts]) or len(passes))
-    assert bench._read_bandwidth(threads=3) == bench.PASSES  # the best
-    assert {(len(sizes), sum(sizes)) for sizes in passes} == {(3, 1 << 20)}
+    monkeypatch.setattr(bench, '_read', lambda pool, parts: passes.append(
+        [part.nbytes for part in parts]))
+    monkeypatch.setattr(bench.time, 'perf_counter', iter((10.0, 12.0)).__next__)
+    assert bench._read_bandwidth(3, size) == pytest.approx(count * (1 << 20) / 2e9)
+    assert [(len(sizes), sum(sizes)) for sizes in passes] == count * [(3, 1 << 20)]

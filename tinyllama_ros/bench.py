@@ -36,8 +36,6 @@ ANSWER = 128
 """Tokens of the answer that shows what is not the graph."""
 MEMORY = 256 << 20
 """Bytes that are read to measure the bandwidth; far more than the share of a cache one gets."""
-PASSES = 5
-"""Passes over that memory in one run, of which the fastest counts."""
 
 
 @dataclass(frozen=True)
@@ -132,32 +130,36 @@ def _bus(backend: Backend, manifest: Manifest, threads: int, runs: int) -> list[
     """
     Measure how fast memory can be read, and how much of that decoding uses at an empty cache.
 
-    Both in turn, since the bandwidth of a virtual machine is not the same from minute to minute.
+    Both in turn, since the bandwidth of a virtual machine is not the same from minute to minute,
+    and as many bytes of either, since it may be higher for a moment than it is for long.
     """
     from tinyllama_ros.engine.onnx import physical_cores
     threads = threads or physical_cores()
+    size = weight_bytes(manifest)
     bandwidths, shares = [], []
     for _ in range(runs):
-        bandwidths.append(_read_bandwidth(threads))
+        bandwidths.append(_read_bandwidth(threads, STEPS * size))
         [tokens_per_s] = _rates(backend, 1, 0, 1)
-        shares.append(100 * tokens_per_s * weight_bytes(manifest) / 1e9 / bandwidths[-1])
+        shares.append(100 * tokens_per_s * size / 1e9 / bandwidths[-1])
     return [Measurement.of('read bandwidth', 'GB/s', bandwidths),
             Measurement.of('read bandwidth used at fill 0', '%', shares)]
 
 
-def _read_bandwidth(threads: int) -> float:
-    """Return how many GB/s so many threads together read, each its own part of memory."""
+def _read_bandwidth(threads: int, size: int) -> float:
+    """Return how many GB/s threads read, each its own part of memory, until it was size bytes."""
     parts = np.array_split(np.ones(MEMORY // 8, np.int64), threads)
+    passes = math.ceil(size / MEMORY)
     with ThreadPoolExecutor(threads) as pool:
-        return max(_read_rate(pool, parts) for _ in range(PASSES))
+        began_s = time.perf_counter()
+        for _ in range(passes):
+            _read(pool, parts)
+        return passes * MEMORY / 1e9 / (time.perf_counter() - began_s)
 
 
-def _read_rate(pool: ThreadPoolExecutor, parts: list[NDArray[np.int64]]) -> float:
-    """Return GB/s of one pass, in which no thread computes more than a bit-wise or."""
-    began_s = time.perf_counter()
+def _read(pool: ThreadPoolExecutor, parts: list[NDArray[np.int64]]) -> None:
+    """Read each part by a thread, which computes no more than a bit-wise or."""
     for _ in pool.map(np.bitwise_or.reduce, parts):
         pass
-    return sum(part.nbytes for part in parts) / 1e9 / (time.perf_counter() - began_s)
 
 
 def weight_bytes(manifest: Manifest) -> int:
