@@ -44,7 +44,8 @@ def logits(checkpoint: Checkpoint, tokens: Sequence[int], linear: Linear = exact
     """
     Return the logits (n, vocabulary) after each token.
 
-    :param linear: w8a8 looks embeddings up in half precision, as the quantised artifact does.
+    :param linear: w8a8 looks embeddings up in half precision, as the quantised artifact does, and
+        in the head's steps where they are tied.
     :param fine: of w8a8: what is w8a16 as the head is: none, every down_proj, or all.
     """
     shape = checkpoint.architecture
@@ -53,8 +54,12 @@ def logits(checkpoint: Checkpoint, tokens: Sequence[int], linear: Linear = exact
         return checkpoint.tensor(f'{name}.weight').astype(np.float64)
 
     embeddings = weight('model.embed_tokens')
-    x = (embeddings if linear is exact else embeddings.astype(np.float16))[list(tokens)]
-    x = x.astype(np.float64)
+    if linear is exact:
+        x = embeddings[list(tokens)]
+    elif linear in (w8a8, w8a8_by_group) and shape.tied_embeddings:
+        x = _in_steps(embeddings)[list(tokens)]
+    else:
+        x = embeddings.astype(np.float16)[list(tokens)].astype(np.float64)
     finer = w8a16 if linear in (w8a8, w8a8_by_group) else linear
     linear, down = (finer if fine in names else linear for names in (('all',), ('all', 'down')))
     for layer in range(shape.layers):

@@ -113,10 +113,11 @@ def test_graph_is_small_and_its_weights_begin_at_pages(tmp_path):
     assert artifact.graph.stat().st_size < artifact.folder.joinpath(WEIGHTS).stat().st_size / 4
 
 
-def test_tied_table_is_stored_once_in_fp32(tmp_path):
-    tied, untied = (make(tmp_path / str(tied), tiny(tied_embeddings=tied), 'fp32')
+@pytest.mark.parametrize(('quantization', 'size'), [('fp32', 4), ('w8a8', 2)])
+def test_tied_table_is_stored_once(tmp_path, quantization, size):
+    tied, untied = (make(tmp_path / str(tied), tiny(tied_embeddings=tied), quantization)
                     for tied in (True, False))
-    table = 4 * tied.manifest.architecture.vocab_size * tied.manifest.architecture.hidden
+    table = size * tied.manifest.architecture.vocab_size * tied.manifest.architecture.hidden
     saved = untied.manifest.files[WEIGHTS].size - tied.manifest.files[WEIGHTS].size
     assert abs(saved - table) < 4096
 

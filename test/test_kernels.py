@@ -120,10 +120,11 @@ def open_gated_linear(weight: NDArray[np.int8], library: Path | None) -> ort.Inf
     return open_linear(weight, library, op='GatedLinear')
 
 
-def open_fine_linear(weight: NDArray[np.int8], library: Path | None) -> ort.InferenceSession:
+def open_fine_product(weight: NDArray[np.int8], library: Path | None) -> ort.InferenceSession:
+    """Return the product with a weight (in, out), activations of nearly 16 bits."""
     inputs, outputs = weight.shape
-    return open_session('FineLinear', {'x': (TensorProto.FLOAT, [1, 'S', inputs])}, ['y'],
-                        {'weight': weight, 'scale': scales(outputs)}, library)
+    return open_session('FineProduct', {'x': (TensorProto.FLOAT, [1, 'S', inputs])}, ['y'],
+                        {'weight': weight.T, 'scale': scales(outputs)}, library)
 
 
 def grouped_product(x: NDArray[np.float32], weight: NDArray[np.int8], group: int
@@ -181,7 +182,7 @@ def test_product_is_nearly_the_functions(library, shape):
 @pytest.mark.parametrize('shape', SHAPES, ids=str)
 def test_fine_product_is_the_functions_to_the_bit(library, shape):
     weight = np.random.default_rng(0).integers(-127, 128, shape, dtype=np.int8)
-    ours, theirs = open_fine_linear(weight, library), open_fine_linear(weight, None)
+    ours, theirs = open_fine_product(weight, library), open_fine_product(weight, None)
     for tokens in CHUNKS:
         x = some_activations(tokens, shape[0])
         [found], [expected] = (each.run(None, {'x': x}) for each in (ours, theirs))
@@ -202,7 +203,7 @@ def test_gated_product_is_product_and_gate(library, width):
         np.testing.assert_allclose(nearly, found, rtol=0, atol=1e-4 + 1e-2 * np.abs(found).max())
 
 
-@pytest.mark.parametrize('open_product', [open_linear, open_gated_linear, open_fine_linear])
+@pytest.mark.parametrize('open_product', [open_linear, open_gated_linear, open_fine_product])
 @pytest.mark.parametrize('shape', [(576, 200), (130, 62)], ids=str)
 def test_product_of_a_token_does_not_depend_on_its_chunk(library, open_product, shape):
     weight = np.random.default_rng(0).integers(-127, 128, shape, dtype=np.int8)
@@ -215,26 +216,27 @@ def test_product_of_a_token_does_not_depend_on_its_chunk(library, open_product, 
         np.testing.assert_array_equal(np.concatenate(found, axis=1), expected)
 
 
-@pytest.mark.parametrize('open_product', [open_linear, open_fine_linear])
+@pytest.mark.parametrize('open_product', [open_linear, open_fine_product])
 def test_extreme_codes_do_not_saturate(library, open_product):
     weight = np.full((4096, 32), 127, np.int8)
     weight[:, 1] = -127
     x = np.stack([np.ones(4096, np.float32), -np.ones(4096, np.float32)])[None]
     [found] = open_product(weight, library).run(None, {'x': x})
-    shares = found[0] / (x[0] @ weight * scales(32))  # a scale of FineLinear is a 127th
+    shares = found[0] / (x[0] @ weight * scales(32))  # a scale of FineProduct is a 127th
     np.testing.assert_allclose(shares, shares[0, 0], rtol=1e-5)
     assert round(shares[0, 0]) in (1, 127)
 
 
-def test_operator_of_an_older_graph_runs_as_the_function_beside_it(library):
-    older = parser.parse_model("""
+@pytest.mark.parametrize('name', ['Linear', 'FineLinear'])
+def test_operator_of_an_older_graph_runs_as_the_function_beside_it(library, name):
+    older = parser.parse_model(f"""
         <ir_version: 8, opset_import: ["": 17, "tinyllama_ros": 1]>
         older (float[1, S, 4] x) => (float[1, S, 2] y)
-            <int8[4, 2] weight = {1, 2, 3, 4, 5, 6, 7, 8}, float[2] scale = {0.5, 2}>
-        { y = tinyllama_ros.Linear (x, weight, scale) }
+            <int8[4, 2] weight = {{1, 2, 3, 4, 5, 6, 7, 8}}, float[2] scale = {{0.5, 2}}>
+        {{ y = tinyllama_ros.{name} (x, weight, scale) }}
         <domain: "tinyllama_ros", opset_import: ["": 17]>
-        Linear (x, weight, scale) => (y)
-        { w = Cast <to = 1> (weight)  product = MatMul (x, w)  y = Mul (product, scale) }""")
+        {name} (x, weight, scale) => (y)
+        {{ w = Cast <to = 1> (weight)  product = MatMul (x, w)  y = Mul (product, scale) }}""")
     options = ort.SessionOptions()
     options.register_custom_ops_library(str(library))
     session = ort.InferenceSession(older.SerializeToString(), options)
@@ -386,8 +388,8 @@ def test_norm_is_the_functions(library, width):
 def test_weight_that_is_no_constant_is_refused(library):
     kind = TensorProto.FLOAT
     with pytest.raises(Exception, match='no constant of the graph'):
-        open_session('FineLinear', {'x': (kind, [1, 4]), 'weight': (TensorProto.INT8, [4, 4]),
-                                    'scale': (kind, [4])}, ['y'], {}, library)
+        open_session('FineProduct', {'x': (kind, [1, 4]), 'weight': (TensorProto.INT8, [4, 4]),
+                                     'scale': (kind, [4])}, ['y'], {}, library)
 
 
 @pytest.mark.parametrize(('op', 'weight', 'scale', 'message'), [

@@ -151,42 +151,35 @@ void AskForHugePages(const void *memory, size_t bytes) {
 #endif
 }
 
+// A weight as it lies in the graph: a row of codes and a scale to an output channel.
+struct Rows {
+  const uint8_t *codes;
+  int64_t stride;
+  uint32_t flip;  // what makes four of the codes unsigned
+  const float *scale;
+  int64_t scale_stride;
+};
+
 // A product with a weight, packed when the session is made.
 class Product {
  protected:
   // A gated product has two parts of output channels, gate and up, and a tile as many of either.
   explicit Product(bool is_gated = false) : parts_(1 + is_gated) {}
 
-  // `four` writes four input channels, from one on, of some output channels; `scale` returns the
-  // scale of one.
-  template <typename Four, typename Scale>
-  void Pack(int64_t in, int64_t out, int64_t group, const Four &four, const Scale &scale) {
+  void Pack(int64_t in, int64_t out, int64_t group, const Rows &rows) {
     if (out % parts_) throw Failure("gate and up are not as wide");
-    const int64_t width = out / parts_, share = kTile / parts_;
     weight_.in = in;
     weight_.out = out;
     weight_.steps = (in + kStep - 1) / kStep;
-    weight_.tiles = (width + share - 1) / share;
+    weight_.tiles = (out + kTile - 1) / kTile;
     weight_.group = group ? group : weight_.steps * kStep;
     weight_.groups = (in + weight_.group - 1) / weight_.group;
-    const size_t bytes = weight_.tiles * kTile * weight_.steps * kStep;
-    codes_.reset(static_cast<uint8_t *>(std::aligned_alloc(64, bytes)));
+    const int64_t bytes = weight_.steps * kStep * kTile;
+    codes_.reset(static_cast<uint8_t *>(std::aligned_alloc(64, weight_.tiles * bytes)));
     if (!codes_) throw std::bad_alloc();
-    AskForHugePages(codes_.get(), bytes);
+    AskForHugePages(codes_.get(), weight_.tiles * bytes);
     scale_.assign(weight_.tiles * kTile, 0);
-    uint8_t *codes = codes_.get();
-    for (int64_t first = 0; first < width; first += share) {
-      const int64_t count = std::min(share, width - first);
-      for (int64_t k = 0; k < in; k += kStep, codes += kTile * kStep) {
-        std::memset(codes, 0, kTile * kStep);
-        for (int64_t part = 0; part < parts_; ++part)
-          four(part * width + first, count, k, std::min<int64_t>(kStep, in - k),
-               codes + part * share * kStep);
-      }
-      for (int64_t part = 0; part < parts_; ++part)
-        for (int64_t i = 0; i < count; ++i)
-          scale_[first * parts_ + part * share + i] = scale(part * width + first + i);
-    }
+    for (int64_t tile = 0; tile < weight_.tiles; ++tile) PackTile(rows, tile, bytes);
     weight_.codes = codes_.get();
     weight_.scale = scale_.data();
   }
@@ -217,14 +210,40 @@ class Product {
     });
   }
 
+  std::vector<float> scale_;
+
  private:
+  void PackTile(const Rows &rows, int64_t tile, int64_t bytes) {
+    const int64_t width = weight_.out / parts_, share = kTile / parts_;
+    int64_t channels[kTile];  // -1 beyond the edge
+    for (int64_t i = 0; i < kTile; ++i) {
+      const int64_t column = tile * share + i % share;
+      channels[i] = column < width ? i / share * width + column : -1;
+      if (channels[i] >= 0) scale_[tile * kTile + i] = rows.scale[channels[i] * rows.scale_stride];
+    }
+    uint8_t *to = codes_.get() + tile * bytes;
+    for (int64_t k = 0; k < weight_.in; k += kStep) {
+      const int64_t count = std::min<int64_t>(kStep, weight_.in - k);
+      const uint32_t flip = count == kStep ? rows.flip : rows.flip & ((1u << 8 * count) - 1);
+      for (int64_t channel : channels) {
+        uint32_t four = 0;
+        if (channel >= 0) {
+          const uint8_t *from = rows.codes + channel * rows.stride + k;
+          count == kStep ? std::memcpy(&four, from, kStep) : std::memcpy(&four, from, count);
+          four ^= flip;
+        }
+        std::memcpy(to, &four, kStep);
+        to += kStep;
+      }
+    }
+  }
+
   struct Free {
     void operator()(void *memory) const { std::free(memory); }
   };
   const int64_t parts_;
   PackedWeight weight_;
   std::unique_ptr<uint8_t, Free> codes_;
-  std::vector<float> scale_;
 };
 
 template <bool kIsGated>
@@ -243,14 +262,8 @@ class GroupedLinear : private Product {
     const int64_t out = weight.shape[0], groups = weight.shape[1], group = weight.shape[2];
     if (group % kStep || (in + group - 1) / group != groups)
       throw Failure("the groups of a weight do not fit its input channels");
-    const uint8_t *rows = weight.As<uint8_t>();
-    Pack(in, out, group,
-         [=](int64_t n, int64_t width, int64_t k, int64_t count, uint8_t *codes) {
-           const uint8_t *from = rows + n * groups * group + k;
-           for (int64_t i = 0; i < width; ++i, from += groups * group, codes += kStep)
-             count == kStep ? std::memcpy(codes, from, kStep) : std::memcpy(codes, from, count);
-         },
-         [&](int64_t n) { return scale.As<float>()[n * groups] / 127; });
+    Pack(in, out, group, {weight.As<uint8_t>(), groups * group, 0, scale.As<float>(), groups});
+    for (float &each : scale_) each /= 127;  // peaks are whole, not in steps
     LeaveOut<uint8_t>(weight);
     LeaveOut<float>(scale);
   }
@@ -260,25 +273,18 @@ class GroupedLinear : private Product {
   }
 };
 
-class FineLinear : private Product {
+class FineProduct : private Product {
  public:
-  static constexpr const char *kName = "FineLinear";
+  static constexpr const char *kName = "FineProduct";
   static constexpr std::initializer_list<int> kInputs = {kFloat, kInt8, kFloat};
   static constexpr std::initializer_list<int> kOutputs = {kFloat};
 
-  explicit FineLinear(const KernelInfo *info) {
+  explicit FineProduct(const KernelInfo *info) {
     const Tensor weight = Constant(info, 1), scale = Constant(info, 2);
-    if (weight.shape.size() != 2 || scale.shape != Shape{weight.shape[1]})
-      throw Failure("a weight is not (in, out), or its scale not (out)");
-    const int64_t in = weight.shape[0], out = weight.shape[1];
-    const int8_t *rows = weight.As<int8_t>();
-    Pack(in, out, 0,
-         [=](int64_t n, int64_t width, int64_t k, int64_t count, uint8_t *codes) {
-           for (int64_t step = 0; step < count; ++step)
-             for (int64_t i = 0; i < width; ++i)
-               codes[i * kStep + step] = rows[(k + step) * out + n + i] + kZeroPoint;
-         },
-         [&](int64_t n) { return scale.As<float>()[n]; });
+    if (weight.shape.size() != 2 || scale.shape != Shape{weight.shape[0]})
+      throw Failure("a weight is not (out, in), or its scale not (out)");
+    const int64_t out = weight.shape[0], in = weight.shape[1];
+    Pack(in, out, 0, {weight.As<uint8_t>(), in, 0x80808080, scale.As<float>(), 1});
     LeaveOut<int8_t>(weight);
   }
 
@@ -438,7 +444,7 @@ __attribute__((visibility("default"))) tinyllama_ros::Status *RegisterCustomOps(
     tinyllama_ros::SessionOptions *options, const tinyllama_ros::ApiBase *base) {
   using namespace tinyllama_ros;
   static const CustomOp kOperators[] = {Describe<GroupedLinear<false>>(),
-                                        Describe<GroupedLinear<true>>(), Describe<FineLinear>(),
+                                        Describe<GroupedLinear<true>>(), Describe<FineProduct>(),
                                         Describe<Attend>(), Describe<Gate>(), Describe<Norm>()};
   g_api = base->get(kApiVersion);
   g_kernels = Choose();

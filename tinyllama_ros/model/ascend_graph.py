@@ -170,10 +170,7 @@ class _Decoder:
 
     def _layers(self, input_ids: str) -> Iterator[str]:
         writer, arch, linear = self._writer, self._arch, self._linear
-        table = linear.embedding('embed', self._weights.one('model.embed_tokens'))
-        residual = writer.node('Gather', 'embed/rows', [table, input_ids])
-        if linear.embedding_cast:
-            residual = writer.node('Cast', 'embed/float', [residual], to=linear.embedding_cast)
+        residual = linear.rows('embed', input_ids, self._weights)
         yield 'embedding'
         for layer in range(arch.layers):
             path, prefix = f'layer.{layer}', f'model.layers.{layer}'

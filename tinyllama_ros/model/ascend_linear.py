@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from tinyllama_ros.errors import ModelError
+from tinyllama_ros.model.decoder_weights import DecoderWeights
 from tinyllama_ros.model.graph_writer import GraphWriter
-from tinyllama_ros.model.linear import Linear
+from tinyllama_ros.model.linear import half_rows, Linear
 from tinyllama_ros.model.quantize import FINER, QMAX, quantize_weight
 
 Number = TypeVar('Number', np.int8, np.float32)
@@ -33,7 +34,6 @@ class AscendLinear(Linear, Protocol):
 class AscendFloatLinear:
     """fp32: for comparisons; a cube multiplies fp16 or int8."""
 
-    embedding_cast = 0
     attention_type = int(TensorProto.FLOAT)
 
     def __init__(self, writer: GraphWriter) -> None:
@@ -45,8 +45,9 @@ class AscendFloatLinear:
     def apply_finely(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         return self._product(path, x, weight)
 
-    def embedding(self, path: str, weight: NDArray[np.float32]) -> str:
-        return self._writer.weight(f'{path}/weight', weight)
+    def rows(self, path: str, tokens: str, weights: DecoderWeights) -> str:
+        table = self._writer.weight(f'{path}/weight', weights.embedding())
+        return self._writer.node('Gather', f'{path}/rows', [table, tokens])
 
     def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
         pieces = [self._product(name, x, rows) for name, rows in _pieces(path, weight)]
@@ -60,11 +61,10 @@ class AscendFloatLinear:
 class AscendHalfLinear(AscendFloatLinear):
     """fp16: both factors and the product."""
 
-    embedding_cast = int(TensorProto.FLOAT)
     attention_type = int(TensorProto.FLOAT16)
 
-    def embedding(self, path: str, weight: NDArray[np.float32]) -> str:
-        return self._writer.weight(f'{path}/weight', _half(path, weight))
+    def rows(self, path: str, tokens: str, weights: DecoderWeights) -> str:
+        return half_rows(self._writer, path, tokens, _half(path, weights.embedding()))
 
     def _product(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         writer = self._writer
@@ -89,10 +89,10 @@ class AscendInt8Linear:
     the rounding is done before. MatMulInteger has two inputs only: zero points would land on
     another operator's bias (see custom_op/).
 
-    The embedding table is fp16: it is looked up, not multiplied.
+    The embedding is looked up, not multiplied, and is a table of fp16: ATC lays weights out anew,
+    so one that is tied to the head shares the numbers of its codes, as on a CPU, not the memory.
     """
 
-    embedding_cast = int(TensorProto.FLOAT)
     attention_type = int(TensorProto.FLOAT16)
 
     def __init__(self, writer: GraphWriter) -> None:
@@ -134,8 +134,9 @@ class AscendInt8Linear:
         product = writer.node('ReduceMean', f'{path}/product', [scaled], axes=[0], keepdims=1)
         return writer.node('Mul', path, [product, step])
 
-    def embedding(self, path: str, weight: NDArray[np.float32]) -> str:
-        return self._writer.weight(f'{path}/weight', _half(path, weight))
+    def rows(self, path: str, tokens: str, weights: DecoderWeights) -> str:
+        table = _half(path, weights.rounded_embedding())
+        return half_rows(self._writer, path, tokens, table)
 
     def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
         return self.apply_finely(path, x, weight)

@@ -11,8 +11,11 @@ GroupedLinear         x (..., in); weight (out, groups, group) uint8, zero  (...
                       point 128; scale (out, groups): of each output
                       channel, the same for all of its groups
 GatedLinear           the same, of gate and up side by side                 (..., out / 2)
-FineLinear            x (..., in); weight (in, out) int8; scale (out): of   (..., out)
+FineProduct           x (..., in); weight (out, in) int8; scale (out): of   (..., out)
                       each output channel, a 127th
+Embedding             tokens (...) int64; weight, scale of a FineProduct,   (..., in)
+                      one output channel to a token; gain (in): 127 / what
+                      the weight's columns were multiplied by
 Attention             qkv (1, S, (heads + 2 kv_heads) head_dim); past key   (1, S, heads
                       and value (1, kv_heads, slots, head_dim); last_slot   head_dim); key and
                       (1) int32, of the chunk; fill_after () int32; cos,    value: the memory of
@@ -23,18 +26,19 @@ Norm                  block, residual (..., hidden); weight (hidden)        norm
 ====================  ====================================================  ===================
 
 GroupedLinear is MatMulNBits with accuracy_level 4: a token's activations are rounded to int8, each
-group in 127ths of its own largest magnitude. Graphs of older versions have another one, Linear: no
-kernel has that name any more, so it runs as the function that stands beside it there. GatedLinear
-is GroupedLinear and Gate at once: what lies between them is never written to memory.
+group in 127ths of its own largest magnitude. GatedLinear is GroupedLinear and Gate at once: what
+lies between them is never written to memory. Embedding has no kernel: it is always the function.
+Graphs of older versions have Linear, or FineLinear, whose weight is (in, out): no kernel has those
+names any more, so they run as the functions that stand beside them there.
 
-In FineLinear a token of zeros has peak 0, so its codes are arbitrary, and the last product makes
+In FineProduct a token of zeros has peak 0, so its codes are arbitrary, and the last product makes
 it zero again: no guard is needed. Activations travel as uint8 with zero point 128 there, which is
 symmetric int8 to the letter: MLAS has no fast int8 x int8 product. QuickGelu is
 x * sigmoid(alpha * x); alpha = 1 makes it SiLU.
 """
 
 import numpy as np
-from onnx import FunctionProto, parser
+from onnx import FunctionProto, parser, TensorProto
 
 from tinyllama_ros.model.graph_writer import MICROSOFT
 from tinyllama_ros.model.quantize import FINER, QMAX
@@ -56,7 +60,7 @@ GatedLinear <in, out, group> (x, weight, scale) => (y) {{
         (x, weight, scale)
     y = {OURS}.Gate (both)
 }}""", f"""{_HEADER}
-FineLinear (x, weight, scale) => (y) {{
+FineProduct (x, weight, scale) => (y) {{
     zero_point = Constant <value = uint8 {{128}}> ()
     one = Constant <value = float {{1}}> ()
     step = Constant <value = float {{{np.float32(1 / QMAX)!s}}}> ()
@@ -70,11 +74,21 @@ FineLinear (x, weight, scale) => (y) {{
     rest = Sub (scaled, rounded)
     fine = QuantizeLinear (rest, fine_step, zero_point)
     codes = Concat <axis = 0> (coarse, fine)
-    product = {MICROSOFT}.MatMulIntegerToFloat (codes, weight, one, scale, zero_point)
+    columns = Transpose <perm = [1, 0]> (weight)
+    product = {MICROSOFT}.MatMulIntegerToFloat (codes, columns, one, scale, zero_point)
     first, second = Split <axis = 0> (product)
     part = Mul (second, fine_share)
     total = Add (first, part)
     y = Mul (total, peak)
+}}""", f"""{_HEADER}
+Embedding (tokens, weight, scale, gain) => (rows) {{
+    codes = Gather (weight, tokens)
+    whole = Cast <to = {TensorProto.FLOAT}> (codes)
+    last = Constant <value = int64[1] {{-1}}> ()
+    steps = Gather (scale, tokens)
+    step = Unsqueeze (steps, last)
+    scaled = Mul (whole, step)
+    rows = Mul (scaled, gain)
 }}""", f"""{_HEADER}
 Attention <num_heads, kv_num_heads> (qkv, past_key, past_value, last_slot, fill_after, cos, sin)
     => (attended, key, value) {{

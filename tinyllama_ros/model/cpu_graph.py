@@ -86,10 +86,7 @@ class _Decoder:
         rows = writer.input('logit_rows', TensorProto.INT64, ('R',))
         for table, name in zip(rope_tables(arch, self._kv_length), ('cos', 'sin'), strict=True):
             writer.weight(f'rope/{name}', table)
-        embedding = self._linear.embedding('embed', self._weights.one('model.embed_tokens'))
-        block = writer.node('Gather', 'embed/rows', [embedding, input_ids])
-        if embedding_cast := self._linear.embedding_cast:
-            block = writer.node('Cast', 'embed/float', [block], to=embedding_cast)
+        block = self._linear.rows('embed', input_ids, self._weights)
         yield 'embedding'
         residual = ''
         for layer in range(arch.layers):

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from tinyllama_ros.errors import ModelError
 from tinyllama_ros.model.checkpoint import Checkpoint
+from tinyllama_ros.model.quantize import quantize_weight
 
 
 class DecoderWeights:
@@ -25,7 +26,29 @@ class DecoderWeights:
         """Return the weights of linears with the same input as one matrix (all outputs, in)."""
         return np.concatenate([self.one(f'{prefix}.{name}') for name in names])
 
+    def embedding(self) -> NDArray[np.float32]:
+        """Return the table (vocabulary, hidden) that tokens are looked up in."""
+        return self.one('model.embed_tokens')
+
     def head(self) -> NDArray[np.float32]:
         """Return the matrix (vocabulary, hidden) that makes the logits."""
         is_tied = self._checkpoint.architecture.tied_embeddings
-        return self.one('model.embed_tokens' if is_tied else 'lm_head')
+        return self.embedding() if is_tied else self.one('lm_head')
+
+    def rounded_embedding(self) -> NDArray[np.float32]:
+        """Return the table of W8A8: as the head's codes have it where they are tied."""
+        gain = self.tied_gain()
+        if gain is None:
+            return self.embedding()
+        codes, scale = quantize_weight(self.head())
+        table = codes * scale[:, None]
+        table *= gain
+        return table
+
+    def tied_gain(self) -> NDArray[np.float32] | None:
+        """Return what makes the head's rows the embedding's (hidden,); None where nothing does."""
+        architecture = self._checkpoint.architecture
+        if architecture.tied_embeddings:
+            return np.ones(architecture.hidden, np.float32)
+        gain: NDArray[np.float32] | None = getattr(self._checkpoint, 'tied_gain', None)
+        return gain

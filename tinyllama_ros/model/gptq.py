@@ -46,6 +46,7 @@ class RoundedCheckpoint:
             smoothed: (tokens, in).
         """
         self.architecture, self.tokenizer = smoothed.architecture, smoothed.tokenizer
+        self.tied_gain = smoothed.tied_gain
         self._smoothed, self._inputs = smoothed, inputs
         self._paths = {name: group.path for group in groups(smoothed.architecture)
                        for name in group.linears}

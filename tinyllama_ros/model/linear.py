@@ -7,15 +7,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from tinyllama_ros.model.cpu_functions import OURS
+from tinyllama_ros.model.decoder_weights import DecoderWeights
 from tinyllama_ros.model.graph_writer import GraphWriter, MICROSOFT
 from tinyllama_ros.model.quantize import GROUP, QMAX, quantize_weight
 
 
 class Linear(Protocol):
     """Adds products with weights to a graph."""
-
-    embedding_cast: int
-    """Type that embedding rows are cast to, 0 where they need no cast."""
 
     def __init__(self, writer: GraphWriter) -> None: ...
 
@@ -25,8 +23,8 @@ class Linear(Protocol):
     def apply_finely(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         """Return the same, where rounding x to 8 bits would cost too much."""
 
-    def embedding(self, path: str, weight: NDArray[np.float32]) -> str:
-        """Return the name of the embedding table (vocabulary, hidden)."""
+    def rows(self, path: str, tokens: str, weights: DecoderWeights) -> str:
+        """Return the name of the embedding rows of tokens (1, S): (1, S, hidden) float32."""
 
     def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
         """Return the name of x (tokens, in) times the head; a tied one is the embedding table."""
@@ -42,8 +40,6 @@ class CpuLinear(Linear, Protocol):
 class FloatLinear:
     """fp32: the product as it stands in the paper, and the table shared by a tied head."""
 
-    embedding_cast = 0
-
     def __init__(self, writer: GraphWriter) -> None:
         self._writer = writer
 
@@ -56,9 +52,9 @@ class FloatLinear:
     def apply_gated(self, path: str, x: str, weight: NDArray[np.float32], *, is_fine: bool) -> str:
         return _gate(self._writer, path, self.apply(path, x, weight))
 
-    def embedding(self, path: str, weight: NDArray[np.float32]) -> str:
-        self._table = self._writer.weight(f'{path}/weight', weight)
-        return self._table
+    def rows(self, path: str, tokens: str, weights: DecoderWeights) -> str:
+        self._table = self._writer.weight(f'{path}/weight', weights.embedding())
+        return self._writer.node('Gather', f'{path}/rows', [self._table, tokens])
 
     def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
         return self._product(path, x, self._table) if is_tied else self.apply(path, x, weight)
@@ -71,16 +67,14 @@ class Int8Linear:
     """
     W8A8: int8 weights with a scale per output channel; see the functions of cpu_functions.py.
 
-    GroupedLinear's activations have a scale for each GROUP channels of a token. FineLinear's have
+    GroupedLinear's activations have a scale for each GROUP channels of a token. FineProduct's have
     one per token and nearly 16 bits: what rounding to 8 bits leaves of a token is rounded to 8
     bits again, and travels as a second row through the same product. With few rows that takes the
     time to read the weights, so the second row is free; with many it doubles the time.
 
-    The embedding table is fp16: it is looked up, not multiplied, and only the rows in use are
-    ever read from its file.
+    The embedding is looked up, not multiplied, and only the rows in use are ever read from its
+    file: rows of the head's codes where they are tied, else a table of fp16.
     """
-
-    embedding_cast = int(TensorProto.FLOAT)
 
     def __init__(self, writer: GraphWriter) -> None:
         self._writer = writer
@@ -108,15 +102,28 @@ class Int8Linear:
     def apply_finely(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         quantized, scale = quantize_weight(weight)
         return self._writer.node(
-            'FineLinear', path,
-            [x, self._writer.weight(f'{path}/weight', quantized.T),
+            'FineProduct', path,
+            [x, self._writer.weight(f'{path}/weight', quantized),
              self._writer.constant(f'{path}/scale', scale / np.float32(QMAX))], domain=OURS)
 
-    def embedding(self, path: str, weight: NDArray[np.float32]) -> str:
-        return self._writer.weight(f'{path}/weight', weight.astype(np.float16))
+    def rows(self, path: str, tokens: str, weights: DecoderWeights) -> str:
+        gain = weights.tied_gain()
+        if gain is None:
+            table = weights.embedding().astype(np.float16)
+            return half_rows(self._writer, path, tokens, table)
+        return self._writer.node(
+            'Embedding', f'{path}/rows', [tokens, 'logits/weight', 'logits/scale',
+                                          self._writer.constant(f'{path}/gain', QMAX * gain)],
+            domain=OURS)
 
     def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
         return self.apply_finely(path, x, weight)
+
+
+def half_rows(writer: GraphWriter, path: str, tokens: str, table: NDArray[np.float16]) -> str:
+    """Return the name of rows of a table, cast to float32."""
+    rows = writer.node('Gather', f'{path}/rows', [writer.weight(f'{path}/weight', table), tokens])
+    return writer.node('Cast', f'{path}/float', [rows], to=TensorProto.FLOAT)
 
 
 def _gate(writer: GraphWriter, path: str, both: str) -> str:

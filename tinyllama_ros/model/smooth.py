@@ -74,8 +74,9 @@ class SmoothedCheckpoint:
         :param scales: by the path of a group: (in,), or (in / query_groups,) for o_proj.
         """
         self.tokenizer = checkpoint.tokenizer
-        # The head is scaled and the embedding is not, so they are no longer the same
+        # The head is scaled and the embedding is not, so they are the same but for tied_gain
         self.architecture = replace(checkpoint.architecture, tied_embeddings=False)
+        self.tied_gain: Float32Array | None = None
         self._checkpoint = checkpoint
         self._rows: dict[str, Float32Array] = {}
         self._columns: dict[str, Float32Array] = {}
@@ -85,6 +86,9 @@ class SmoothedCheckpoint:
                 self._rows[group.source] = np.float32(1) / scale
                 columns = spread(scale, group.query_groups, checkpoint.architecture.head_dim)
                 self._columns |= dict.fromkeys(group.linears, columns)
+        if checkpoint.architecture.tied_embeddings:
+            self.tied_gain = self._rows.get('model.norm.weight',
+                                            np.ones(checkpoint.architecture.hidden, np.float32))
 
     def tensor(self, name: str) -> Float32Array:
         """Return a fresh float32 copy of one weight; see Checkpoint."""
