@@ -17,21 +17,24 @@ inline Floats All(float x) { return x - Floats{}; }
 inline Floats Larger(Floats a, Floats b) { return a > b ? a : b; }
 inline Floats ToFloats(Ints x) { return __builtin_convertvector(x, Floats); }
 
-inline Floats Magnitude(Floats x) {
-  return reinterpret_cast<Floats>(reinterpret_cast<Ints>(x) & 0x7fffffff);
+// Exchanges the halves of every 2 kHalf lanes.
+template <int kHalf, typename Vector>
+inline Vector Swap(Vector x) {
+  Ints other;
+  for (int i = 0; i < kLanes; ++i) other[i] = i ^ kHalf;
+  return __builtin_shuffle(x, other);
 }
 
+template <int kHalf = kLanes / 2>
 inline float Largest(Floats x) {
-  float largest = x[0];
-  for (int i = 1; i < kLanes; ++i) largest = x[i] > largest ? x[i] : largest;
-  return largest;
+  if constexpr (kHalf > 0) return Largest<kHalf / 2>(Larger(x, Swap<kHalf>(x)));
+  return x[0];
 }
 
-template <typename Vector>
+template <int kHalf = kLanes / 2, typename Vector>
 inline auto Sum(Vector x) {
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) x[i] += x[i + half];
-  return x[0];
+  if constexpr (kHalf > 0) return Sum<kHalf / 2>(x + Swap<kHalf>(x));
+  else return x[0];
 }
 
 // e^x to about 1 ulp, 0 below e^-87: x = n ln 2 + r, e^r by its series up to r^7.
@@ -59,11 +62,14 @@ inline void StoreUpTo(float *p, Floats x, int64_t count) {
     StoreFirst(p, x, count);
 }
 
+// The largest magnitude: as whole numbers, bits of floats that are not negative compare alike.
 inline float Peak(const float *x, int64_t count) {
-  Floats largest = {};
-  for (int64_t i = 0; i < count; i += kLanes)
-    largest = Larger(largest, Magnitude(LoadUpTo(x + i, count - i)));
-  return Largest(largest);
+  Ints largest = {};
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const Ints magnitude = reinterpret_cast<Ints>(LoadUpTo(x + i, count - i)) & 0x7fffffff;
+    largest = largest > magnitude ? largest : magnitude;
+  }
+  return Largest(reinterpret_cast<Floats>(largest));
 }
 
 // Stores codes of up to kLanes numbers, in steps, and returns them.
