@@ -27,7 +27,7 @@ def test_token_is_multiplied_by_every_weight_but_the_table_it_is_looked_up_in(
 
 def test_share_of_the_bandwidth_is_that_of_the_bytes_read(tmp_path, monkeypatch):
     build(tiny(), tmp_path / 'out', name='x', quantization='w8a8', kv_length=128)
-    monkeypatch.setattr(bench, '_rates', lambda backend, size, fill, runs: runs * [1000.0])
+    monkeypatch.setattr(bench, '_rate', lambda backend, size, fill: 1000.0)
     monkeypatch.setattr(bench, '_read_bandwidth', lambda threads, size: 0.5)
     found = {m.name: m for m in measure(tmp_path / 'out', backend='onnx', threads=1, runs=2)}
     read = 1000 * weight_bytes(Artifact.open(tmp_path / 'out').manifest)

@@ -105,33 +105,37 @@ def as_json(measurements: list[Measurement]) -> list[dict[str, Any]]:
 
 
 def _speeds(backend: Backend, runs: int) -> list[Measurement]:
-    """Measure every chunk size that fits at an empty, a half full and a full cache."""
+    """
+    Measure every chunk size that fits at an empty, a half full and a full cache.
+
+    All of them in turn, since a virtual machine is not as fast from minute to minute.
+    """
     sizes = [size for size in backend.chunk_sizes if size <= backend.kv_length]
     last = backend.kv_length - sizes[-1]
-    return [Measurement.of(f'chunk {size} at fill {fill}', 'tok/s',
-                           _rates(backend, size, fill, runs))
-            for fill in sorted({0, min(backend.kv_length // 2, last), last}) for size in sizes]
+    cases = [(size, fill) for fill in sorted({0, min(backend.kv_length // 2, last), last})
+             for size in sizes]
+    rates = [[_rate(backend, size, fill) for size, fill in cases] for _ in range(runs)]
+    return [Measurement.of(f'chunk {size} at fill {fill}', 'tok/s', list(found))
+            for (size, fill), found in zip(cases, zip(*rates, strict=True), strict=True)]
 
 
-def _rates(backend: Backend, size: int, fill: int, runs: int) -> list[float]:
-    """Return tokens per second of some runs, after one to warm up."""
+def _rate(backend: Backend, size: int, fill: int) -> float:
+    """Return tokens per second, after a pass to warm up."""
     tokens = np.arange(size, dtype=np.int64) % backend.vocab_size
+    backend.forward(tokens, fill)
     steps = max(2, STEPS // size)
-    rates = []
-    for _ in range(runs + 1):
-        began_s = time.perf_counter()
-        for _ in range(steps):
-            backend.forward(tokens, fill)
-        rates.append(steps * size / (time.perf_counter() - began_s))
-    return rates[1:]
+    began_s = time.perf_counter()
+    for _ in range(steps):
+        backend.forward(tokens, fill)
+    return steps * size / (time.perf_counter() - began_s)
 
 
 def _bus(backend: Backend, manifest: Manifest, threads: int, runs: int) -> list[Measurement]:
     """
     Measure how fast memory can be read, and how much of that decoding uses at an empty cache.
 
-    Both in turn, since the bandwidth of a virtual machine is not the same from minute to minute,
-    and as many bytes of either, since it may be higher for a moment than it is for long.
+    Both in turn, and as many bytes of either: the bandwidth of a virtual machine may be higher for
+    a moment than it is for long.
     """
     from tinyllama_ros.engine.onnx import physical_cores
     threads = threads or physical_cores()
@@ -139,8 +143,7 @@ def _bus(backend: Backend, manifest: Manifest, threads: int, runs: int) -> list[
     bandwidths, shares = [], []
     for _ in range(runs):
         bandwidths.append(_read_bandwidth(threads, STEPS * size))
-        [tokens_per_s] = _rates(backend, 1, 0, 1)
-        shares.append(100 * tokens_per_s * size / 1e9 / bandwidths[-1])
+        shares.append(100 * _rate(backend, 1, 0) * size / 1e9 / bandwidths[-1])
     return [Measurement.of('read bandwidth', 'GB/s', bandwidths),
             Measurement.of('read bandwidth used at fill 0', '%', shares)]
 
