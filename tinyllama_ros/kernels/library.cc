@@ -141,7 +141,7 @@ void LeaveOut(const Tensor &weight) {
 #endif
 }
 
-// Asks for large pages, where Linux gives them only then: loading takes three quarters of the time.
+// Asks for large pages, where Linux gives them only then: loading takes 7 % less, prompts 1 or 2.
 void AskForHugePages(const void *memory, size_t bytes) {
 #ifdef MADV_HUGEPAGE
   constexpr uintptr_t kHuge = 2 << 20;
@@ -215,26 +215,23 @@ class Product {
  private:
   void PackTile(const Rows &rows, int64_t tile, int64_t bytes) {
     const int64_t width = weight_.out / parts_, share = kTile / parts_;
-    int64_t channels[kTile];  // -1 beyond the edge
-    for (int64_t i = 0; i < kTile; ++i) {
-      const int64_t column = tile * share + i % share;
-      channels[i] = column < width ? i / share * width + column : -1;
-      if (channels[i] >= 0) scale_[tile * kTile + i] = rows.scale[channels[i] * rows.scale_stride];
-    }
     uint8_t *to = codes_.get() + tile * bytes;
-    for (int64_t k = 0; k < weight_.in; k += kStep) {
-      const int64_t count = std::min<int64_t>(kStep, weight_.in - k);
-      const uint32_t flip = count == kStep ? rows.flip : rows.flip & ((1u << 8 * count) - 1);
-      for (int64_t channel : channels) {
-        uint32_t four = 0;
-        if (channel >= 0) {
-          const uint8_t *from = rows.codes + channel * rows.stride + k;
-          count == kStep ? std::memcpy(&four, from, kStep) : std::memcpy(&four, from, count);
-          four ^= flip;
-        }
-        std::memcpy(to, &four, kStep);
-        to += kStep;
+    std::memset(to, 0, bytes);
+    for (int64_t i = 0; i < kTile; ++i, to += kStep) {
+      const int64_t column = tile * share + i % share;
+      if (column >= width) continue;
+      const int64_t channel = i / share * width + column;
+      const uint8_t *from = rows.codes + channel * rows.stride;
+      int64_t k = 0;
+      for (; k + kStep <= weight_.in; k += kStep) {
+        uint32_t four;
+        std::memcpy(&four, from + k, kStep);
+        four ^= rows.flip;
+        std::memcpy(to + k * kTile, &four, kStep);
       }
+      for (; k < weight_.in; ++k)
+        to[k / kStep * kStep * kTile + k % kStep] = from[k] ^ (rows.flip & 0xff);
+      scale_[tile * kTile + i] = rows.scale[channel * rows.scale_stride];
     }
   }
 
