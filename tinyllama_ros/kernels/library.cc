@@ -128,26 +128,26 @@ Tensor Constant(const KernelInfo *info, size_t index) {
   return Tensor(value);
 }
 
+// Advises Linux on the pages that lie wholly in some memory.
+void Advise(const void *memory, size_t bytes, size_t page, int advice) {
+  const uintptr_t start = reinterpret_cast<uintptr_t>(memory);
+  const uintptr_t begin = (start + page - 1) / page * page, end = (start + bytes) / page * page;
+  if (begin < end) madvise(reinterpret_cast<void *>(begin), end - begin, advice);
+}
+
 // The packed copy is read from now on: the pages of the weight's file need not stay in memory.
 template <typename Element>
 void LeaveOut(const Tensor &weight) {
 #ifdef MADV_PAGEOUT
-  const uintptr_t page = sysconf(_SC_PAGESIZE);
-  const uintptr_t start = reinterpret_cast<uintptr_t>(weight.data);
-  const uintptr_t begin = (start + page - 1) / page * page;
   const size_t bytes = weight.Rows() * weight.shape.back() * sizeof(Element);
-  const uintptr_t end = (start + bytes) / page * page;
-  if (begin < end) madvise(reinterpret_cast<void *>(begin), end - begin, MADV_PAGEOUT);
+  Advise(weight.data, bytes, sysconf(_SC_PAGESIZE), MADV_PAGEOUT);
 #endif
 }
 
 // Asks for large pages, where Linux gives them only then: loading takes 7 % less, prompts 1 or 2.
 void AskForHugePages(const void *memory, size_t bytes) {
 #ifdef MADV_HUGEPAGE
-  constexpr uintptr_t kHuge = 2 << 20;
-  const uintptr_t start = reinterpret_cast<uintptr_t>(memory);
-  const uintptr_t begin = (start + kHuge - 1) / kHuge * kHuge, end = (start + bytes) / kHuge * kHuge;
-  if (begin < end) madvise(reinterpret_cast<void *>(begin), end - begin, MADV_HUGEPAGE);
+  Advise(memory, bytes, 2 << 20, MADV_HUGEPAGE);
 #endif
 }
 
