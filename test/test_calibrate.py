@@ -9,9 +9,11 @@ from probes import Altered, oracle_inputs, oracle_losses, round_to_half, set_nan
 import pytest
 from tiny_models import tiny
 
+from tinyllama_ros.engine.onnx import OnnxBackend
 from tinyllama_ros.errors import ArtifactError, ConfigError, ModelError
 from tinyllama_ros.model import calibrate as module
-from tinyllama_ros.model.artifact import locked
+from tinyllama_ros.model.artifact import Artifact, locked
+from tinyllama_ros.model.build import build
 from tinyllama_ros.model.calibrate import calibrate, calibrated, held_out, LONGEST, SAMPLE
 from tinyllama_ros.model.smooth import groups
 
@@ -71,6 +73,16 @@ def test_two_runs_write_the_same_file(tmp_path):
     for run in range(6):  # an order left to chance would have differed by now, 31 times in 32
         calibrate(tiny(), PIECES, tmp_path / str(run))
     assert len({(tmp_path / str(run)).read_bytes() for run in range(6)}) == 1
+
+
+def test_other_sessions_of_the_process_change_nothing(tmp_path, monkeypatch):
+    monkeypatch.delenv('ORT_GQA_DISABLE_FLASH_ATTENTION', raising=False)
+    paths = [tmp_path / 'before.safetensors', tmp_path / 'after.safetensors']
+    calibrate(tiny(), PIECES, paths[0])
+    build(tiny(), tmp_path / 'tiny', name='tiny', quantization='fp32', kv_length=64)
+    OnnxBackend(Artifact.open(tmp_path / 'tiny')).close()
+    calibrate(tiny(), PIECES, paths[1])
+    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_second_call_reads_the_file_and_runs_no_graph(path):

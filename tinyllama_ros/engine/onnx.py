@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 import psutil
 
 from tinyllama_ros.errors import BackendError, BackendLost
-from tinyllama_ros.kernels import find_library
+from tinyllama_ros.kernels import find_library, prefer_plain_attention
 from tinyllama_ros.model.artifact import Artifact
 
 try:
@@ -109,9 +109,7 @@ def physical_cores() -> int:
 
 
 def _load(artifact: Artifact, threads: int, own_kernels: bool) -> ort.InferenceSession:
-    # The tiled path of newer releases takes 2 to 2.5 times as long at these lengths, and saves
-    # memory that is small here (8 MB at 1024 slots); it is read when the session is made
-    os.environ.setdefault('ORT_GQA_DISABLE_FLASH_ATTENTION', '1')
+    prefer_plain_attention()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from tinyllama_ros.errors import ArtifactError, ConfigError
+from tinyllama_ros.kernels import prefer_plain_attention
 from tinyllama_ros.model.artifact import disk_errors, GRAPH, locked
 from tinyllama_ros.model.checkpoint import Checkpoint
 from tinyllama_ros.model.cpu_graph import write_cpu_graph
@@ -113,6 +114,7 @@ class _Tapped:
         for _ in write_cpu_graph(checkpoint, _TappedLinear, LONGEST, folder):
             pass
         self._arch = checkpoint.architecture
+        prefer_plain_attention()
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.enable_cpu_mem_arena = False
