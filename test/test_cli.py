@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from tiny_models import tiny, write_gguf
@@ -123,6 +126,16 @@ def test_error_is_one_line_and_status_1(capsys, arguments, message):
     assert captured.out == ''
     assert captured.err.startswith(f'tinyllama-model: {message}')
     assert captured.err.count('\n') == 1
+
+
+def test_reader_who_has_seen_enough_is_no_fault():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = 'import sys; from tinyllama_ros.cli import main; sys.exit(main(["doctor"]))'
+    done = subprocess.run([sys.executable, '-c', command], stdout=writer, stderr=subprocess.PIPE,
+                          text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, '')
 
 
 def test_bench_measures_what_the_readme_says(capsys):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 import json
 import logging
+import os
 from pathlib import Path
 import sys
 from typing import Any
@@ -30,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     try:
         status: int | None = arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read it has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except TinyLlamaError as error:
         print(f'tinyllama-model: {error}', file=sys.stderr)
         return 1
