@@ -54,12 +54,11 @@ def logits(checkpoint: Checkpoint, tokens: Sequence[int], linear: Linear = exact
         return checkpoint.tensor(f'{name}.weight').astype(np.float64)
 
     embeddings = weight('model.embed_tokens')
-    if linear is exact:
-        x = embeddings[list(tokens)]
-    elif linear in (w8a8, w8a8_by_group) and shape.tied_embeddings:
-        x = _in_steps(embeddings)[list(tokens)]
-    else:
-        x = embeddings.astype(np.float16)[list(tokens)].astype(np.float64)
+    x = embeddings[list(tokens)]
+    if linear in (w8a8, w8a8_by_group) and shape.tied_embeddings:
+        x = _in_steps(x)
+    if linear is not exact:
+        x = x.astype(np.float16).astype(np.float64)
     finer = w8a16 if linear in (w8a8, w8a8_by_group) else linear
     linear, down = (finer if fine in names else linear for names in (('all',), ('all', 'down')))
     for layer in range(shape.layers):

@@ -108,12 +108,15 @@ def test_planted_outliers_cost_next_to_nothing(make, text, tied):
 
 def test_embedding_tied_to_a_smoothed_head_is_read_out_of_its_codes(make):
     checkpoint = tiny(tied_embeddings=True)
-    graph = onnx.load(make(checkpoint).graph).graph
-    weights = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    weights, ascend = ({each.name: onnx.numpy_helper.to_array(each)
+                        for each in onnx.load(artifact.graph).graph.initializer}
+                       for artifact in (make(checkpoint, target, target=target)
+                                        for target in ('cpu', 'ascend')))
     rows = weights['logits/weight'] * weights['logits/scale'][:, None] * weights['embed/gain']
     embedding = checkpoint.tensor('model.embed_tokens.weight')
     assert 'embed/weight' not in weights
     assert np.square(rows - embedding).mean() < 0.02 ** 2 * np.square(embedding).mean()
+    np.testing.assert_array_equal(rows.astype(np.float16), ascend['embed/weight'])
 
 
 def test_rounding_comes_nearer_to_fp32_than_the_nearest_codes(make, text, monkeypatch):

@@ -15,7 +15,8 @@ FineProduct           x (..., in); weight (out, in) int8; scale (out): of   (...
                       each output channel, a 127th
 Embedding             tokens (...) int64; weight, scale of a FineProduct,   (..., in)
                       one output channel to a token; gain (in): 127 / what
-                      the weight's columns were multiplied by
+                      the weight's columns were multiplied by. To fp16, as
+                      an NPU has them
 Attention             qkv (1, S, (heads + 2 kv_heads) head_dim); past key   (1, S, heads
                       and value (1, kv_heads, slots, head_dim); last_slot   head_dim); key and
                       (1) int32, of the chunk; fill_after () int32; cos,    value: the memory of
@@ -88,7 +89,9 @@ Embedding (tokens, weight, scale, gain) => (rows) {{
     steps = Gather (scale, tokens)
     step = Unsqueeze (steps, last)
     scaled = Mul (whole, step)
-    rows = Mul (scaled, gain)
+    exact = Mul (scaled, gain)
+    half = Cast <to = {TensorProto.FLOAT16}> (exact)
+    rows = Cast <to = {TensorProto.FLOAT}> (half)
 }}""", f"""{_HEADER}
 Attention <num_heads, kv_num_heads> (qkv, past_key, past_value, last_slot, fill_after, cos, sin)
     => (attended, key, value) {{

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from tinyllama_ros.errors import ModelError
 from tinyllama_ros.model.checkpoint import Checkpoint
-from tinyllama_ros.model.quantize import quantize_weight
+from tinyllama_ros.model.quantize import QMAX, quantize_weight
 
 
 class DecoderWeights:
@@ -41,8 +41,9 @@ class DecoderWeights:
         if gain is None:
             return self.embedding()
         codes, scale = quantize_weight(self.head())
-        table = codes * scale[:, None]
-        table *= gain
+        # As cpu_functions.py does, to the bit
+        table: NDArray[np.float32] = codes * (scale / np.float32(QMAX))[:, None]
+        table *= QMAX * gain
         return table
 
     def tied_gain(self) -> NDArray[np.float32] | None:
