@@ -62,8 +62,8 @@ def test_only_what_is_not_held_is_read(held, wanted, passes):
 
 
 @pytest.mark.parametrize(('tokens', 'passes'), [
-    (8, [(0, 8)]), (9, [(0, 5), (5, 4)]), (20, [(0, 7), (7, 7), (14, 6)]),
-    (25, [(0, 7), (7, 7), (14, 7), (21, 4)])])
+    (8, [(0, 8)]), (9, [(0, 4), (4, 5)]), (20, [(0, 6), (6, 7), (13, 7)]),
+    (25, [(0, 6), (6, 6), (12, 6), (18, 7)])])
 def test_chunks_are_cut_evenly_where_none_is_padded(tokens, passes):
     backend = FakeBackend(SLOTS, VOCABULARY, pads=False)
     engine = Engine(backend)

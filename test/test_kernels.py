@@ -18,6 +18,9 @@ from tinyllama_ros.engine.onnx import OnnxBackend
 from tinyllama_ros.model.artifact import Artifact
 from tinyllama_ros.model.build import build
 from tinyllama_ros.model.cpu_functions import cpu_functions, OPSETS, OURS
+from tinyllama_ros.model.decoder_weights import DecoderWeights
+from tinyllama_ros.model.quantize import quantize_weight
+from tinyllama_ros.model.smooth import SmoothedCheckpoint
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / 'tinyllama_ros' / 'kernels'
@@ -141,7 +144,7 @@ def grouped_product(x: NDArray[np.float32], weight: NDArray[np.int8], group: int
 
 
 SHAPES = [(1, 1), (3, 31), (4, 32), (6, 33), (130, 31), (64, 96), (576, 200), (257, 65), (128, 64)]
-CHUNKS = (1, 2, 3, 4, 5, 8, 11, 12, 13, 16, 17, 25, 32, 64, 70)
+CHUNKS = (1, 2, 3, 4, 5, 8, 11, 12, 13, 16, 17, 25, 32, 33, 50, 63, 64, 70)
 
 
 def some_activations(tokens: int, inputs: int) -> NDArray[np.float32]:
@@ -225,6 +228,19 @@ def test_extreme_codes_do_not_saturate(library, open_product):
     shares = found[0] / (x[0] @ weight * scales(32))  # a scale of FineProduct is a 127th
     np.testing.assert_allclose(shares, shares[0, 0], rtol=1e-5)
     assert round(shares[0, 0]) in (1, 127)
+
+
+def test_rows_of_an_embedding_are_those_of_an_npu_to_the_bit():
+    checkpoint = tiny(tied_embeddings=True)
+    factors = np.geomspace(0.1, 10, checkpoint.architecture.hidden, dtype=np.float32)
+    weights = DecoderWeights(SmoothedCheckpoint(checkpoint, {'logits': factors}))
+    codes, scale = quantize_weight(weights.head())
+    session = open_session('Embedding', {'tokens': (TensorProto.INT64, [1, 'S'])}, ['rows'], {
+        'weight': codes, 'scale': scale / np.float32(127),
+        'gain': 127 * weights.tied_gain()}, None)
+    tokens = np.arange(len(codes))
+    [rows] = session.run(None, {'tokens': tokens[None]})
+    np.testing.assert_array_equal(rows[0], weights.rounded_embedding().astype(np.float16))
 
 
 @pytest.mark.parametrize('name', ['Linear', 'FineLinear'])

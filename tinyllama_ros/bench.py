@@ -149,7 +149,7 @@ def _bus(backend: Backend, manifest: Manifest, threads: int, runs: int) -> list[
 
 
 def _read_bandwidth(threads: int, size: int) -> float:
-    """Return how many GB/s threads read, each its own part of memory, until it was size bytes."""
+    """Return how many GB/s threads read, each its own part of memory, at least size bytes."""
     parts = np.array_split(np.ones(MEMORY // 8, np.int64), threads)
     passes = math.ceil(size / MEMORY)
     with ThreadPoolExecutor(threads) as pool:

@@ -25,7 +25,7 @@ class Backend(Protocol):
     chunk_sizes: tuple[int, ...]
     """Chunk lengths that it runs well, ascending; it takes any length up to the last."""
     pads: bool
-    """A chunk takes as long as the next of these lengths does; else as long as it is."""
+    """Whether a chunk is padded to the next of these lengths, and takes the time of that one."""
 
     def forward(self, tokens: NDArray[np.int64], start: int, *, logits: int = 1
                 ) -> NDArray[np.float32]:

@@ -57,10 +57,11 @@ class Engine:
         kept = min(self.cache.shared_prefix(tokens), len(tokens) - 1)
         self.rewind(kept)
         yield 0
-        chunk = self._chunk if self._pads else _even(len(tokens) - kept, self._chunk)
-        for start in range(kept, len(tokens), chunk):
-            end = start + chunk
-            self._forward(tokens[start:end], logits=int(end >= len(tokens)))
+        count = math.ceil((len(tokens) - kept) / self._chunk)
+        for index in range(1, count + 1):
+            # Of as many tokens each where none is padded: every pass reads all the weights
+            read = index * self._chunk if self._pads else index * (len(tokens) - kept) // count
+            self._forward(tokens[self.cache.fill:kept + read], logits=int(index == count))
             yield self.cache.fill - kept
 
     def draw(self, sampler: Sampler) -> int:
@@ -123,9 +124,3 @@ class Engine:
         self.is_broken = False
         self.cache.append(tokens)
         self._draft = list(draft)
-
-
-def _even(tokens: int, longest: int) -> int:
-    """Return the length of chunks that cut tokens evenly: each of them reads all the weights."""
-    passes = math.ceil(tokens / longest)
-    return math.ceil(tokens / passes)

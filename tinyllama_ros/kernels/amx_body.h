@@ -83,7 +83,8 @@ void MultiplyTilesFinely(const PackedWeight &weight, int64_t tile, const Codes &
     }
 }
 
-// Tokens that fill the registers by tiles, and the others by what AVX-512 does.
+// Tokens that fill the registers by tiles. What is left goes by AVX-512 if that is one pass, else by
+// tiles with some tokens before it, which then are computed a second time.
 template <int kRowsOfToken>
 void MultiplyByTiles(const PackedWeight &weight, int64_t tile, const Codes &codes, int64_t tokens,
                      const Columns &to) {
@@ -98,6 +99,11 @@ void MultiplyByTiles(const PackedWeight &weight, int64_t tile, const Codes &code
     _tile_loadconfig(&kTileConfig);
     for (; tokens - done >= kTokens; done += kTokens)
       by_tiles(weight, tile, From(codes, weight, done, kRowsOfToken), to.From(done));
+    if ((tokens - done) * kRowsOfToken > kRowsAtOnce) {
+      done = tokens - kTokens;
+      by_tiles(weight, tile, From(codes, weight, done, kRowsOfToken), to.From(done));
+      done = tokens;
+    }
     _tile_release();
   }
   by_rows(weight, tile, From(codes, weight, done, kRowsOfToken), tokens - done, to.From(done));

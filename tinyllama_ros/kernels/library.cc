@@ -92,8 +92,8 @@ float *Output(Context *context, size_t index, const Shape &shape) {
   return static_cast<float *>(data);
 }
 
-// Runs a task for every index; a thread takes up to `together` of them, one after the other, and
-// two or four threads as many each.
+// Runs a task for every index; a thread takes up to `together` of them, one after the other. They
+// are cut so that two or four threads get as many each.
 template <typename Task>
 void ParallelFor(const Context *context, int64_t count, int64_t together, const Task &task) {
   constexpr int64_t kThreads = 4;
@@ -144,7 +144,7 @@ void LeaveOut(const Tensor &weight) {
 #endif
 }
 
-// Asks for large pages, where Linux gives them only then: loading takes 7 % less, prompts 1 or 2.
+// Asks for large pages, where Linux gives them only then: loading takes 7 % less, prompts 1 %.
 void AskForHugePages(const void *memory, size_t bytes) {
 #ifdef MADV_HUGEPAGE
   Advise(memory, bytes, 2 << 20, MADV_HUGEPAGE);
