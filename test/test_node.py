@@ -35,7 +35,7 @@ class Gate:
     def __init__(self, backend):
         self.kv_length = backend.kv_length
         self.vocab_size = backend.vocab_size
-        self.chunk_sizes = backend.chunk_sizes
+        self.chunk_sizes, self.pads = backend.chunk_sizes, backend.pads
         self.begun = 0
         self.closed = 0
         self.failure = None
