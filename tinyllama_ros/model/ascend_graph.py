@@ -42,7 +42,7 @@ from tinyllama_ros.model.ascend_linear import AscendLinear
 from tinyllama_ros.model.checkpoint import Checkpoint
 from tinyllama_ros.model.decoder_weights import DecoderWeights
 from tinyllama_ros.model.graph_writer import GraphWriter
-from tinyllama_ros.model.quantize import is_fine
+from tinyllama_ros.model.quantize import HEAD, is_fine
 from tinyllama_ros.model.rope import rope_tables
 
 OPSET = 13
@@ -182,7 +182,7 @@ class _Decoder:
             residual = writer.node('Add', f'{path}/mlp/residual', [residual, block])
             yield f'layer {layer}'
         hidden = self._norm('final', residual, 'model.norm')
-        linear.head('logits', hidden, self._weights.head(), is_tied=arch.tied_embeddings)
+        linear.head(HEAD, hidden, self._weights.head(), is_tied=arch.tied_embeddings)
         yield 'head'
 
     def _norm(self, path: str, x: str, gain: str) -> str:

@@ -35,7 +35,7 @@ from tinyllama_ros.model.cpu_functions import cpu_functions, OPSETS, OURS
 from tinyllama_ros.model.decoder_weights import DecoderWeights
 from tinyllama_ros.model.graph_writer import GraphWriter
 from tinyllama_ros.model.linear import CpuLinear
-from tinyllama_ros.model.quantize import is_fine
+from tinyllama_ros.model.quantize import HEAD, is_fine
 from tinyllama_ros.model.rope import rope_tables
 
 
@@ -97,7 +97,7 @@ class _Decoder:
         hidden, _ = self._norm('final', self._weights.one('model.norm'), block, residual)
         hidden = writer.node('Squeeze', 'head/flat',
                              [hidden, writer.constant('head/axis', np.array([0]))])
-        logits = self._linear.head('logits', hidden, self._weights.head(),
+        logits = self._linear.head(HEAD, hidden, self._weights.head(),
                                    is_tied=arch.tied_embeddings)
         writer.output(logits, TensorProto.FLOAT, ('R', arch.vocab_size))
         yield 'head'

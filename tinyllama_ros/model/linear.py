@@ -9,7 +9,7 @@ from onnx import TensorProto
 from tinyllama_ros.model.cpu_functions import OURS
 from tinyllama_ros.model.decoder_weights import DecoderWeights
 from tinyllama_ros.model.graph_writer import GraphWriter, MICROSOFT
-from tinyllama_ros.model.quantize import GROUP, QMAX, quantize_weight
+from tinyllama_ros.model.quantize import GROUP, HEAD, QMAX, quantize_weight
 
 
 class Linear(Protocol):
@@ -112,7 +112,7 @@ class Int8Linear:
             table = weights.embedding().astype(np.float16)
             return half_rows(self._writer, path, tokens, table)
         return self._writer.node(
-            'Embedding', f'{path}/rows', [tokens, 'logits/weight', 'logits/scale',
+            'Embedding', f'{path}/rows', [tokens, f'{HEAD}/weight', f'{HEAD}/scale',
                                           self._writer.constant(f'{path}/gain', QMAX * gain)],
             domain=OURS)
 

@@ -13,6 +13,8 @@ GROUP = 128
 """Input channels of a token that share a scale in the CPU's products; more make them coarser."""
 FINE = ('none', 'down', 'all')
 """Linears whose activations have nearly 16 bits, beside the head: none, every down_proj, all."""
+HEAD = 'logits'
+"""Path of the head in a graph, as of its output."""
 ROWS_AT_ONCE = 4096
 """Rows that are quantised together: bounds the float temporaries of a wide head."""
 
@@ -27,7 +29,7 @@ def is_fine(linear: str, fine: str) -> bool:
     :param linear: its path in the graph.
     :param fine: out of FINE; the head is fine in any case.
     """
-    return linear == 'logits' or fine == 'all' or (fine == 'down' and linear.endswith('/down'))
+    return linear == HEAD or fine == 'all' or (fine == 'down' and linear.endswith('/down'))
 
 
 def check_fine(fine: str) -> None:

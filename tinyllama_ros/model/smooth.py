@@ -23,7 +23,7 @@ from tqdm import tqdm
 from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.model.architecture import Architecture
 from tinyllama_ros.model.checkpoint import Checkpoint
-from tinyllama_ros.model.quantize import FINER, is_fine, QMAX
+from tinyllama_ros.model.quantize import FINER, HEAD, is_fine, QMAX
 
 Float32Array = NDArray[np.float32]
 SMOOTHINGS = ('refined', 'searched', 'none')
@@ -61,7 +61,7 @@ def groups(architecture: Architecture) -> Iterator[Group]:
                     f'{weights}.post_attention_layernorm.weight')
         yield Group(f'{path}/mlp/down', (f'{weights}.mlp.down_proj.weight',),
                     f'{weights}.mlp.up_proj.weight')
-    yield Group('logits', ('lm_head.weight',), 'model.norm.weight')
+    yield Group(HEAD, ('lm_head.weight',), 'model.norm.weight')
 
 
 class SmoothedCheckpoint:
