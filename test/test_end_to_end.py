@@ -156,11 +156,12 @@ def test_cancel_while_reading_stops_before_the_next_chunk(robot):
         robot.wait_for_state('reading')
         robot.call('cancel')
         response, = robot.wait_for_responses()
-        if not robot.texts('token'):
+        fill = int(robot.diagnostics()['fill (slots)'])
+        if fill < len(LONG_PROMPT) and not robot.texts('token'):
             break
         robot.call('reset')
     assert (response, robot.texts('token')) == ('', [])
-    assert 0 < int(robot.diagnostics()['fill (slots)']) < len(LONG_PROMPT)
+    assert 0 < fill < len(LONG_PROMPT)
 
 
 def test_cancel_while_answering_lets_one_more_token_out_at_most(robot):
