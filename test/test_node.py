@@ -311,6 +311,19 @@ def test_services_and_diagnostics_answer_during_a_pass(serving):
     assert all(ear.wait_for_responses(2))
 
 
+def test_services_answer_while_resets_wait_for_a_pass(serving):
+    _, ear, gate = serving
+    gate.shut()
+    ear.say('hello')
+    assert gate.let(1)
+    resets = [ear.call_async('reset') for _ in range(THREADS - 1)]
+    assert ear.set({'max_tokens': 3}) == ''
+    assert ear.call('cancel').message == 'the answer is stopped'
+    assert not any(reset.done() for reset in resets)
+    gate.open()
+    assert all(ear.reply(reset, 'reset').success for reset in resets)
+
+
 @pytest.mark.parametrize('failure', [BackendError('the device is gone'), RuntimeError('a bug')],
                          ids=['known', 'unknown'])
 @pytest.mark.parametrize('passes', [0, 4], ids=['reading', 'answering'])

@@ -21,6 +21,7 @@ from tinyllama_ros.errors import ConfigError, RequestError, TinyLlamaError
 from tinyllama_ros.model.artifact import Artifact
 from tinyllama_ros.model.cache_folder import find_artifact
 from tinyllama_ros.parameters import chat_options, PARAMETERS
+from tinyllama_ros.worker import Worker
 
 try:
     from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -47,7 +48,7 @@ RESET_TIMEOUT_S = 60.0
 SIGNAL_PERIOD_S = 1.0
 """A signal that reached another thread, as after SIGSTOP, is seen when the first one wakes."""
 THREADS = 4
-"""Of the executor: the worker, and three for what must stay responsive beside it."""
+"""Of the executor; a reset keeps one until it is done, and the rest stays responsive beside it."""
 
 
 class Topics:
@@ -111,6 +112,7 @@ class TinyLlamaNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._check_parameters)
         self._conversation: Conversation | None = None
         self._server: Server | None = None
+        self._worker: Worker | None = None
         self._inputs: list[Any] = []  # of prompts and requests, while active
         self._topics = Topics(self)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
@@ -119,7 +121,6 @@ class TinyLlamaNode(LifecycleNode):
         self.create_service(Trigger, '~/reset', self._reset, callback_group=self._group)
         self.create_service(Trigger, '~/cancel', self._cancel, callback_group=self._group)
         self._hearing = MutuallyExclusiveCallbackGroup()  # or prompts overtake each other
-        self._work = self.create_guard_condition(self._serve, MutuallyExclusiveCallbackGroup())
 
     def start(self) -> bool:
         """Configure and activate; False where that failed, which was logged."""
@@ -141,11 +142,12 @@ class TinyLlamaNode(LifecycleNode):
         """Serve prompts from here on: whoever waits for a subscriber finds one that answers."""
         assert self._server is not None
         self._server.open()
+        self._worker = Worker(self._server.serve)
         for name, hear in (('chat_request', self._hear_request),
                            ('chat_cancel', self._hear_cancel), ('prompt', self._hear)):
             self._inputs.append(self.create_subscription(
                 String, f'~/{name}', hear, EVENTS, callback_group=self._hearing))
-        self._work.trigger()
+        self._worker.wake()  # it says that the node is idle
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -200,6 +202,9 @@ class TinyLlamaNode(LifecycleNode):
             self.destroy_subscription(self._inputs.pop())
         if self._server is not None:
             self._server.close()
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
 
     def _release(self) -> None:
         if self._conversation is not None:
@@ -231,7 +236,7 @@ class TinyLlamaNode(LifecycleNode):
     def _hear(self, prompt: String) -> None:
         if (server := self._server) is not None:
             server.submit(prompt.data)
-            self._work.trigger()
+            self._wake()
 
     def _hear_request(self, message: String) -> None:
         if (server := self._server) is None:
@@ -241,15 +246,15 @@ class TinyLlamaNode(LifecycleNode):
         except RequestError as error:
             self._topics.on_completion(CompletionEvent(
                 read_id(message.data), 'error', str(error), 'invalid_request', error.param))
-        self._work.trigger()
+        self._wake()
 
     def _hear_cancel(self, message: String) -> None:
         if (server := self._server) is not None:
             server.cancel_request(message.data)
 
-    def _serve(self) -> None:
-        if (server := self._server) is not None and self._inputs:
-            server.serve()
+    def _wake(self) -> None:
+        if (worker := self._worker) is not None:
+            worker.wake()
 
     def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         server = self._server
@@ -257,7 +262,7 @@ class TinyLlamaNode(LifecycleNode):
             response.message = 'the node is not active'
             return response
         done = server.reset()
-        self._work.trigger()
+        self._wake()
         if not done.wait(RESET_TIMEOUT_S):
             response.message = f'not done within {RESET_TIMEOUT_S:.0f} s; see ~/error'
         elif server.state == 'error':
