@@ -230,6 +230,20 @@ def test_extreme_codes_do_not_saturate(library, open_product):
     assert round(shares[0, 0]) in (1, 127)
 
 
+def test_weights_stay_while_those_beside_them_in_memory_come_and_go(library):
+    def open_one(outputs):  # the third is longer than a block
+        weight = np.random.default_rng(outputs).integers(-127, 128, (64, outputs), dtype=np.int8)
+        return open_linear(weight, library)
+    x = some_activations(3, 64)
+    sessions = [open_one(outputs) for outputs in (33, 3000, 550_000, 70)]
+    expected = [session.run(None, {'x': x})[0] for session in sessions]
+    sessions[1] = sessions[2] = None
+    others = [open_one(outputs) for outputs in (5000, 200, 550_000)]
+    for index in (0, 3):
+        np.testing.assert_array_equal(sessions[index].run(None, {'x': x})[0], expected[index])
+    np.testing.assert_array_equal(others[2].run(None, {'x': x})[0], expected[2])
+
+
 def test_rows_of_an_embedding_are_those_of_an_npu_to_the_bit():
     checkpoint = tiny(tied_embeddings=True)
     factors = np.geomspace(0.1, 10, checkpoint.architecture.hidden, dtype=np.float32)
