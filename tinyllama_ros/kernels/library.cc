@@ -176,7 +176,7 @@ class Block {
 // Memory for a weight, beside the last one in the same pages: those of a small model would fill no
 // large one, and from small ones decoding takes a tenth longer. A block goes with its last weight.
 std::shared_ptr<uint8_t> Allocate(size_t bytes) {
-  constexpr size_t kBlock = 32 << 20;
+  constexpr size_t kBlock = 128 << 20;  // of addresses; pages count when they are used
   static std::mutex mutex;  // sessions may be made by several threads
   static std::weak_ptr<Block> newest;
   const std::lock_guard<std::mutex> lock(mutex);
