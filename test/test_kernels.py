@@ -436,6 +436,16 @@ def test_weight_of_another_shape_is_refused(library, op, weight, scale, message)
                      library, **{'in': 64, 'out': 8, 'group': 16})
 
 
+@pytest.mark.parametrize('op', ['GroupedLinear', 'GatedLinear'])
+def test_weight_whose_groups_have_several_scales_is_refused(library, op):
+    scale = np.ones((8, 4), np.float32)
+    scale[7, 3] = 2
+    with pytest.raises(Exception, match='the groups of an output channel have several scales'):
+        open_session(op, {'x': (TensorProto.FLOAT, [1, 64])}, ['y'],
+                     {'weight': np.zeros((8, 4, 16), np.uint8), 'scale': scale},
+                     library, **{'in': 64, 'out': 8, 'group': 16})
+
+
 @pytest.fixture(scope='module')
 def artifact(tmp_path_factory):
     folder = tmp_path_factory.mktemp('artifact') / 'tiny'

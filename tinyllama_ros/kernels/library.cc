@@ -289,7 +289,11 @@ class GroupedLinear : private Product {
     const int64_t out = weight.shape[0], groups = weight.shape[1], group = weight.shape[2];
     if (group % kStep || (in + group - 1) / group != groups)
       throw Failure("the groups of a weight do not fit its input channels");
-    Pack(in, out, group, {weight.As<uint8_t>(), groups * group, 0, scale.As<float>(), groups});
+    const float *scales = scale.As<float>();
+    for (int64_t i = 0; i < out * groups; ++i)
+      if (scales[i] != scales[i / groups * groups])
+        throw Failure("the groups of an output channel have several scales");
+    Pack(in, out, group, {weight.As<uint8_t>(), groups * group, 0, scales, groups});
     for (float &each : scale_) each /= 127;  // peaks are whole, not in steps
     LeaveOut<uint8_t>(weight);
     LeaveOut<float>(scale);
