@@ -1,6 +1,7 @@
 """The node in the test's own process: transitions, parameters, and passes let through singly."""
 
 import logging
+import re
 from threading import Condition, Event as Flag, Thread
 from types import SimpleNamespace
 
@@ -407,6 +408,29 @@ def test_deactivation_in_a_pass_gives_each_prompt_its_response(serving):
     assert first and others == ['', '']
     assert [prompt in error for prompt, error in zip(("'two'", "'three'"),
             ear.wait_for_texts('error', 2), strict=True)] == [True, True]
+
+
+def test_prompts_that_nobody_heard_before_a_deactivation_are_refused_and_not_lost(
+        serving, monkeypatch):
+    node, ear, _ = serving
+    held, hold = Flag(), Flag()
+    submit = node._server.submit
+
+    def submit_slowly(prompt):
+        if prompt == 'one':
+            held.set()
+            assert hold.wait(DEADLINE_S)
+        submit(prompt)
+    monkeypatch.setattr(node._server, 'submit', submit_slowly)
+    ear.say('one')
+    assert held.wait(DEADLINE_S)
+    ear.say('two', 'three')  # wait in the subscription: prompts are heard one after another
+    assert ear.set({'max_tokens': 3}) == ''  # the reply to what was sent later: they are there
+    assert node.trigger_deactivate() == DONE
+    hold.set()
+    errors = ear.wait_for_texts('error', 3)
+    assert sorted(re.findall(r"'(one|two|three)' was refused: the node is stopping",
+                             ' '.join(errors))) == ['one', 'three', 'two']
 
 
 def test_reactivated_node_is_idle_and_remembers(serving):

@@ -27,6 +27,7 @@ try:
     from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
     from rcl_interfaces.msg import SetParametersResult
     from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+    from rclpy.exceptions import InvalidHandle
     from rclpy.executors import MultiThreadedExecutor
     from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
     from rclpy.parameter import Parameter as RosParameter
@@ -198,13 +199,20 @@ class TinyLlamaNode(LifecycleNode):
         return namesakes > 1
 
     def _stop(self) -> None:
-        while self._inputs:
-            self.destroy_subscription(self._inputs.pop())
+        worker, self._worker = self._worker, None
         if self._server is not None:
             self._server.close()
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
+        while self._inputs:
+            self._end_input(self._inputs.pop())
+        if worker is not None:
+            worker.close()
+
+    def _end_input(self, subscription: Any) -> None:
+        """Destroy a subscription of a closed server, which first refuses what has come by it."""
+        while (taken := subscription.handle.take_message(String, False)) is not None:
+            message, _ = taken
+            subscription.callback(message)
+        self.destroy_subscription(subscription)
 
     def _release(self) -> None:
         if self._conversation is not None:
@@ -258,7 +266,7 @@ class TinyLlamaNode(LifecycleNode):
 
     def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         server = self._server
-        if server is None or not self._inputs:
+        if server is None or self._worker is None:
             response.message = 'the node is not active'
             return response
         done = server.reset()
@@ -373,6 +381,8 @@ def _spin(executor: MultiThreadedExecutor, node: TinyLlamaNode, stop: Flag) -> N
         try:
             executor.spin()
             return
+        except InvalidHandle:  # rclpy has met a subscription that a transition destroyed meanwhile
+            pass
         except Exception as error:  # the edge; rclpy raises here where a transition is impossible
             if stop.is_set():  # rclpy fails where a callback ends while the executor does
                 return
