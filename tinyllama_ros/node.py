@@ -209,7 +209,9 @@ class TinyLlamaNode(LifecycleNode):
 
     def _end_input(self, subscription: Any) -> None:
         """Destroy a subscription of a closed server, which first refuses what has come by it."""
-        while (taken := subscription.handle.take_message(String, False)) is not None:
+        for _ in range(EVENTS.depth):  # no more can have come, and others may publish for ever
+            if (taken := subscription.handle.take_message(String, False)) is None:
+                break
             message, _ = taken
             subscription.callback(message)
         self.destroy_subscription(subscription)
