@@ -12,7 +12,7 @@ class Bench:
 
     def __init__(self):
         self.begun, self._ends = Semaphore(0), Semaphore(0)
-        self.ended = 0
+        self.calls = 0
         self.failure = None
         self.worker = Worker(self._work)
 
@@ -25,12 +25,12 @@ class Bench:
     def close(self):
         """Close, and return how many calls there were."""
         self.worker.close()
-        return self.ended
+        return self.calls
 
     def _work(self):
+        self.calls += 1
         self.begun.release()
         assert self._ends.acquire(timeout=DEADLINE_S)
-        self.ended += 1
         if self.failure is not None:
             raise self.failure
 
@@ -63,16 +63,8 @@ def test_wakes_during_a_call_are_one_more_call(bench):
     bench.let_it_end()
     bench.wait_until_it_begins()
     bench.let_it_end()
+    assert not bench.begun.acquire(timeout=0.05)
     assert bench.close() == 2
-
-
-def test_no_wake_is_lost_in_a_thousand():
-    done = Semaphore(0)
-    worker = Worker(done.release)
-    for _ in range(1000):
-        worker.wake()
-        assert done.acquire(timeout=DEADLINE_S)
-    worker.close()
 
 
 def test_failed_call_is_logged_and_the_next_wake_is_a_call(bench, caplog):
@@ -98,4 +90,4 @@ def test_close_waits_for_the_call_under_way_and_begins_none(bench):
     assert not closed.wait(0.05)
     bench.let_it_end()
     assert closed.wait(DEADLINE_S)
-    assert bench.ended == 1
+    assert bench.calls == 1

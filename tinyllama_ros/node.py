@@ -200,16 +200,18 @@ class TinyLlamaNode(LifecycleNode):
 
     def _stop(self) -> None:
         worker, self._worker = self._worker, None
-        if self._server is not None:
-            self._server.close()
-        while self._inputs:
-            self._end_input(self._inputs.pop())
-        if worker is not None:
-            worker.close()
+        try:
+            if self._server is not None:
+                self._server.close()
+            while self._inputs:
+                self._end_input(self._inputs.pop())
+        finally:
+            if worker is not None:
+                worker.close()
 
     def _end_input(self, subscription: Any) -> None:
         """Destroy a subscription of a closed server, which first refuses what has come by it."""
-        for _ in range(EVENTS.depth):  # no more can have come, and others may publish for ever
+        for _ in range(EVENTS.depth):  # what a queue can hold: others may go on publishing
             if (taken := subscription.handle.take_message(String, False)) is None:
                 break
             message, _ = taken

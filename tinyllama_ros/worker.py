@@ -9,10 +9,10 @@ log = logging.getLogger(__name__)
 
 class Worker:
     """
-    Calls a function in a thread of its own after each `wake`, however many came meanwhile.
+    Calls a function in a thread of its own after a `wake`; wakes during a call make one more.
 
     In place of a guard condition of ROS, whose trigger can be lost: rmw_fastrtps reads its value
-    and clears it in two steps at the end of each wait (`rmw_wait.cpp`; ros2/rclcpp#3240 has the
+    and clears it in two steps at the end of each wait (`rmw_wait.cpp`; ros2/rclcpp#3240 has an
     analysis), and what was triggered in between is forgotten. A prompt would lie unanswered until
     the next one came.
     """
@@ -25,7 +25,7 @@ class Worker:
         self._thread.start()
 
     def wake(self) -> None:
-        """Have the function called once from here on; from any thread."""
+        """Have the function called, from its beginning, after this; from any thread."""
         self._woken.set()
 
     def close(self) -> None:
@@ -36,7 +36,7 @@ class Worker:
 
     def _run(self) -> None:
         while self._woken.wait() and not self._is_closed:
-            self._woken.clear()  # before the work: what is woken for from here on is done again
+            self._woken.clear()  # before the work, so that a wake during it is not forgotten
             try:
                 self._work()
             except Exception:  # the edge: whatever went wrong, the next call may go well
