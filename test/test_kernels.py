@@ -244,6 +244,18 @@ def test_weights_stay_while_those_beside_them_in_memory_come_and_go(library):
     np.testing.assert_array_equal(others[2].run(None, {'x': x})[0], expected[2])
 
 
+def test_weights_that_do_not_fit_one_block_do_not_disturb_each_other(native):
+    weight = np.random.default_rng(0).integers(-127, 128, (4096, 20_000), dtype=np.int8)  # 82 MB
+    x = some_activations(2, 4096)
+    first, second = open_linear(weight, native, 128), open_linear(weight, native, 128)
+    [expected] = first.run(None, {'x': x})
+    np.testing.assert_array_equal(second.run(None, {'x': x})[0], expected)
+    del first
+    other = open_linear(-weight, native, 128)
+    np.testing.assert_array_equal(second.run(None, {'x': x})[0], expected)
+    np.testing.assert_array_equal(other.run(None, {'x': x})[0], -expected)
+
+
 def test_rows_of_an_embedding_are_those_of_an_npu_to_the_bit():
     checkpoint = tiny(tied_embeddings=True)
     factors = np.geomspace(0.1, 10, checkpoint.architecture.hidden, dtype=np.float32)

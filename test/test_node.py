@@ -436,6 +436,25 @@ def test_prompts_that_nobody_heard_before_a_deactivation_are_refused_and_not_los
                              ' '.join(errors))) == ['one', 'three', 'two']
 
 
+def test_transition_that_fails_frees_all_and_can_be_mended(serving, gates, monkeypatch):
+    node, ear, gate = serving
+    destroy, failures = node.destroy_subscription, [ZeroDivisionError()]
+
+    def fail_once(subscription):
+        if failures:
+            raise failures.pop()
+        destroy(subscription)
+    monkeypatch.setattr(node, 'destroy_subscription', fail_once)
+    assert node.trigger_deactivate() == TransitionCallbackReturn.ERROR
+    assert 'configure the node again' in ear.wait_for_texts('error')[0]
+    ear.wait_for_state('error')
+    assert gate.closed == 1
+    assert node.start()
+    ear.wait_for_state('idle')
+    assert ear.ask('hello')
+    assert len(gates) == 2
+
+
 def test_reactivated_node_is_idle_and_remembers(serving):
     node, ear, _ = serving
     ear.ask('hello')

@@ -67,6 +67,20 @@ def test_wakes_during_a_call_are_one_more_call(bench):
     assert bench.close() == 2
 
 
+def test_no_wake_is_lost_in_a_thousand():
+    done = Semaphore(0)
+    calls = []
+
+    def work():  # each call asks for the next one while it is under way
+        calls.append(None)
+        worker.wake() if len(calls) < 1000 else done.release()
+    worker = Worker(work)
+    worker.wake()
+    assert done.acquire(timeout=DEADLINE_S)
+    worker.close()
+    assert len(calls) == 1000
+
+
 def test_failed_call_is_logged_and_the_next_wake_is_a_call(bench, caplog):
     bench.failure = RuntimeError('a bug')
     bench.worker.wake()

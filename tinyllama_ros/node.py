@@ -168,6 +168,12 @@ class TinyLlamaNode(LifecycleNode):
         self._release()
         return super().on_shutdown(state)
 
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything after a transition that failed in an unforeseen way."""
+        self._stop()
+        self._fail('a transition failed and all is freed; configure the node again')
+        return super().on_error(state)
+
     def _load(self) -> None:
         folder = find_artifact(self._value('model'))
         artifact = Artifact.open(folder)

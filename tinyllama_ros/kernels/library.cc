@@ -160,7 +160,7 @@ class Block {
 
   uint8_t *Cut(size_t bytes) {
     uint8_t *memory = memory_.get() + used_;
-    used_ += std::min(Left(), (bytes + kLine - 1) / kLine * kLine);
+    used_ += (bytes + kLine - 1) / kLine * kLine;
     return memory;
   }
 
