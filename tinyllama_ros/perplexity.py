@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from tinyllama_ros.chat.tokenizer import load_tokenizer
 from tinyllama_ros.engine.backend import Backend
+from tinyllama_ros.engine.loss import losses
 from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.model.artifact import Artifact
-from tinyllama_ros.model.loss import losses
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,13 @@ from safetensors import safe_open, SafetensorError
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
+from tinyllama_ros.engine.loss import losses
 from tinyllama_ros.errors import ArtifactError, ConfigError
 from tinyllama_ros.kernels import prefer_plain_attention
 from tinyllama_ros.model.artifact import disk_errors, GRAPH, locked
 from tinyllama_ros.model.checkpoint import Checkpoint
 from tinyllama_ros.model.cpu_graph import write_cpu_graph
 from tinyllama_ros.model.linear import FloatLinear
-from tinyllama_ros.model.loss import losses
 
 Float32Array = NDArray[np.float32]
 Pieces = Sequence[Sequence[int]]
