@@ -76,7 +76,7 @@ setup(
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
     ext_modules=[KERNELS],
     cmdclass={'build_ext': BuildKernels},
-    package_data={f'{PACKAGE}.model': ['calibration.txt'],
+    package_data={f'{PACKAGE}.workbench.quantization': ['calibration.txt'],
                   f'{PACKAGE}.web': ['static/*', 'static/vendor/*']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
@@ -90,9 +90,9 @@ setup(
     zip_safe=False,
     entry_points={
         'console_scripts': [
-            'tinyllama_node = tinyllama_ros.node:main',
+            'tinyllama_node = tinyllama_ros.ros.node:main',
             'tinyllama_web = tinyllama_ros.web.node:main',
-            'tinyllama-model = tinyllama_ros.cli:main',
+            'tinyllama-model = tinyllama_ros.commands.cli:main',
             'chat = tinyllama_ros.terminal.cli:main',
         ],
     },

@@ -30,11 +30,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from tinyllama_ros.artifact.folder import Artifact
+from tinyllama_ros.artifact.places import find_artifact
+from tinyllama_ros.commands.perplexity import Loss, measure_loss, text_windows
 from tinyllama_ros.engine.backend import Backend, open_backend
 from tinyllama_ros.errors import TinyLlamaError
-from tinyllama_ros.model.artifact import Artifact
-from tinyllama_ros.model.cache_folder import find_artifact
-from tinyllama_ros.perplexity import Loss, measure_loss, text_windows
 
 GOLDEN = Path(__file__).parents[1] / 'test' / 'data' / 'smollm2-135m-golden.json'
 MOST = 64

@@ -23,10 +23,10 @@ import tempfile
 import numpy as np
 from tqdm import tqdm
 
-from tinyllama_ros.engine.acl import AclBackend
+from tinyllama_ros.artifact.folder import Artifact, CompiledGraph, Manifest, OM
+from tinyllama_ros.artifact.places import find_artifact
+from tinyllama_ros.engine.acl.backend import AclBackend
 from tinyllama_ros.errors import TinyLlamaError
-from tinyllama_ros.model.artifact import Artifact, CompiledGraph, Manifest, OM
-from tinyllama_ros.model.cache_folder import find_artifact
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'test' / 'ascend_sim'))
 

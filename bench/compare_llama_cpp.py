@@ -28,13 +28,13 @@ import time
 import numpy as np
 import psutil
 
-from tinyllama_ros.cli import main as tinyllama_model
+from tinyllama_ros.artifact.folder import Artifact
+from tinyllama_ros.artifact.places import artifacts_folder, default_cache, find_artifact
+from tinyllama_ros.commands.cli import main as tinyllama_model
 from tinyllama_ros.engine.backend import open_backend
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.engine.onnx import physical_cores
-from tinyllama_ros.model.artifact import Artifact
-from tinyllama_ros.model.cache_folder import artifacts_folder, default_cache, find_artifact
-from tinyllama_ros.model.random import RandomCheckpoint
+from tinyllama_ros.workbench.checkpoints.random import RandomCheckpoint
 
 KV_LENGTH = 1024
 PROMPT = 512
@@ -56,7 +56,7 @@ def prepare_ours(shape: str) -> Path:
 def prepare_theirs(shape: str) -> Path:
     """Return the path of a GGUF file for llama.cpp, written where it is not there."""
     if shape == 'smollm2-135m':
-        from tinyllama_ros.model.fetch import fetch
+        from tinyllama_ros.workbench.checkpoints.fetch import fetch
         return fetch('smollm2-135m-instruct', default_cache())
     path = artifacts_folder() / f'random-{shape}.Q8_0.gguf'
     if not path.exists():

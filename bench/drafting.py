@@ -19,13 +19,13 @@ from statistics import geometric_mean, mean, median
 import sys
 import time
 
+from tinyllama_ros.artifact.folder import Artifact
+from tinyllama_ros.artifact.places import find_artifact
 from tinyllama_ros.chat.conversation import ChatOptions, Conversation, open_conversation, Piece
 from tinyllama_ros.engine.backend import open_backend
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.engine.onnx import physical_cores
 from tinyllama_ros.engine.sampling import SamplingOptions
-from tinyllama_ros.model.artifact import Artifact
-from tinyllama_ros.model.cache_folder import find_artifact
 
 STORY = (
     'The lighthouse on the northern cliff was built in 1874. Its lamp was lit by the keeper every '

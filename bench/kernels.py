@@ -22,8 +22,8 @@ import onnxruntime as ort
 
 from tinyllama_ros.engine.onnx import physical_cores
 from tinyllama_ros.kernels import find_library
-from tinyllama_ros.model.cpu_functions import cpu_functions, OPSETS, OURS
-from tinyllama_ros.model.quantize import GROUP
+from tinyllama_ros.workbench.graphs.cpu_functions import cpu_functions, OPSETS, OURS
+from tinyllama_ros.workbench.quantization.quantize import GROUP
 
 WEIGHTS = 200e6
 """Bytes of all copies of a weight together."""

@@ -21,15 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from tinyllama_ros.artifact.folder import Artifact
+from tinyllama_ros.artifact.places import default_cache
+from tinyllama_ros.commands.perplexity import Loss, measure_loss, text_windows
 from tinyllama_ros.engine.backend import Backend, open_backend
 from tinyllama_ros.errors import TinyLlamaError
-from tinyllama_ros.model.artifact import Artifact
-from tinyllama_ros.model.cache_folder import default_cache
-from tinyllama_ros.model.calibrate import held_out
-from tinyllama_ros.model.checkpoint import Checkpoint
-from tinyllama_ros.model.sources import open_checkpoint
-from tinyllama_ros.perplexity import Loss, measure_loss, text_windows
-from tinyllama_ros.workbench import calibration_pieces, make_artifact
+from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
+from tinyllama_ros.workbench.checkpoints.sources import open_checkpoint
+from tinyllama_ros.workbench.make import calibration_pieces, make_artifact
+from tinyllama_ros.workbench.quantization.calibrate import held_out
 
 MODEL = 'smollm2-135m-instruct'
 KV_LENGTH = 1024

@@ -24,7 +24,7 @@ SIMULATOR = ROOT / 'test' / 'ascend_sim'
 def make_toolkit(folder: Path) -> Path:
     """Return a folder laid out as a CANN toolkit, with a stand-in of the library for plugins."""
     sys.path.insert(0, str(ROOT / 'test'))
-    from fake_toolkit import compile_library, make_toolkit, REGISTER
+    from support.fake_toolkit import compile_library, make_toolkit, REGISTER
     library = compile_library(REGISTER / 'register.cc', folder / 'libregister.so',
                               '-Wl,-soname,libregister.so', '-D_GLIBCXX_USE_CXX11_ABI=1')
     return Path(make_toolkit(folder / 'toolkit', library))

@@ -15,12 +15,12 @@ from xml.sax.saxutils import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyllama_ros.artifact.folder import Artifact
+from tinyllama_ros.artifact.places import find_artifact
 from tinyllama_ros.chat.conversation import ChatOptions, open_conversation, Piece, Reset
 from tinyllama_ros.engine.backend import Backend, open_backend
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.engine.sampling import SamplingOptions
-from tinyllama_ros.model.artifact import Artifact
-from tinyllama_ros.model.cache_folder import find_artifact
 
 PICTURE = Path(__file__).parents[1] / 'docs' / 'static-graph.svg'
 MODEL = 'smollm2-135m-instruct-w8a8'

@@ -6,18 +6,18 @@ from importlib import import_module
 from pathlib import Path
 import sys
 
-from tinyllama_ros.interface import Endpoint, ENDPOINTS
-from tinyllama_ros.parameters import Parameter
+from tinyllama_ros.ros.interface import Endpoint, ENDPOINTS
+from tinyllama_ros.ros.parameters import Parameter
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'ros-interface.md'
-PARAMETER_TABLES = {'tinyllama': 'tinyllama_ros.parameters',
+PARAMETER_TABLES = {'tinyllama': 'tinyllama_ros.ros.parameters',
                     'tinyllama_web': 'tinyllama_ros.web.node'}
 """Module that holds the PARAMETERS of each node."""
 TITLES = {'hears': 'Topics that it hears', 'says': 'Topics that it publishes',
           'serves': 'Services'}
 HEAD = """\
-<!-- Written by `make docs` from tinyllama_ros/interface.py and the tables of parameters: change
-     those. -->
+<!-- Written by `make docs` from tinyllama_ros/ros/interface.py and the tables of parameters:
+     change those. -->
 
 # ROS interface
 

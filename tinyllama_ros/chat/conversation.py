@@ -12,6 +12,8 @@ from os.path import commonprefix
 import time
 from typing import Literal
 
+from tinyllama_ros.artifact.folder import Artifact
+from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
 from tinyllama_ros.chat.message import Message
 from tinyllama_ros.chat.stop import StopStream
 from tinyllama_ros.chat.template import ChatTemplate
@@ -28,8 +30,6 @@ from tinyllama_ros.errors import (
     LengthError,
     PromptError,
 )
-from tinyllama_ros.model.artifact import Artifact
-from tinyllama_ros.model.tokenizer_settings import TokenizerSettings
 
 REPLACEMENT = '\N{REPLACEMENT CHARACTER}'
 Finish = Literal['stop', 'length']

@@ -29,10 +29,10 @@ from jinja2 import Template, TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
 from tinyllama_ros.chat.message import Message, ROLES
 from tinyllama_ros.chat.tokenizer import Tokenizer
 from tinyllama_ros.errors import ModelError, PromptError
-from tinyllama_ros.model.tokenizer_settings import TokenizerSettings
 
 ROLE_MARKER = re.compile(r"""
       <[|｜][^<>|｜\s'"]+[|｜]>              # <|user|>

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol, TYPE_CHECKING
 
+from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
+from tinyllama_ros.chat.byte_alphabet import BYTE_TO_CHARACTER, CHARACTER_TO_BYTE
 from tinyllama_ros.errors import ArtifactError, ConfigError
-from tinyllama_ros.model.byte_alphabet import BYTE_TO_CHARACTER, CHARACTER_TO_BYTE
-from tinyllama_ros.model.tokenizer_settings import TokenizerSettings
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor

@@ -5,8 +5,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.errors import ConfigError
-from tinyllama_ros.model.artifact import Artifact
 
 BACKENDS = ('onnx', 'acl')
 
@@ -59,7 +59,7 @@ def open_backend(name: str, artifact: Artifact, *, threads: int = 0, device: int
     if device < 0:
         raise ConfigError(f'acl.device is {device}; it must be 0 or above')
     if name == 'acl':
-        from tinyllama_ros.engine.acl import AclBackend
+        from tinyllama_ros.engine.acl.backend import AclBackend
         return AclBackend(artifact, device=device, form=form)
     from tinyllama_ros.engine.onnx import OnnxBackend
     return OnnxBackend(artifact, threads=threads)

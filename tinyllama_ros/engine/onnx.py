@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 import psutil
 
+from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.errors import BackendError, BackendLost
 from tinyllama_ros.kernels import find_library, prefer_plain_attention
-from tinyllama_ros.model.artifact import Artifact
 
 try:
     import onnxruntime as ort

@@ -3,7 +3,10 @@ Kernels of ours for ONNX Runtime: the operators of the CPU dialect, each in one 
 
 ``pip install`` and ``colcon build`` compile them where there is a C++ compiler, for every
 instruction set; which of them runs is chosen when they are loaded. Where none fits, ONNX Runtime
-makes the same operators out of its own (model/cpu_functions.py): slower, and the same numbers.
+makes the same operators out of its own (workbench/graphs/cpu_functions.py): slower, and the
+same numbers.
+
+It must not import anything of this project but the errors.
 """
 
 import ctypes

@@ -10,7 +10,7 @@ from std_msgs.msg import String
 
 from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest
 from tinyllama_ros.errors import RequestError
-from tinyllama_ros.web.link import Status
+from tinyllama_ros.ros.client import Status
 
 EVENTS = QoSProfile(depth=1000)
 TICK_S = 0.2

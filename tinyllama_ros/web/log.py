@@ -11,11 +11,11 @@ are stamped by the node: what of the tokens belongs to a turn is decided by thes
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-import json
 import secrets
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from tinyllama_ros.errors import PromptError
+from tinyllama_ros.ros.wire import Line, Piece
 
 MOST_ITEMS = 200
 """The oldest beyond are forgotten."""
@@ -26,23 +26,6 @@ LONGEST_PROMPT = 20_000
 Kind = Literal['turn', 'reset', 'restart']
 Phase = Literal['waiting', 'reading', 'answering', 'answered', 'stopped', 'failed', 'refused']
 Message = dict[str, Any]
-
-
-class Line(NamedTuple):
-    """A line of the node's record; see the topic ~/history."""
-
-    run: str
-    number: int
-    kind: str
-    text: str
-    why: str
-
-
-class Piece(NamedTuple):
-    """A piece of an answer, and when the node published it."""
-
-    stamp_ns: int
-    text: str
 
 
 @dataclass(eq=False)
@@ -257,11 +240,3 @@ def clean(text: str) -> str:
     return whole.replace('\0', '\N{REPLACEMENT CHARACTER}').strip()
 
 
-def read_line(data: str) -> Line | None:
-    """Return a line of the record, None where it is not one that we know."""
-    try:
-        line = json.loads(data)
-        return Line(str(line['run']), int(line['line']), str(line['kind']), str(line['text']),
-                    str(line['why']))
-    except (ValueError, TypeError, KeyError):
-        return None

@@ -7,19 +7,19 @@ import socket
 from threading import Thread
 from typing import Any
 
-from tinyllama_ros.parameters import Parameter
+from tinyllama_ros.ros.parameters import Parameter
 
 try:
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
     from rclpy.node import Node
 
-    from tinyllama_ros.ros_node import declare_parameters, run_in_ros
+    from tinyllama_ros.ros.process import declare_parameters, run_in_ros
 except ImportError as missing:
     raise SystemExit(f'{missing}: source a ROS 2 (source /opt/ros/jazzy/setup.bash), or install '
                      "its wheels: pip install -e '.[ros]'") from missing
 try:
+    from tinyllama_ros.ros.client import Link, Status
     from tinyllama_ros.web.door_link import DoorLink
-    from tinyllama_ros.web.link import Link, Status
     from tinyllama_ros.web.listener import Listener
     from tinyllama_ros.web.log import ConversationLog
     from tinyllama_ros.web.page import Page

@@ -19,7 +19,7 @@ from typing import Protocol
 from aiohttp import web, WSCloseCode, WSMsgType
 
 from tinyllama_ros.errors import PromptError
-from tinyllama_ros.web.link import Reply, Status
+from tinyllama_ros.ros.client import Reply, Status
 from tinyllama_ros.web.log import ConversationLog, LONGEST_PROMPT, Message
 
 STATIC = Path(__file__).parent / 'static'

@@ -1,0 +1,411 @@
+"""A conversation never exceeds its cache, and says all that it was to say."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from itertools import pairwise
+from os.path import commonprefix
+import random
+
+from hypothesis import given, settings, strategies as st
+import numpy as np
+import pytest
+from support.conversation_witness import (
+    options,
+    random_turn,
+    SETTINGS,
+    SYSTEM_PROMPTS,
+    TOKENIZER,
+    Turn,
+    turns,
+    Watched,
+    Witness,
+)
+from support.fake_backend import FakeBackend, hashed, Judge, repeating
+from support.tiny_models import tiny
+
+from tinyllama_ros.artifact.folder import Artifact
+from tinyllama_ros.chat.conversation import (
+    Answer,
+    ChatOptions,
+    Conversation,
+    Event,
+    open_conversation,
+    Piece,
+    Reading,
+    Reset,
+)
+from tinyllama_ros.chat.message import Message
+from tinyllama_ros.chat.template import ChatTemplate
+from tinyllama_ros.engine.engine import Engine
+from tinyllama_ros.engine.onnx import OnnxBackend
+from tinyllama_ros.engine.sampling import SamplingOptions
+from tinyllama_ros.errors import BackendError, ConfigError, LengthError, PromptError
+from tinyllama_ros.workbench.build import build
+
+
+@settings(deadline=None, max_examples=200)
+@given(slots=st.integers(24, 64), talk=st.lists(turns | st.sampled_from(SYSTEM_PROMPTS),
+                                                min_size=1, max_size=12),
+       judge=st.sampled_from([hashed, repeating]))
+def test_any_turns_are_answered_within_the_cache(slots, talk, judge):
+    witness = Witness.of_fakes(slots, judge=judge)
+    for step in talk:
+        if isinstance(step, Turn):
+            witness.take(step)
+        else:
+            witness.conversation.reset(step)
+            assert witness.conversation.messages == []
+
+
+@pytest.mark.parametrize(('slots', 'vocabulary', 'judge'), [
+    (24, 'bpe', hashed), (37, 'bpe', hashed), (64, 'bpe', hashed), (96, 'bpe', hashed),
+    (64, 'sentencepiece', hashed), (128, 'sentencepiece', hashed), (24, 'bpe', repeating),
+    (64, 'bpe', repeating), (96, 'sentencepiece', repeating)])
+def test_hundreds_of_turns_are_answered_within_the_cache(slots, vocabulary, judge):
+    chance, witness = random.Random(slots), Witness.of_fakes(slots, vocabulary, judge)
+    for _ in range(500):
+        witness.take(random_turn(chance, slots))
+
+
+@pytest.fixture(scope='module')
+def open_real(tmp_path_factory):
+    """Return a function that opens a tiny model with a number of slots."""
+    def open_real(slots: int) -> OnnxBackend:
+        folder = tmp_path_factory.mktemp('artifacts') / 'tiny'
+        build(tiny(), folder, name='tiny', quantization='fp32', kv_length=slots)
+        return OnnxBackend(Artifact.open(folder), threads=1)
+    return open_real
+
+
+@pytest.mark.parametrize('slots', [40, 80])  # shorter and longer than the longest chunk
+def test_turns_are_answered_within_the_cache_of_a_real_model(open_real, slots):
+    chance, witness = random.Random(slots), Witness(Watched(open_real(slots)), open_real(512))
+    for _ in range(30):
+        witness.take(random_turn(chance, slots))
+
+
+END = SETTINGS.control_tokens[SETTINGS.eos_token]
+COUNT = tuple(range(100, 200))
+"""Tokens that stand one after the other in the answer of `talk`."""
+
+
+def saying(tokens: Sequence[int]) -> Judge:
+    """Return what answers each prompt with the same tokens, all different."""
+    begin = ChatTemplate(SETTINGS, TOKENIZER).encode_structure('<|im_start|>assistant\n')[-1]
+    following = dict(pairwise([begin, *tokens, END]))
+    return lambda seen: np.eye(TOKENIZER.vocab_size, dtype=np.float32)[
+        following.get(seen[-1], END)]
+
+
+def talk(slots: int = 128, count: int = 4, tokens: Sequence[int] = COUNT
+         ) -> tuple[Conversation, FakeBackend]:
+    """Return a conversation whose answers are the first of some tokens, and what it runs on."""
+    backend = FakeBackend(slots, TOKENIZER.vocab_size, saying(tokens[:count]))
+    return Conversation(Engine(backend), SETTINGS, TOKENIZER), backend
+
+
+def answer(conversation: Conversation, prompt: str = 'robot?', **changes: object) -> Answer:
+    *_, last = conversation.answer(prompt, options(**changes))
+    assert isinstance(last, Answer)
+    return last
+
+
+def text(count: int) -> str:
+    return TOKENIZER.decode(COUNT[:count])
+
+
+def encode(said: Sequence[Message], prompt: str = 'robot?', system_prompt: str = '') -> list[int]:
+    system = [Message('system', system_prompt)] if system_prompt else []
+    return ChatTemplate(SETTINGS, TOKENIZER).encode([*system, *said, Message('user', prompt)])
+
+
+def test_answer_ends_where_the_model_ends_it():
+    conversation, _ = talk()
+    last = answer(conversation)
+    assert (last.text, last.finish, last.tokens_drawn) == (text(4), 'stop', 4)
+
+
+def test_answer_ends_at_its_limit():
+    last = answer(talk()[0], max_tokens=3)
+    assert (last.text, last.finish, last.tokens_drawn) == (text(3), 'length', 3)
+
+
+def test_last_token_of_an_answer_is_not_read():
+    size = len(encode([]))
+    conversation, _ = talk(size + 2)
+    events = list(conversation.answer('robot?', options(max_tokens=3, answer_room=2)))
+    assert Reset() not in events
+    assert conversation.fill == size + 2
+
+
+def test_limit_of_zero_is_none():
+    assert answer(talk(256, 100)[0], max_tokens=0).text == text(100)
+
+
+@pytest.mark.parametrize('slots', [24, 32, 48])
+def test_answer_longer_than_the_cache_has_no_seam(slots):
+    conversation, _ = talk(slots, 100)
+    events = list(conversation.answer('robot?', options(max_tokens=0)))
+    assert sum(isinstance(event, Reset) for event in events) > 1
+    assert ''.join(event.text for event in events if isinstance(event, Piece)) == text(100)
+    assert conversation.messages[-1].content == text(100)
+
+
+def test_answer_without_text_is_forgotten():
+    conversation, _ = talk(count=0)
+    assert answer(conversation).text == ''
+    assert conversation.messages == []
+
+
+def test_first_turn_reads_all():
+    last = answer(talk()[0], system_prompt='Be brief.')
+    assert (last.tokens_kept, last.tokens_read) == (0, len(encode([], system_prompt='Be brief.')))
+
+
+def test_second_turn_reads_only_what_is_new():
+    conversation, backend = talk(tokens=TOKENIZER.encode('robot'), count=9)
+    answer(conversation)
+    fill = conversation.fill
+    whole = len(encode(conversation.messages, 'and?'))
+    backend.passes.clear()
+    last = answer(conversation, 'and?')
+    assert (last.tokens_kept, last.tokens_read) == (fill, whole - fill)
+    assert min(start for start, _ in backend.passes) == fill
+
+
+def test_changed_system_prompt_is_read_with_all_that_follows():
+    conversation, _ = talk()
+    answer(conversation, system_prompt='Be brief.')
+    whole = encode(conversation.messages, 'and?', 'Be a robot.')
+    last = answer(conversation, 'and?', system_prompt='Be a robot.')
+    shared = len(commonprefix([whole, encode([], system_prompt='Be brief.')]))
+    assert (last.tokens_kept, last.tokens_read) == (shared, len(whole) - shared)
+
+
+def test_roll_over_keeps_the_system_prompt_and_the_newest_turns():
+    conversation, backend = talk(96)
+    prompts = [f'{number} robots' for number in range(20)]
+    for prompt in prompts:
+        events = list(conversation.answer(prompt, options(system_prompt='Be brief.')))
+        if Reset() in events:
+            break
+        backend.passes.clear()
+    kept = [message.content for message in conversation.messages if message.role == 'user']
+    system = len(commonprefix([encode([], mark, 'Be brief.') for mark in 'ab']))
+    assert kept == prompts[prompts.index(prompt) - len(kept) + 1:prompts.index(prompt) + 1]
+    assert len(kept) > 1
+    assert backend.passes[0][0] >= system
+
+
+def test_roll_over_leaves_the_room_of_the_answer_free():
+    conversation, _ = talk(96)
+    while conversation.fill < 80:
+        answer(conversation)
+    events = conversation.answer('robot?', options(max_tokens=70, answer_room=70))
+    assert next(events) == Reset()
+    assert isinstance(next(event for event in events if not isinstance(event, Reading)), Piece)
+    assert conversation.fill <= 96 - 70
+
+
+def test_prompt_that_just_fits_is_answered():
+    fits = len(encode([])) + 8
+    assert answer(talk(fits)[0], answer_room=8).text == text(4)
+
+
+def test_prompt_that_cannot_fit_is_refused_with_its_length():
+    conversation, backend = talk(64)
+    answer(conversation)
+    before, fill, passes = conversation.messages, conversation.fill, list(backend.passes)
+    long = 'robot ' * 40
+    size = len(encode([], long, 'Be brief.'))
+    with pytest.raises(PromptError, match=rf'too long.* it is {size} tokens.*at most 56 fit'):
+        answer(conversation, long, answer_room=8, system_prompt='Be brief.')
+    assert (conversation.messages, conversation.fill, backend.passes) == (before, fill, passes)
+
+
+@pytest.mark.parametrize('prompt', ['', ' ', '\n\t', '\u200b', '\0'], ids=ascii)
+def test_blank_prompt_is_refused(prompt):
+    with pytest.raises(PromptError, match='is blank, or no text in UTF-8; say something'):
+        answer(talk()[0], prompt)
+
+
+def test_half_a_character_is_refused():
+    with pytest.raises(PromptError, match='character 2 of a user message is half'):
+        answer(talk()[0], 'ab\ud83e')
+
+
+@pytest.mark.parametrize(('changes', 'message'), [
+    ({'max_tokens': -1}, r'max_tokens is -1; it must be 0 \(no limit\) or above'),
+    ({'answer_room': 1}, r'answer_room is 1; it must be at least 2')])
+def test_option_out_of_range_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        options(**changes)
+
+
+def test_there_is_an_event_between_any_two_passes():
+    conversation, backend = talk(48, 60)
+    passes = [len(backend.passes) for _ in conversation.answer('robot ' * 8, options(60))]
+    assert passes[0] == 0
+    assert set(np.diff(passes)) == {0, 1}
+
+
+def test_cancelled_answer_stays_as_far_as_it_was_said():
+    conversation, backend = talk(count=50)
+    with closing(conversation.answer('robot?', options(50))) as events:
+        pieces = [next(event for event in events if isinstance(event, Piece)) for _ in range(3)]
+        passes = len(backend.passes)
+    assert conversation.messages[-1] == Message('assistant', ''.join(p.text for p in pieces))
+    assert len(backend.passes) == passes
+
+
+def test_prompt_cancelled_while_it_is_read_is_forgotten():
+    conversation, backend = talk()
+    with closing(conversation.answer('robot ' * 8, options())) as events:
+        assert [next(events), next(events)] == [Reading(0), Reading(8)]
+    assert (conversation.messages, len(backend.passes)) == ([], 1)
+
+
+def test_what_was_read_of_a_cancelled_prompt_is_not_read_again():
+    conversation, _ = talk()
+    with closing(conversation.answer('robot ' * 8, options())) as events:
+        assert [next(events), next(events)] == [Reading(0), Reading(8)]
+    assert answer(conversation, 'robot ' * 8).tokens_kept == 8
+
+
+def test_failed_answer_stays_as_far_as_it_was_said():
+    conversation, backend = talk()
+    backend.passes_to_failure = len(encode([])) // 8 + 1 + 2  # chunks of 8, then two tokens
+    with pytest.raises(BackendError, match='the device is gone'):
+        answer(conversation)
+    assert conversation.messages[-1] == Message('assistant', text(2))
+
+
+def test_answer_after_a_failure_is_whole():
+    conversation, backend = talk()
+    backend.passes_to_failure = 1
+    with pytest.raises(BackendError, match='the device is gone'):
+        answer(conversation)
+    assert answer(conversation).text == text(4)
+
+
+def test_reset_forgets_all_but_the_slots_of_the_system_prompt():
+    conversation, backend = talk()
+    answer(conversation, system_prompt='Be brief.')
+    conversation.reset('Be brief.')
+    system = len(commonprefix([encode([], mark, 'Be brief.') for mark in 'ab']))
+    assert (conversation.messages, conversation.fill) == ([], system)
+    assert answer(conversation, 'and?', system_prompt='Be brief.').tokens_kept == system
+
+
+def test_character_in_two_tokens_is_said_whole():
+    conversation, _ = talk(tokens=TOKENIZER.spell('é'))
+    events = list(conversation.answer('robot?', options()))
+    assert [event for event in events if isinstance(event, Piece)] == [Piece(''), Piece('é')]
+
+
+def test_answer_that_ends_inside_a_character_says_so():
+    conversation, _ = talk(tokens=TOKENIZER.spell('é'), count=1)
+    assert answer(conversation).text == '\ufffd'
+    assert conversation.messages[-1].content == '\ufffd'
+
+
+def test_same_seed_gives_the_same_answer():
+    texts = []
+    for seed in (1, 1, 2):
+        witness = Witness.of_fakes(64)
+        chat = ChatOptions(max_tokens=20, answer_room=8, sampling=SamplingOptions(seed=seed))
+        texts.append(list(witness.conversation.answer('robot?', chat))[-1].text)
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_conversation_of_an_artifact_answers(tmp_path):
+    build(tiny(), tmp_path / 'tiny', name='tiny', quantization='w8a8', kv_length=48)
+    artifact = Artifact.open(tmp_path / 'tiny')
+    conversation = open_conversation(artifact, Engine(OnnxBackend(artifact, threads=1)))
+    assert answer(conversation, max_tokens=5).tokens_drawn <= 5
+    assert conversation.capacity == 48
+    conversation.close()
+    conversation.close()
+
+
+def complete(conversation: Conversation, *messages: Message, stop: tuple[str, ...] = (),
+             **changes: object) -> list[Event]:
+    return list(conversation.complete(messages, replace(options(**changes), stop=stop)))
+
+
+def test_messages_of_others_are_answered_as_our_own():
+    conversation, _ = talk()
+    *_, last = complete(conversation, Message('system', 'Be brief.'), Message('user', 'robot?'))
+    assert last == replace(answer(talk()[0], system_prompt='Be brief.'),
+                           reading_s=last.reading_s, answering_s=last.answering_s)
+
+
+def test_messages_of_others_leave_our_own_alone():
+    conversation, backend = talk(256)
+    answer(conversation)
+    before = conversation.messages
+    complete(conversation, Message('user', 'another'))
+    assert conversation.messages == before
+    assert answer(conversation, 'and?').text == text(4)
+    assert backend.rows[:len(encode(before, 'and?'))] == encode(before, 'and?')
+
+
+def test_prefix_that_others_share_is_kept():
+    conversation, _ = talk(256)
+    said = [Message('user', 'robot?')]
+    complete(conversation, *said)
+    *_, last = complete(conversation, *said, Message('assistant', 'A machine.'),
+                        Message('user', 'why?'))
+    assert last.tokens_kept >= len(encode([])) - 1
+
+
+@pytest.mark.parametrize('roles', ['a', 's', 'ua', 'uu', 'sua', 'uas'])
+def test_messages_of_others_may_come_in_any_order(roles):
+    speakers = {'u': 'user', 'a': 'assistant', 's': 'system'}
+    messages = [Message(speakers[role], f'{role} says') for role in roles]
+    *_, last = complete(talk()[0], *messages)
+    assert last.tokens_read == len(ChatTemplate(SETTINGS, TOKENIZER).encode(messages))
+
+
+def test_messages_of_others_must_fit_whole():
+    conversation, backend = talk(64)
+    messages = [Message('user', 'robot?'), Message('assistant', 'A machine. ' * 9)] * 3
+    with pytest.raises(LengthError, match=r'it is too long: .* is \d+ tokens, and at most 56 fit'):
+        complete(conversation, *messages, Message('user', 'why?'))
+    assert backend.passes == []
+
+
+def test_reset_in_an_answer_keeps_all_messages_of_others():
+    messages = [Message('user', 'robot?'), Message('assistant', 'Yes.'), Message('user', 'why?')]
+    asked = ChatTemplate(SETTINGS, TOKENIZER).encode(messages)
+    conversation, backend = talk(len(asked) + 12, 60)
+    events = complete(conversation, *messages, max_tokens=0, answer_room=8)
+    assert Reset() in events
+    assert events[-1].text == text(60)
+    assert backend.rows[:len(asked)] == asked
+
+
+WORDS = 'books about sea'
+
+
+def say_words(*stop: str) -> tuple[Answer, FakeBackend]:
+    """Return the end of an answer of three words, and what it ran on."""
+    tokens = TOKENIZER.encode(WORDS)
+    conversation, backend = talk(tokens=tokens, count=len(tokens))
+    *_, last = complete(conversation, Message('user', 'robot?'), stop=stop)
+    return last, backend
+
+
+@pytest.mark.parametrize(('stop', 'said'), [
+    (['ks a'], 'boo'), ([' sea', 'about'], 'books '), (['b'], ''), (['x'], WORDS)],
+    ids=['across words', 'the first of two', 'at once', 'none'])
+def test_answer_ends_before_a_stop_text(stop, said):
+    last, _ = say_words(*stop)
+    assert (last.text, last.finish) == (said, 'stop')
+
+
+def test_nothing_is_read_after_a_stop_text():
+    asked = len(say_words('b')[1].passes)
+    assert len(say_words(WORDS[:6])[1].passes) < len(say_words()[1].passes)
+    assert asked == -(-len(encode([])) // 8)

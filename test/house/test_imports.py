@@ -1,0 +1,70 @@
+"""Every package imports only what the picture in docs/contributing.md lets it import."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.paths import ROOT
+
+PACKAGE = ROOT / 'tinyllama_ros'
+# A package, and what it may import of this project beside itself; `a.b` allows that module alone.
+ALLOWED = {
+    'errors': set(),
+    'kernels': {'errors'},
+    'artifact': {'errors'},
+    'engine': {'artifact', 'errors', 'kernels'},
+    'engine.acl': {'artifact', 'engine.backend', 'errors'},
+    'chat': {'artifact', 'engine', 'errors'},
+    'cann': {'artifact', 'errors'},
+    'ros': {'artifact', 'chat', 'engine', 'errors'},
+    'terminal': {'errors', 'ros'},
+    'web': {'chat.completion', 'chat.message', 'errors', 'ros'},
+    'workbench': {'artifact', 'chat', 'engine', 'errors', 'kernels'},
+    'commands': {'artifact', 'cann', 'chat', 'engine', 'errors', 'kernels', 'workbench'},
+}
+ROS = {'diagnostic_msgs', 'launch', 'launch_ros', 'lifecycle_msgs', 'rcl_interfaces', 'rclpy',
+       'std_msgs', 'std_srvs'}
+# An outside module, and the packages that alone may import it.
+OWNERS = {'acl': {'engine.acl'}, **{name: {'ros', 'terminal', 'web'} for name in ROS}}
+
+
+def package_of(module: str) -> str:
+    """Return the longest key of ALLOWED that a module of this project lies in."""
+    return max((key for key in ALLOWED if f'{module}.'.startswith(f'{key}.')), key=len)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the full names that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f'{node.module}.{alias.name}' for alias in node.names)
+
+
+FILES = [path for path in sorted(PACKAGE.rglob('*.py')) if path != PACKAGE / '__init__.py']
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_module_imports_only_what_lies_below_it(path):
+    own = package_of('.'.join(path.relative_to(PACKAGE).with_suffix('').parts))
+    for name in imports(path):
+        top, _, rest = name.partition('.')
+        if top == 'tinyllama_ros':
+            allowed = {own} | ALLOWED[own]
+            assert any(f'{rest}.'.startswith(f'{each}.') for each in allowed), \
+                f'{own} must not import {name}'
+        assert own in OWNERS.get(top, {own}), f'{own} must not import {name}'
+
+
+@pytest.mark.parametrize('path', sorted(PACKAGE.rglob('__init__.py')),
+                         ids=lambda path: str(path.parent.relative_to(PACKAGE.parent)))
+def test_package_says_what_it_is_for(path):
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')))
+    assert doc and (path.parent == PACKAGE or 'must not import' in doc), path
+
+
+def test_no_test_imports_a_test():
+    for path in (ROOT / 'test').rglob('*.py'):
+        assert not [name for name in imports(path) if name.startswith('test_')], path

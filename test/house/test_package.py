@@ -1,0 +1,191 @@
+"""What the package declares: manifest, executables, launch file, parameters."""
+
+import ast
+from configparser import ConfigParser
+from importlib.metadata import distribution, PackageNotFoundError
+from pathlib import Path
+import runpy
+import sys
+from types import SimpleNamespace
+
+from catkin_pkg.package import InvalidPackage, parse_package_string
+import pytest
+from support.paths import ROOT
+import yaml
+
+LAUNCH = ROOT / 'launch' / 'tinyllama.launch.py'
+WEB_LAUNCH = ROOT / 'launch' / 'web.launch.py'
+CONFIG = ROOT / 'config' / 'tinyllama.yaml'
+WEB_CONFIG = ROOT / 'config' / 'tinyllama_web.yaml'
+
+# Looked up in ros/rosdistro: rosdep/python.yaml, and distribution.yaml of humble and jazzy. One
+# key that rosdep does not know makes a user's `rosdep install` fail.
+ROSDEP_KEYS = {
+    'ament_index_python', 'diagnostic_msgs', 'launch', 'launch_ros', 'python3-aiohttp',
+    'python3-hypothesis', 'python3-jinja2', 'python3-numpy', 'python3-psutil', 'python3-pytest',
+    'python3-tqdm', 'python3-yaml', 'rcl_interfaces', 'rclpy', 'ros2launch', 'std_msgs',
+    'std_srvs'}
+
+
+def setup_arguments():
+    """Return what setup.py hands to setuptools."""
+    calls = [node for node in ast.walk(ast.parse((ROOT / 'setup.py').read_text()))
+             if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'setup']
+    return {keyword.arg: keyword.value for keyword in calls[0].keywords}
+
+
+def scripts():
+    """Return each executable's name with its module and function."""
+    declared = ast.literal_eval(setup_arguments()['entry_points'])['console_scripts']
+    return dict(line.split(' = ') for line in declared)
+
+
+@pytest.fixture
+def manifest():
+    return (ROOT / 'package.xml').read_text()
+
+
+@pytest.fixture
+def launch_modules(monkeypatch):
+    """Put stand-ins that keep what they are given in place of the launch system."""
+    keep = SimpleNamespace
+    monkeypatch.setitem(sys.modules, 'ament_index_python.packages',
+                        keep(get_package_share_path=lambda name: ROOT))
+    monkeypatch.setitem(sys.modules, 'launch', keep(LaunchContext=dict, LaunchDescription=list))
+    monkeypatch.setitem(sys.modules, 'launch.actions', keep(
+        DeclareLaunchArgument=lambda name, **options: keep(name=name, **options),
+        IncludeLaunchDescription=lambda source, **options: keep(source=source, **options),
+        OpaqueFunction=keep))
+    monkeypatch.setitem(sys.modules, 'launch.conditions',
+                        keep(UnlessCondition=lambda value: value))
+    monkeypatch.setitem(sys.modules, 'launch.launch_description_sources',
+                        keep(PythonLaunchDescriptionSource=Path))
+    monkeypatch.setitem(sys.modules, 'launch.substitutions', keep(
+        LaunchConfiguration=lambda name: keep(name=name, perform=lambda context: context[name])))
+    monkeypatch.setitem(sys.modules, 'launch_ros.actions', keep(LifecycleNode=keep, Node=keep))
+    monkeypatch.setitem(sys.modules, 'launch_ros.parameter_descriptions', keep(
+        ParameterValue=lambda value, value_type: value_type(value)))
+
+
+@pytest.fixture
+def launch_file(launch_modules):
+    """Run the launch file on the stand-ins."""
+    *arguments, start = runpy.run_path(str(LAUNCH))['generate_launch_description']()
+    defaults = {argument.name: argument.default_value for argument in arguments}
+    return SimpleNamespace(arguments=arguments,
+                           start=lambda **given: start.function(defaults | given)[0])
+
+
+@pytest.fixture
+def web_launch_file(launch_modules):
+    *arguments, include, start = runpy.run_path(str(WEB_LAUNCH))['generate_launch_description']()
+    defaults = {argument.name: argument.default_value for argument in arguments}
+    return SimpleNamespace(arguments=arguments, include=include,
+                           start=lambda **given: start.function(defaults | given)[0])
+
+
+def parameters_in_config(path=CONFIG):
+    (name, section), = yaml.safe_load(path.read_text()).items()
+    assert name == '/**', 'the node may be renamed'
+    return section['ros__parameters']
+
+
+def test_manifest_is_valid_format_3_without_warnings(manifest):
+    warnings = []
+    package = parse_package_string(manifest, str(ROOT / 'package.xml'), warnings=warnings)
+    assert (package.name, package.package_format, warnings) == ('tinyllama_ros', 3, [])
+    assert package.get_build_type() == 'ament_python'
+
+
+@pytest.mark.parametrize(('old', 'new'), [
+    ('<version>0', '<version>v0'), ('<license file="LICENSE">Apache-2.0</license>', ''),
+    ('exec_depend>', 'run_depend>')], ids=['version', 'license', 'format 1 tag'])
+def test_broken_manifest_would_be_found(manifest, old, new):
+    with pytest.raises(InvalidPackage):
+        parse_package_string(manifest.replace(old, new), 'package.xml')
+
+
+def test_every_dependency_is_a_rosdep_key(manifest):
+    package = parse_package_string(manifest, 'package.xml')
+    named = {each.name for each in package.exec_depends + package.test_depends
+             + package.build_depends + package.buildtool_depends}
+    assert named == ROSDEP_KEYS
+
+
+@pytest.mark.parametrize('target', scripts().values(), ids=scripts())
+def test_executable_names_a_function_that_exists(target):
+    module, function = target.split(':')
+    tree = ast.parse((ROOT / (module.replace('.', '/') + '.py')).read_text())
+    assert function in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+
+
+def test_executables_go_where_ros2_run_looks():
+    config = ConfigParser(interpolation=None)
+    config.read(ROOT / 'setup.cfg')
+    assert config['develop']['script_dir'] == '$base/lib/tinyllama_ros'
+    assert config['install']['install_scripts'] == '$base/lib/tinyllama_ros'
+
+
+def test_pip_installs_the_executables_too():
+    try:
+        installed = distribution('tinyllama_ros').entry_points
+    except PackageNotFoundError:
+        pytest.skip('not installed by pip here')
+    assert {entry.name: entry.value for entry in installed} == scripts()
+
+
+@pytest.mark.parametrize('name', ['launch_file', 'web_launch_file'])
+def test_launch_arguments_explain_themselves(name, request):
+    arguments = request.getfixturevalue(name).arguments
+    assert all(argument.description for argument in arguments)
+    closed = [argument for argument in arguments if hasattr(argument, 'choices')]
+    assert all(argument.default_value in argument.choices for argument in closed)
+
+
+def test_launch_starts_an_executable_and_a_file_that_exist(launch_file):
+    node = launch_file.start()
+    assert node.package == 'tinyllama_ros'
+    assert node.executable in scripts()
+    assert [Path(each) for each in node.parameters[:1]] == [CONFIG]
+    assert CONFIG.is_file()
+
+
+def test_launch_leaves_to_the_file_what_is_not_given(launch_file):
+    assert launch_file.start().parameters[1:] == [{}]
+
+
+def test_launch_sets_parameters_that_exist(launch_file):
+    node = launch_file.start(model='m', backend='acl', autostart='false', namespace='robot1')
+    assert node.parameters[1] == {'model': 'm', 'backend': 'acl', 'autostart': False}
+    assert node.parameters[1].keys() <= parameters_in_config().keys()
+    assert (node.namespace, node.name) == ('robot1', 'tinyllama')
+
+
+def test_web_launch_starts_both_nodes_under_one_name(web_launch_file, launch_file):
+    node = web_launch_file.start(namespace='robot1', name='brain', port='0', host='::1')
+    include = web_launch_file.include
+    assert node.executable in scripts()
+    assert node.parameters[1] == {'host': '::1', 'port': 0, 'model_node': '/robot1/brain'}
+    assert web_launch_file.start().parameters[1] == {'model_node': '/tinyllama'}
+    assert include.source == LAUNCH
+    assert {name for name, _ in include.launch_arguments} <= {
+        argument.name for argument in launch_file.arguments}
+    assert include.condition.name == 'only_web'
+
+
+def test_web_launch_sets_parameters_that_exist(web_launch_file):
+    given = {'host': 'h', 'port': '1', 'token_file': 't', 'allowed_hosts': 'a'}
+    file, parameters = web_launch_file.start(**given).parameters
+    assert Path(file) == WEB_CONFIG
+    assert parameters.keys() == {*given, 'model_node'}
+    assert parameters.keys() <= parameters_in_config(WEB_CONFIG).keys()
+
+
+def test_launch_file_is_one_for_the_real_launch(monkeypatch):
+    launch = pytest.importorskip('launch', reason='comes with ROS 2')
+    if not hasattr(launch, 'LaunchDescription'):
+        pytest.skip('this is our folder launch/, the real one comes with ROS 2')
+    monkeypatch.setattr('ament_index_python.packages.get_package_share_path', lambda _: ROOT)
+    for path in (LAUNCH, WEB_LAUNCH):
+        description = runpy.run_path(str(path))['generate_launch_description']()
+        assert isinstance(description, launch.LaunchDescription)

@@ -1,0 +1,1 @@
+"""What several tests share: models, fakes, oracles, processes. No test imports another test."""

@@ -1,0 +1,221 @@
+"""Conversations of random turns, and a witness who checks every event of them."""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
+import random
+
+from hypothesis import strategies as st
+import numpy as np
+from numpy.typing import NDArray
+
+from support.fake_backend import FakeBackend, hashed, Judge, NEVER
+from support.tiny_tokenizers import BPE, bpe_file, SENTENCEPIECE, sentencepiece_file
+from tinyllama_ros.chat.conversation import (
+    Answer,
+    ChatOptions,
+    Conversation,
+    Event,
+    Piece,
+    Reading,
+    Reset,
+)
+from tinyllama_ros.chat.message import Message
+from tinyllama_ros.chat.template import ChatTemplate
+from tinyllama_ros.chat.tokenizer import BpeTokenizer, SentencePieceTokenizer
+from tinyllama_ros.engine.backend import Backend
+from tinyllama_ros.engine.engine import Engine
+from tinyllama_ros.engine.onnx import OnnxBackend
+from tinyllama_ros.engine.sampling import Sampler, SamplingOptions
+from tinyllama_ros.errors import BackendError, PromptError
+
+GREEDY = SamplingOptions(temperature=0)
+SYSTEM_PROMPTS = ('', 'Be brief.', 'You are a robot. Say what a robot says.')
+VOCABULARIES = {
+    'bpe': (BPE, BpeTokenizer(bpe_file(), BPE.control_tokens)),
+    'sentencepiece': (SENTENCEPIECE, SentencePieceTokenizer(sentencepiece_file(),
+                                                            SENTENCEPIECE.control_tokens))}
+SETTINGS, TOKENIZER = VOCABULARIES['bpe']
+
+
+def options(max_tokens: int = 20, answer_room: int = 8, system_prompt: str = '',
+            drafting: bool = True) -> ChatOptions:
+    return ChatOptions(system_prompt, max_tokens, answer_room, GREEDY, drafting)
+
+
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A prompt, and what happens to its answer."""
+
+    prompt: str
+    options: ChatOptions = field(default_factory=options)
+    events: int = 2000
+    """Events after which the answer is cancelled."""
+    passes_to_failure: int = NEVER
+
+
+
+
+class Witness:
+    """A conversation on a fake backend, and someone who checks every event of it."""
+
+    def __init__(self, backend: FakeBackend, longer: Backend, vocabulary: str = 'bpe') -> None:
+        settings, tokenizer = VOCABULARIES[vocabulary]
+        self.backend = backend
+        self.engine = Engine(backend)
+        self.conversation = Conversation(self.engine, settings, tokenizer)
+        self._template = ChatTemplate(settings, tokenizer)
+        self._longer = Engine(longer)
+
+    @classmethod
+    def of_fakes(cls, slots: int, vocabulary: str = 'bpe',
+                 judge: Callable[[int], Judge] = hashed) -> 'Witness':
+        """Return a witness of a fake backend, and of one with a longer cache."""
+        size = VOCABULARIES[vocabulary][1].vocab_size
+        return cls(FakeBackend(slots, size, judge(size)), FakeBackend(1000, size, judge(size)),
+                   vocabulary)
+
+    def take(self, turn: Turn) -> None:
+        """Take a turn and check it from its first event to what it leaves behind."""
+        before, held = self.conversation.messages, list(self.engine.cache.tokens)
+        passes = len(self.backend.passes)
+        self._begin(turn)
+        try:
+            with closing(self.conversation.answer(turn.prompt, turn.options)) as events:
+                for event in islice(events, turn.events):
+                    self._see(event)
+                assert isinstance(event, Answer) or len(self.seen) == turn.events
+        except PromptError:
+            assert self.conversation.messages == before and self.engine.cache.tokens == held
+            assert len(self.backend.passes) == passes
+        except BackendError:
+            assert self.backend.passes_to_failure == 0
+        self._check_resets()
+        self._check_history(before)
+
+    def _begin(self, turn: Turn) -> None:
+        self.backend.passes_to_failure = turn.passes_to_failure
+        self.turn = turn
+        self.seen: list[Event] = []
+        self.said: list[str] = []
+        self._drawn: list[int] = []  # tokens of the answer, as far as they are known
+        self._kept: list[int] = []  # tokens in the cache when the drawing began, or went on
+        self._was = self.conversation.messages
+        self._fills: list[int] = []  # of the cache, from the first piece on
+
+    def _see(self, event: Event) -> None:
+        if isinstance(event, Piece):
+            self.said.append(event.text)
+            if not self._kept:
+                self._see_drawing_begin()
+        elif self._kept and isinstance(event, (Reset, Answer)):
+            self._see_drawing_end(event)
+        if isinstance(event, Answer):
+            assert event.text == ''.join(self.said)
+            assert 0 <= event.tokens_drawn <= (self.turn.options.max_tokens or 2000)
+            assert event.finish == 'stop' or event.tokens_drawn == self.turn.options.max_tokens
+        self.seen.append(event)
+        if self.said:
+            self._fills.append(self.engine.cache.fill)
+
+    def _see_drawing_begin(self) -> None:
+        self._kept = list(self.engine.cache.tokens)
+        if len(self.said) == 1:
+            assert self.engine.cache.room >= self.turn.options.room
+        else:
+            self._drawn.append(self._kept[-1])  # the one for which there was no slot
+        assert self._is_conversation_and_answer(self._kept)
+
+    def _see_drawing_end(self, event: Event) -> None:
+        """Hold what was drawn against a longer cache that sees the same kept tokens."""
+        assert isinstance(event, Answer) or self.engine.cache.room == 0
+        found = self.engine.cache.tokens[len(self._kept):]
+        self._drawn += found
+        list(self._longer.read(self._kept))
+        for token in found:
+            assert self._longer.draw(Sampler(GREEDY)) == token
+            self._longer.append(token)
+        self._kept = []
+
+    def _is_conversation_and_answer(self, kept: list[int]) -> bool:
+        """Return whether tokens are the newest turns, then the end of the answer so far."""
+        for start in range(0, len(self._was) + 1, 2):
+            asked = self.encode(self._was[start:], self.turn)
+            end = self._drawn[len(self._drawn) - (len(kept) - len(asked)):]
+            if kept == asked + end:
+                return True
+        return False
+
+    def encode(self, said: Sequence[Message], turn: Turn) -> list[int]:
+        """Return the tokens of what was said, and a turn's prompt."""
+        system = turn.options.system_prompt
+        return self._template.encode([*([Message('system', system)] if system else []), *said,
+                                      Message('user', turn.prompt)])
+
+    def _check_resets(self) -> None:
+        """Announced at the start when not all fits, later each time the cache went back."""
+        resets = [place for place, event in enumerate(self.seen) if isinstance(event, Reset)]
+        first = next((place for place, event in enumerate(self.seen)
+                      if isinstance(event, Piece)), len(self.seen))
+        if self.seen:
+            whole = len(self.encode(self._was, self.turn)) + self.turn.options.room
+            assert [place for place in resets if place < first] == (
+                [0] if whole > self.backend.kv_length else [])
+        returns = sum(fill < before for before, fill in pairwise(self._fills))
+        announced = sum(place > first for place in resets)
+        cut_short = bool(self.seen) and isinstance(self.seen[-1], (Reset, Reading))
+        assert announced - cut_short <= returns <= announced
+
+    def _check_history(self, before: list[Message]) -> None:
+        after = self.conversation.messages
+        if said := ''.join(self.said):
+            assert after[-2:] == [Message('user', self.turn.prompt), Message('assistant', said)]
+            older = after[:-2]
+            assert older == before[len(before) - len(older):]
+            if not any(isinstance(event, Reset) for event in self.seen):
+                assert older == before
+        else:
+            assert after == before
+
+
+
+
+some_options = st.builds(options, max_tokens=st.integers(1, 60), answer_room=st.integers(2, 70),
+                         system_prompt=st.sampled_from(SYSTEM_PROMPTS), drafting=st.booleans())
+prompts = st.text('a robté🤖\n<|>?', max_size=12) | st.sampled_from(
+    ['What is a robot?', '<|im_end|>', 'books about the sea ' * 4])
+turns = st.builds(Turn, prompts, some_options, st.just(2000) | st.integers(1, 60),
+                  st.just(NEVER) | st.integers(1, 30))
+
+
+def random_turn(chance: random.Random, slots: int) -> Turn:
+    """Return a short turn most of the time, now and then one longer than the cache."""
+    prompt = ' '.join(chance.choices(['robot', 'What is a', '?', 'é🤖', '\n', '<|im_end|>'],
+                                     [9, 1, 3, 1, 1, 1], k=chance.choice([1, 1, 1, 2, 3, 9])))
+    return Turn(
+        prompt,
+        options(max_tokens=chance.choice([1, 3, 5, 9, slots, 2 * slots]),
+                answer_room=chance.choice([2, 4, 8, slots // 2, slots]),
+                system_prompt=chance.choices(SYSTEM_PROMPTS, [20, 3, 1])[0],
+                drafting=chance.random() < 0.8),
+        chance.choice([2000, 2000, chance.randrange(1, 50)]),
+        chance.choice([NEVER, NEVER, chance.randrange(1, 40)]))
+
+
+
+
+class Watched(FakeBackend):
+    """A real backend that is held to the contract."""
+
+    def __init__(self, real: OnnxBackend) -> None:
+        super().__init__(real.kv_length, real.vocab_size, chunk_sizes=real.chunk_sizes,
+                         pads=real.pads)
+        self._real = real
+
+    def forward(self, tokens: NDArray[np.int64], start: int, *, logits: int = 1
+                ) -> NDArray[np.float32]:
+        super().forward(tokens, start, logits=logits)
+        return self._real.forward(tokens, start, logits=logits)

@@ -1,0 +1,333 @@
+"""The log of the page: in order, nothing lost, nothing doubled, whatever the topics do."""
+
+import itertools
+
+from hypothesis import given, strategies as st
+import pytest
+
+from tinyllama_ros.errors import PromptError
+from tinyllama_ros.ros.wire import Line, Piece, read_line
+from tinyllama_ros.web.log import (
+    clean,
+    ConversationLog,
+    LONGEST_PROMPT,
+    MOST_ITEMS,
+    MOST_WAITING,
+)
+
+
+class Stage:
+    """A log, what it sent to the node, and a page that follows it."""
+
+    def __init__(self, takes=True, run='a'):
+        self.takes, self.sent = takes, []
+        self.log = ConversationLog(self._send)
+        self.page = Page(self.log)
+        self._lines = itertools.count(1)
+        self.now_ns = 0
+        if run:
+            self.begin(run)
+
+    def _send(self, prompt):
+        if self.takes:
+            self.sent.append(prompt)
+        return self.takes
+
+    def begin(self, run):
+        self.run, self._lines = run, itertools.count(1)
+        self.line('begun')
+
+    def line(self, kind, text='', why='', **options):
+        """Have the node say a line, a moment after what it said before."""
+        self.now_ns += 1
+        self.log.hear(Line(self.run, next(self._lines), kind, text, why), self.now_ns, **options)
+
+    def piece(self, text):
+        self.now_ns += 1
+        self.log.piece(Piece(self.now_ns, text))
+
+    def turn(self, prompt, answer):
+        self.line('asked', prompt)
+        self.line('answered', answer)
+
+    @property
+    def items(self):
+        return self.log.since('', 0)['items']
+
+    def shown(self, *names):
+        return [tuple(item[name] for name in names) for item in self.items]
+
+
+class Page:
+    """What a browser holds: items by id, in the order in which they came to their place."""
+
+    def __init__(self, log):
+        self.items, self.epoch, self.version = {}, '', 0
+        self._log = log
+        self.come()
+
+    def come(self):
+        """Connect, and catch up."""
+        message = self._log.since(self.epoch, self.version)
+        if message['is_whole']:
+            self.items.clear()
+        self.epoch, self.version = message['epoch'], message['version']
+        for item in message['items']:
+            self.items[item['id']] = dict(item)
+        self.go = self._log.listen(self._hear)
+
+    def _hear(self, message):
+        if message['type'] == 'item':
+            item = message['item']
+            self.items[item['id']] = dict(item)
+            self.version = item['version']
+        else:
+            item = self.items[message['id']]
+            assert message['at'] == len(item['answer'])
+            item |= {'answer': item['answer'] + message['text'], 'phase': 'answering',
+                     'version': message['version']}
+            self.version = message['version']
+
+
+def test_turn_goes_from_waiting_to_answered():
+    stage, phases = Stage(), []
+    stage.log.listen(lambda message: phases.append(
+        message.get('item', {}).get('phase', 'piece')))
+    stage.log.say('hello', 'k')
+    stage.line('asked', 'hello')
+    stage.piece('Hi')
+    stage.piece(' you')
+    assert stage.shown('prompt', 'answer', 'phase') == [('hello', 'Hi you', 'answering')]
+    stage.line('answered', 'Hi you')
+    assert phases == ['waiting', 'reading', 'piece', 'piece', 'answered']
+    assert stage.sent == ['hello']
+
+
+@pytest.mark.parametrize(('kind', 'why'), [('stopped', ''), ('failed', 'the device is gone')])
+def test_answer_that_was_cut_short_keeps_what_was_said(kind, why):
+    stage = Stage()
+    stage.line('asked', 'hello')
+    stage.line(kind, 'Hi', why)
+    assert stage.shown('answer', 'phase', 'why') == [('Hi', kind, why)]
+
+
+def test_tokens_that_overtake_the_record_belong_to_their_turn():
+    stage = Stage()
+    stage.line('asked', 'one')
+    stage.piece('1')
+    ended, asked = stage.now_ns + 1, stage.now_ns + 2
+    stage.now_ns += 2
+    stage.piece('2')  # of the second turn, before we know of it
+    stage.log.hear(Line('a', 3, 'answered', '1', ''), ended)
+    stage.log.hear(Line('a', 4, 'asked', 'two', ''), asked)
+    assert stage.shown('prompt', 'answer', 'phase') == [
+        ('one', '1', 'answered'), ('two', '2', 'answering')]
+
+
+def test_tokens_that_come_after_the_end_are_dropped():
+    stage = Stage()
+    stage.line('asked', 'one')
+    stage.log.hear(Line('a', 3, 'answered', 'all', ''), 100)
+    stage.log.piece(Piece(99, 'll'))
+    stage.log.hear(Line('a', 4, 'asked', 'two', ''), 101)
+    assert stage.shown('answer') == [('all',), ('',)]
+
+
+def test_prompt_that_comes_again_is_taken_once():
+    stage = Stage()
+    stage.log.say('hello', 'k')
+    stage.log.say('hello', 'k')
+    stage.turn('hello', 'Hi')
+    stage.log.say('hello', 'k')
+    assert stage.sent == ['hello']
+    assert len(stage.items) == 1
+
+
+def test_prompt_waits_until_the_node_takes_it():
+    stage = Stage(takes=False)
+    stage.log.say('one', '1')
+    stage.log.say('two', '2')
+    assert stage.sent == []
+    stage.takes = True
+    stage.log.send_waiting()
+    stage.log.send_waiting()
+    assert stage.sent == ['one', 'two']
+
+
+def test_prompt_is_not_sent_to_a_node_whose_record_is_unknown():
+    stage = Stage(run='')
+    stage.log.say('one', '1')
+    assert stage.sent == []
+    stage.begin('a')
+    assert stage.sent == ['one']
+
+
+def test_another_node_is_sent_what_the_first_did_not_answer():
+    stage = Stage()
+    for prompt in ('done', 'under way', 'waiting'):
+        stage.log.say(prompt, prompt)
+    stage.turn('done', 'yes')
+    stage.line('asked', 'under way')
+    stage.piece('So')
+    stage.sent.clear()
+    stage.begin('b')
+    assert stage.sent == ['waiting']
+    stage.turn('waiting', 'at last')
+    assert stage.shown('kind', 'prompt', 'answer', 'phase') == [
+        ('turn', 'done', 'yes', 'answered'), ('turn', 'under way', 'So', 'failed'),
+        ('restart', '', '', 'answered'), ('turn', 'waiting', 'at last', 'answered')]
+
+
+def test_prompt_dropped_by_a_node_that_stops_waits_for_the_next():
+    stage = Stage()
+    stage.log.say('mine', 'k')
+    stage.line('dropped', 'mine', 'the node is stopping')
+    stage.line('dropped', "another's", 'the node is stopping')
+    assert stage.shown('prompt', 'phase') == [("another's", 'refused'), ('mine', 'waiting')]
+    stage.begin('b')
+    assert stage.sent == ['mine', 'mine']
+
+
+def test_what_waits_comes_after_what_is_done():
+    stage = Stage()
+    stage.log.say('mine', 'k')
+    stage.turn("another's", 'yes')
+    stage.line('reset', 'requested')
+    assert stage.shown('kind', 'prompt') == [
+        ('turn', "another's"), ('reset', ''), ('turn', 'mine')]
+
+
+def test_refused_prompt_says_why_whether_it_was_asked_or_not():
+    stage = Stage()
+    stage.line('asked', 'too long')
+    stage.line('refused', 'too long', 'it is too long')
+    stage.line('asked', 'fine')
+    stage.line('refused', 'too many', '16 are waiting')
+    stage.line('answered', 'yes')
+    assert stage.shown('prompt', 'phase', 'why') == [
+        ('too long', 'refused', 'it is too long'), ('fine', 'answered', ''),
+        ('too many', 'refused', '16 are waiting')]
+
+
+def test_reset_within_an_answer_is_marked_where_it_happened():
+    stage = Stage()
+    stage.line('asked', 'hello')
+    stage.line('reset', 'full')
+    stage.piece('So')
+    at_ns = stage.now_ns = stage.now_ns + 1
+    stage.piece(' on')
+    stage.log.hear(Line('a', 4, 'reset', 'full', ''), at_ns)
+    assert stage.items[0]['resets'] == [(0, 'full'), (2, 'full')]
+
+
+def test_record_heard_again_changes_nothing():
+    stage = Stage()
+    stage.turn('one', '1')
+    before = stage.items
+    for number, kind, text in ((1, 'begun', ''), (2, 'asked', 'one'), (3, 'answered', '1')):
+        stage.log.hear(Line('a', number, kind, text, ''), number)
+    assert stage.items == before
+
+
+def test_answer_joined_late_says_so_until_its_end():
+    stage = Stage()
+    stage.line('asked', 'one', is_old=True)
+    stage.piece(' and two')
+    assert stage.items[0]['is_joined_late']
+    stage.line('answered', 'one and two')
+    assert not stage.items[0]['is_joined_late']
+    assert stage.items[0]['answer'] == 'one and two'
+
+
+def test_log_that_begins_in_the_midst_of_a_record_shows_the_answer():
+    stage = Stage(run='')
+    stage.log.hear(Line('a', 205, 'answered', 'yes', ''), 1)
+    stage.log.hear(Line('a', 206, 'asked', 'more', ''), 2)
+    assert stage.shown('prompt', 'answer', 'phase') == [
+        ('', 'yes', 'answered'), ('more', '', 'reading')]
+
+
+@pytest.mark.parametrize(('prompt', 'why'), [
+    (' \n', 'blank'), ('x' * (LONGEST_PROMPT + 1), f'{LONGEST_PROMPT + 1} characters')],
+    ids=['blank', 'long'])
+def test_prompt_that_cannot_be_taken_is_refused(prompt, why):
+    stage = Stage()
+    with pytest.raises(PromptError, match=why):
+        stage.log.say(prompt, 'k')
+    assert (stage.items, stage.sent) == ([], [])
+
+
+def test_more_than_so_many_do_not_wait():
+    stage = Stage(takes=False)
+    for number in range(MOST_WAITING):
+        stage.log.say('again', str(number))
+    with pytest.raises(PromptError, match=f'{MOST_WAITING} prompts are waiting already'):
+        stage.log.say('again', 'k')
+
+
+def test_oldest_items_are_forgotten():
+    stage = Stage()
+    for number in range(MOST_ITEMS + 5):
+        stage.turn(str(number), 'yes')
+    assert len(stage.items) == MOST_ITEMS
+    assert stage.items[0]['prompt'] == '5'
+
+
+def test_log_of_another_epoch_is_given_whole():
+    stage = Stage()
+    stage.turn('one', '1')
+    message = stage.log.since('other', 99)
+    assert message['is_whole']
+    assert [item['prompt'] for item in message['items']] == ['one']
+
+
+STEPS = st.lists(st.sampled_from(
+    ['say', 'ask', 'piece', 'end', 'stop', 'reset', 'restart', 'go', 'come', 'refuse']),
+    max_size=40)
+
+
+@given(STEPS)
+def test_page_that_comes_and_goes_shows_what_the_log_shows(steps):
+    stage, prompts, is_here = Stage(), itertools.count(), True
+    runs = (f'run {number}' for number in itertools.count())
+    for step in steps:
+        if step == 'go' and is_here:
+            stage.page.go()
+            is_here = False
+        elif step == 'come' and not is_here:
+            stage.page.come()
+            is_here = True
+        elif step == 'say' and len(stage.items) < MOST_WAITING:
+            number = str(next(prompts))
+            stage.log.say(number, number)
+        elif step == 'ask':
+            waiting = [item['prompt'] for item in stage.items if item['phase'] == 'waiting']
+            stage.line('asked', waiting[0] if waiting else 'of another')
+        elif step == 'piece':
+            stage.piece('la')
+        elif step in ('end', 'stop'):
+            stage.line('answered' if step == 'end' else 'stopped', 'la la')
+        elif step == 'reset':
+            stage.line('reset', 'requested')
+        elif step == 'restart':
+            stage.begin(next(runs))
+        elif step == 'refuse':
+            stage.line('refused', 'no', 'because')
+    if not is_here:
+        stage.page.come()
+    assert len({item['id'] for item in stage.items}) == len(stage.items)
+    assert stage.page.items == {item['id']: item for item in stage.items}
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{}', '{"run": "a", "line": "x"}', 'null', '1'])
+def test_what_is_no_line_of_the_record_is_none(text):
+    assert read_line(text) is None
+
+
+def test_line_of_the_record_is_read():
+    assert read_line('{"run": "a", "line": 3, "kind": "asked", "text": "hi", "why": ""}') == Line(
+        'a', 3, 'asked', 'hi', '')
+
+
+def test_text_is_cleaned_of_what_ros_cannot_carry():
+    assert clean(' a\0b\ud800 ') == 'a\N{REPLACEMENT CHARACTER}b?'

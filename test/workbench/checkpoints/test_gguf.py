@@ -1,0 +1,128 @@
+"""A GGUF file gives back the weights that were written, or says what is wrong with it."""
+
+from gguf import GGMLQuantizationType, GGUFWriter
+import numpy as np
+import pytest
+from support.tiny_models import tiny, write_gguf
+
+from tinyllama_ros.errors import ModelError
+from tinyllama_ros.workbench.checkpoints.gguf import GgufCheckpoint
+
+
+@pytest.mark.parametrize('changes', [
+    pytest.param({}, id='untied'),
+    pytest.param({'tied_embeddings': True}, id='tied'),
+    pytest.param({'heads': 6, 'kv_heads': 2, 'hidden': 96}, id='six_heads_share_two'),
+])
+def test_written_weights_come_back(tmp_path, changes):
+    written = tiny(**changes)
+    read = GgufCheckpoint(write_gguf(tmp_path / 'm.gguf', written))
+    for name in written.architecture.weight_shapes():
+        np.testing.assert_array_equal(read.tensor(name), written.tensor(name))
+
+
+def test_architecture_comes_back(tmp_path):
+    written = tiny(tied_embeddings=True, rope_base=50000.0, norm_eps=2.0 ** -17)
+    read = GgufCheckpoint(write_gguf(tmp_path / 'm.gguf', written))
+    assert read.architecture == written.architecture
+
+
+def test_head_size_may_differ_from_hidden_over_heads(tmp_path):
+    written = tiny(head_dim=32)
+    path = write_gguf(tmp_path / 'm.gguf', written, llama__attention__key_length=32,
+                      llama__attention__value_length=32)
+    assert GgufCheckpoint(path).architecture.head_dim == 32
+
+
+@pytest.mark.parametrize(('kind', 'bound'), [
+    (GGMLQuantizationType.F16, 1e-3), (GGMLQuantizationType.BF16, 1e-2),
+    (GGMLQuantizationType.Q8_0, 1e-2), (GGMLQuantizationType.Q4_1, 0.1)])
+def test_quantised_weights_come_back_roughly(tmp_path, kind, bound):
+    written = tiny(ffn=128)
+    read = GgufCheckpoint(write_gguf(tmp_path / 'm.gguf', written, kind=kind))
+    for name in ('model.layers.1.self_attn.q_proj.weight', 'model.layers.0.mlp.down_proj.weight'):
+        error = np.abs(read.tensor(name) - written.tensor(name)).max()
+        assert error < bound * np.abs(written.tensor(name)).max()
+
+
+def test_weights_may_be_changed_by_the_caller(tmp_path):
+    read = GgufCheckpoint(write_gguf(tmp_path / 'm.gguf', tiny()))
+    read.tensor('model.norm.weight')[:] = 0
+    assert read.tensor('model.norm.weight').any()
+
+
+@pytest.mark.parametrize(('metadata', 'message'), [
+    ({'general__architecture': 'qwen2'}, r"architecture 'qwen2'; supported: llama"),
+    ({'llama__rope__scaling__type': 'linear'}, r"rope\.scaling\.type is 'linear'.*plain Llama"),
+    ({'llama__expert_count': 8}, r'expert_count is 8, which is not supported'),
+    ({'llama__rope__dimension_count': 8}, r'dimension_count is 8, a head has 16'),
+    ({'llama__block_count': None}, r'llama\.block_count is missing'),
+    ({'llama__block_count': 'two'}, r"block_count is 'two'; it must be of kind int"),
+    ({'llama__block_count': 3}, r'model\.layers\.2\.\S+ is missing'),
+    ({'llama__block_count': 1}, r'blk\.1|model\.layers\.1\.\S+ has no place'),
+    ({'llama__feed_forward_length': 64}, r'gate_proj\.weight has shape \(160, 64\)'),
+], ids=lambda value: next(iter(value)) if isinstance(value, dict) else '')
+def test_unfit_metadata_are_refused(tmp_path, metadata, message):
+    path = write_gguf(tmp_path / 'm.gguf', tiny(), **metadata)
+    with pytest.raises(ModelError, match=message):
+        GgufCheckpoint(path)
+
+
+def test_weight_left_out_is_named(tmp_path):
+    path = write_gguf(tmp_path / 'm.gguf', tiny(), leave_out=('model.norm.weight',))
+    with pytest.raises(ModelError, match=r'm\.gguf: the weight model\.norm\.weight is missing'):
+        GgufCheckpoint(path)
+
+
+def test_weight_without_a_place_is_refused(tmp_path, monkeypatch):
+    finish = GGUFWriter.write_header_to_file
+    bias = np.zeros(64, np.float32)
+
+    def with_bias(writer):
+        writer.add_tensor('blk.0.attn_q.bias', bias)
+        finish(writer)
+
+    monkeypatch.setattr(GGUFWriter, 'write_header_to_file', with_bias)
+    path = write_gguf(tmp_path / 'm.gguf', tiny())
+    with pytest.raises(ModelError, match=r'q_proj\.bias has no place in a Llama decoder'):
+        GgufCheckpoint(path)
+
+
+def test_file_cut_short_within_a_weight_names_it(tmp_path):
+    path = write_gguf(tmp_path / 'm.gguf', tiny())
+    whole = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:whole - 100])
+    message = rf'output\.weight ends at \d+, the file at {whole - 100}; fetch it again'
+    with pytest.raises(ModelError, match=message):
+        GgufCheckpoint(path)
+
+
+@pytest.mark.parametrize('size', [5, 20, 100, 1000, 5000])
+def test_file_cut_short_within_the_header_is_refused(tmp_path, size):
+    path = write_gguf(tmp_path / 'm.gguf', tiny())
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ModelError, match=r'm\.gguf is cut short or altered.*fetch it again'):
+        GgufCheckpoint(path)
+
+
+@pytest.mark.parametrize('place', [4, 8, 16, 24, 40])
+def test_altered_header_is_refused(tmp_path, place):
+    path = write_gguf(tmp_path / 'm.gguf', tiny())
+    content = bytearray(path.read_bytes())
+    content[place:place + 4] = b'\xff\xff\xff\x7f'
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r'm\.gguf'):
+        GgufCheckpoint(path)
+
+
+@pytest.mark.parametrize('content', [b'', b'PK\x03\x04 a zip file'], ids=['empty', 'zip'])
+def test_another_kind_of_file_is_refused(tmp_path, content):
+    (tmp_path / 'm.gguf').write_bytes(content)
+    with pytest.raises(ModelError, match=r'is not a GGUF file: it begins with'):
+        GgufCheckpoint(tmp_path / 'm.gguf')
+
+
+def test_weight_of_another_name_is_refused(tmp_path):
+    read = GgufCheckpoint(write_gguf(tmp_path / 'm.gguf', tiny(tied_embeddings=True)))
+    with pytest.raises(ModelError, match=r'has no weight lm_head\.weight'):
+        read.tensor('lm_head.weight')

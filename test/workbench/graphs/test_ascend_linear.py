@@ -1,0 +1,87 @@
+"""A product in the Ascend dialect is, to a float's last places, the one of the CPU dialect."""
+
+import numpy as np
+import onnx
+from onnx import helper, TensorProto
+import onnxruntime as ort
+import pytest
+from support.ascend_reference import open_session
+
+from tinyllama_ros.workbench.graphs.ascend_linear import (
+    AscendFloatLinear,
+    AscendHalfLinear,
+    AscendInt8Linear,
+)
+from tinyllama_ros.workbench.graphs.cpu_functions import cpu_functions, OPSETS
+from tinyllama_ros.workbench.graphs.graph_writer import GraphWriter
+from tinyllama_ros.workbench.graphs.linear import FloatLinear, Int8Linear
+
+PAIRS = {'fp32': (AscendFloatLinear, FloatLinear, 1e-6), 'fp16': (AscendHalfLinear, FloatLinear,
+                                                                  1e-3),
+         'w8a8': (AscendInt8Linear, Int8Linear, 1e-6)}
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def written(folder, linear, method, weight, shape, opsets, functions=()):
+    """Write one product as a graph of its own and return its path."""
+    folder.mkdir()
+    with (folder / 'weights').open('wb') as weights:
+        writer = GraphWriter(weights, 'weights')
+        writer.input('x', TensorProto.FLOAT, (*shape, weight.shape[1]))
+        options = {'is_tied': False} if method == 'head' else {}
+        writer.output(getattr(linear(writer), method)('y', 'x', weight, **options),
+                      TensorProto.FLOAT, (*shape, weight.shape[0]))
+    writer.save(folder / 'graph.onnx', 'product', opsets, functions)
+    return folder / 'graph.onnx'
+
+
+@pytest.mark.parametrize('method', ['apply', 'apply_finely', 'head'])
+@pytest.mark.parametrize('name', PAIRS)
+def test_product_is_the_cpus(tmp_path, name, method):
+    ascend, cpu, tolerance = PAIRS[name]
+    weight, x = random(48, 80), random(5, 80, seed=1)
+    x[1] *= 1000  # each token has a step of its own
+    x[2, 3] = 500
+    x[3] = 0
+    options = ort.SessionOptions()
+    options.add_session_config_entry('session.x64quantprecision', '1')
+    [expected] = ort.InferenceSession(
+        written(tmp_path / 'cpu', cpu, method, weight, (5,), OPSETS, cpu_functions()),
+        options).run(None, {'x': x})
+    [found] = open_session(written(tmp_path / 'ascend', ascend, method, weight, (1, 5),
+                                   {'': 13})).run(None, {'x': x[None]})
+    largest = np.abs(expected).max(axis=1, keepdims=True)
+    np.testing.assert_allclose(found[0] / np.maximum(largest, 1), expected / np.maximum(
+        largest, 1), rtol=0, atol=tolerance)
+
+
+def test_fine_product_is_finer(tmp_path):
+    weight, x = random(48, 80), random(1, 5, 80, seed=1)
+    exact = x @ weight.T
+    errors = [np.abs(open_session(written(tmp_path / method, AscendInt8Linear, method, weight,
+                                          (1, 5), {'': 13})).run(None, {'x': x})[0] - exact).mean()
+              for method in ('apply', 'apply_finely')]
+    assert errors[1] < 0.8 * errors[0]  # what is left is the weights' rounding
+
+
+@pytest.mark.parametrize('method', ['apply', 'apply_finely'])
+def test_token_of_zeros_is_divided_by_no_zero(tmp_path, method):
+    # What a chip makes int8 of something that is no number is nowhere written
+    path = written(tmp_path / 'ascend', AscendInt8Linear, method, random(4, 8), (1, 2), {'': 13})
+    model = onnx.load(path)
+    model.graph.output.append(helper.make_tensor_value_info('y/steps', TensorProto.FLOAT, None))
+    onnx.save(model, path)
+    found, steps = open_session(path).run(None, {'x': np.zeros((1, 2, 8), np.float32)})
+    assert not found.any() and not steps.any()
+
+
+@pytest.mark.parametrize('x', [2.5, 3.5, -2.5, 126.5], ids=str)
+def test_half_a_step_is_rounded_to_even(tmp_path, x):
+    weight = np.eye(4, dtype=np.float32)
+    session = open_session(written(tmp_path / 'ascend', AscendInt8Linear, 'apply', weight, (1, 1),
+                                   {'': 13}))
+    [found] = session.run(None, {'x': np.array([[[127, x, 0, 0]]], np.float32)})
+    assert found[0, 0, 1] == np.rint(x)

@@ -1,0 +1,42 @@
+"""Where models and artifacts lie on this machine."""
+
+import os
+from pathlib import Path
+
+from tinyllama_ros.artifact.folder import MANIFEST
+from tinyllama_ros.errors import ArtifactError
+
+CACHE_VARIABLE = 'TINYLLAMA_ROS_CACHE'
+
+
+def default_cache() -> Path:
+    """Return $TINYLLAMA_ROS_CACHE, else tinyllama_ros in the user's cache folder."""
+    if own := os.environ.get(CACHE_VARIABLE):
+        return Path(own)
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'tinyllama_ros'
+
+
+def artifacts_folder() -> Path:
+    """Return the folder that holds artifacts by name."""
+    return default_cache() / 'artifacts'
+
+
+def find_artifact(model: str) -> Path:
+    """
+    Return the folder of an artifact.
+
+    :param model: the path of its folder, or its name in the artifacts folder.
+    :raises ArtifactError: there is none; says which there are.
+    """
+    named = artifacts_folder() / model
+    try:
+        for folder in (Path(model).expanduser(), named):
+            if model and (folder / MANIFEST).is_file():
+                return folder
+    except (OSError, RuntimeError, ValueError) as error:  # no permission, no such user, a NUL
+        raise ArtifactError(f'the model {model!r} cannot be looked up: {error}; give the path of '
+                            'an artifact that may be read') from error
+    known = sorted(path.parent.name for path in artifacts_folder().glob(f'[!.]*/{MANIFEST}'))
+    raise ArtifactError(f'there is no artifact {model!r}: neither a folder of that path nor '
+                        f'{named} holds a {MANIFEST}; here are: {", ".join(known) or "none"}; '
+                        'make the default one with: tinyllama-model build smollm2-135m-instruct')

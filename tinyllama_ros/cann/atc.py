@@ -1,0 +1,254 @@
+"""The conversion of a graph in the Ascend dialect to a .om, by the toolkit's compiler ATC."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+import os
+from pathlib import Path
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+
+import psutil
+
+from tinyllama_ros.artifact.folder import (
+    Artifact,
+    CompiledGraph,
+    disk_errors,
+    locked,
+    Manifest,
+    record_om,
+    WEIGHTS,
+)
+from tinyllama_ros.cann.atc_errors import find_failure, last_words, MEMORY
+from tinyllama_ros.cann.toolkit import Toolkit
+from tinyllama_ros.errors import ConfigError, ConversionError
+
+DEFAULT_SOC = 'Ascend310B4'
+SMALL_MEMORY = 8 << 30
+"""Bytes: a board with 8 GB has less. Left alone, ATC compiles eight operators at once."""
+ONE_AT_A_TIME = {'TE_PARALLEL_COMPILER': '1', 'MAX_COMPILE_CORE_NUMBER': '1'}
+MODEL, OUTPUT = 'tiny-llama.onnx', 'tiny-llama'
+MAX_GEARS = 100
+POLL_S = 1.0
+_STAGE = re.compile(r'\[GEPERFTRACE\] The time cost of (\S+) is')
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a conversion is."""
+
+    seconds: float
+    memory: int
+    """Bytes that ATC and the compilers that it starts hold."""
+    stage: str
+    """The stage that ended last, where ATC logs it."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How a graph is converted; nothing is run yet."""
+
+    command: tuple[str, ...]
+    soc_version: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables on top of those that there are."""
+
+    @property
+    def shell_line(self) -> str:
+        """The command as one would type it."""
+        return ' '.join(map(_quoted, self.command))
+
+
+def plan_conversion(manifest: Manifest, soc_version: str = DEFAULT_SOC, *, jobs: int | None = None,
+                    log: str | None = None, memory: int | None = None) -> Conversion:
+    """
+    Return how an artifact's graph is converted.
+
+    :param soc_version: the chip, such as ``Ascend310B4``.
+    :param jobs: operators that are compiled at once; None leaves that to ATC, or takes one on a
+        machine with little memory.
+    :param log: level of ATC's log, which then goes where its output goes.
+    :param memory: of this machine, bytes; None looks.
+    :raises ConfigError: an option is outside its range, or the artifact is of another dialect.
+    """
+    if manifest.dialect != 'ascend':
+        raise ConfigError(f'{manifest.name} holds a graph in the {manifest.dialect} dialect; ATC '
+                          'converts the ascend dialect: tinyllama-model build --target ascend')
+    if not re.fullmatch(r'Ascend\d{3}\w*', soc_version):
+        raise ConfigError(f'soc_version is {soc_version!r}; it must be Ascend and the name that '
+                          'npu-smi info shows, such as Ascend310B4')
+    if jobs is not None and not 1 <= jobs <= 32:
+        raise ConfigError(f'jobs is {jobs}; it must be within 1 to 32')
+    if len(manifest.chunk_sizes) > MAX_GEARS:
+        raise ConfigError(f'{manifest.name} has {len(manifest.chunk_sizes)} chunk lengths; ATC '
+                          f'takes at most {MAX_GEARS} gears: build it with fewer --chunks')
+    command = (
+        'atc', '--framework=5', f'--model={MODEL}', f'--output={OUTPUT}', '--input_format=ND',
+        *_shapes(manifest), f'--soc_version={soc_version}',
+        '--precision_mode=must_keep_origin_dtype', *([f'--log={log}'] if log else []))
+    settings = {}
+    if jobs is not None:
+        settings = dict.fromkeys(ONE_AT_A_TIME, str(jobs))
+    elif (memory or psutil.virtual_memory().total) <= SMALL_MEMORY:
+        settings = {name: value for name, value in ONE_AT_A_TIME.items() if name not in os.environ}
+    if log:
+        settings['ASCEND_SLOG_PRINT_TO_STDOUT'] = '1'
+    return Conversion(command, soc_version, settings)
+
+
+def _shapes(manifest: Manifest) -> Iterator[str]:
+    """Yield the options that fix every shape: one chunk length, or a gear for each of several."""
+    sizes, slots = manifest.chunk_sizes, manifest.kv_length
+    arch = manifest.architecture
+    chunk, mask = (sizes[0], slots + sizes[0]) if len(sizes) == 1 else (-1, -1)
+    yield (f'--input_shape=input_ids:1,{chunk};attention_mask:1,{mask};position_ids:1,{chunk};'
+           f'past_key_values:{arch.layers},2,1,{arch.kv_heads},{slots},{arch.head_dim}')
+    if len(sizes) > 1:
+        yield '--dynamic_dims=' + ';'.join(f'{size},{slots + size},{size}' for size in sizes)
+
+
+def _quoted(argument: str) -> str:
+    """Return one argument for a shell, with its value in double quotes where it needs any."""
+    name, equals, value = argument.partition('=')
+    if equals and shlex.quote(value) != value and not set('"$`\\!') & set(value):
+        return f'{name}="{value}"'
+    return argument if shlex.quote(argument) == argument else shlex.quote(argument)
+
+
+def convert(artifact: Artifact, conversion: Conversion,
+            report: Callable[[Progress], None] = lambda progress: None) -> Artifact:
+    """
+    Run ATC and put the .om into the artifact, in place of the one that was there.
+
+    ATC litters its working folder; it is given one beside the artifact, which goes afterwards.
+
+    :param report: called about once a second.
+    :return: the artifact as it is now.
+    :raises ArtifactError: the graph is not there or was altered; no space; no permission.
+    :raises ConversionError: there is no ATC here, it failed, or what it wrote is not whole.
+    """
+    artifact.verify_graph()
+    executable = find_atc()
+    toolkit = Toolkit.find(os.environ)
+    with _workshop(artifact) as (folder, log):
+        status = _run([executable, *conversion.command[1:]], folder, log,
+                      os.environ | conversion.settings, report)
+        om = folder / f'{OUTPUT}.om'
+        _check(status, om, artifact, log)
+        log.unlink()
+        return record_om(artifact, om, CompiledGraph(
+            conversion.soc_version, conversion.command, toolkit.version() if toolkit else ''))
+
+
+def find_atc() -> str:
+    """
+    Return the path of ATC.
+
+    :raises ConversionError: says how to get at it.
+    """
+    if found := shutil.which('atc'):
+        return found
+    toolkit = Toolkit.find(os.environ)
+    if toolkit:
+        raise ConversionError(f'atc is not on PATH, but a CANN toolkit is in {toolkit.home}; run: '
+                              f'source {toolkit.set_env}')
+    raise ConversionError('atc is not on PATH, and no CANN toolkit is on this machine; install '
+                          'one (it needs no NPU), or convert on a machine that has it and copy '
+                          'the artifact: docs/orange-pi.md says how')
+
+
+@contextmanager
+def _workshop(artifact: Artifact) -> Iterator[tuple[Path, Path]]:
+    """Give a folder that holds the graph under the name that ATC is told, and a path for a log."""
+    beside = artifact.folder.absolute()
+    folder = beside.with_name(f'.{beside.name}.atc')
+    with disk_errors(folder):
+        folder.mkdir(exist_ok=True)
+        with locked(folder):
+            try:
+                for path in folder.iterdir():  # of a conversion that was killed
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                _link(artifact.graph, folder / MODEL)
+                _link(artifact.folder / WEIGHTS, folder / WEIGHTS)
+                yield folder, beside.with_name(f'{beside.name}.atc.log')
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _link(path: Path, link: Path) -> None:
+    """Let a file appear under another name; a hard link where the file system has them."""
+    try:
+        link.hardlink_to(path)
+    except OSError:
+        link.symlink_to(path.absolute())
+
+
+def _run(command: list[str], folder: Path, log: Path, environment: Mapping[str, str],
+         report: Callable[[Progress], None]) -> int:
+    """Return ATC's exit status, its output written to a file; whatever it started ends with it."""
+    began = time.monotonic()
+    with log.open('wb') as output:
+        try:
+            process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output,
+                                       stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                                       start_new_session=True)
+        except OSError as error:
+            raise ConversionError(f'{command[0]} cannot be run: {error.strerror}; is it of this '
+                                  "machine's architecture?") from error
+        try:
+            with log.open(errors='replace') as printed:
+                stage = ''
+                while True:
+                    with suppress(subprocess.TimeoutExpired):
+                        return process.wait(timeout=POLL_S)
+                    stage = ([stage] + _STAGE.findall(printed.read()))[-1]
+                    report(Progress(time.monotonic() - began, _memory(process.pid), stage))
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _memory(pid: int) -> int:
+    """Return the bytes that a process and its descendants hold."""
+    held = 0
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            with suppress(psutil.Error):
+                held += each.memory_info().rss
+    return held
+
+
+def _check(status: int, om: Path, artifact: Artifact, log: Path) -> None:
+    """Refuse what ATC has not done, with the reason that its output gives."""
+    output = log.read_text(errors='replace')
+    whole = f"ATC's whole output is in {log}"
+    if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        raise ConversionError(f'atc was killed, most likely for lack of memory; {_more_memory()}; '
+                              f'{whole}')
+    if status:
+        line, remedy = find_failure(output) or (last_words(output), '')
+        remedy = _more_memory() if remedy == MEMORY else remedy
+        raise ConversionError('; '.join(filter(None, (
+            f'atc failed with status {status}: {line.rstrip(".")}', remedy, whole))))
+    if not om.is_file():
+        raise ConversionError(f'atc ended well and wrote no {om.name}: {last_words(output)}; is '
+                              f'{find_atc()} the ATC of CANN? {whole}')
+    size, weights = om.stat().st_size, artifact.manifest.files[WEIGHTS].size
+    if size < weights // 4:
+        raise ConversionError(f'atc wrote {om.name} of {size} bytes for {weights} bytes of '
+                              'weights, so it was cut short; is the disk full, or a quota '
+                              f'reached? {whole}')
+
+
+def _more_memory() -> str:
+    memory, swap = psutil.virtual_memory().total, psutil.swap_memory().total
+    return (f'this machine has {memory / 1e9:.1f} GB and {swap / 1e9:.1f} GB of swap: compile one '
+            'operator at a time with --jobs 1, close other programs, add swap (sudo fallocate -l '
+            '8G /swapfile && sudo chmod 600 /swapfile && sudo mkswap /swapfile && sudo swapon '
+            '/swapfile), or convert on another machine')

@@ -1,0 +1,84 @@
+"""What `tinyllama-model atc` does: choose for this machine, compile, show how far it is."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+import logging
+import os
+import sys
+
+from tqdm import tqdm
+
+from tinyllama_ros.artifact.folder import Artifact
+from tinyllama_ros.cann.atc import Conversion, convert, DEFAULT_SOC, plan_conversion, Progress
+from tinyllama_ros.cann.npu import Npu, read_npu
+from tinyllama_ros.cann.toolkit import Toolkit
+
+NEWS_S = 60
+"""Between two lines of news where there is no terminal to show a moving one."""
+
+_logger = logging.getLogger(__name__)
+
+
+def plan(artifact: Artifact, soc_version: str | None = None, *, jobs: int | None = None,
+         log: str | None = None) -> tuple[Conversion, list[str]]:
+    """
+    Return how an artifact is compiled on this machine, and what its user should know first.
+
+    :param soc_version: the chip; None takes that of this machine, else the 8T board's.
+    :param jobs: see plan_conversion, as for log.
+    """
+    npu = read_npu()
+    conversion = plan_conversion(
+        artifact.manifest, soc_version or (npu.soc_version if npu else DEFAULT_SOC), jobs=jobs,
+        log=log)
+    return conversion, list(_notes(artifact, conversion, npu, soc_version))
+
+
+def _notes(artifact: Artifact, conversion: Conversion, npu: Npu | None, asked: str | None
+           ) -> Iterator[str]:
+    if not npu and not asked:
+        yield (f'npu-smi shows no NPU here; compiling for {DEFAULT_SOC}, the 8T board (the 20T '
+               'one: --soc-version Ascend310B1)')
+    if npu and npu.soc_version != conversion.soc_version:
+        yield (f'this machine has an {npu.soc_version}: what is compiled for '
+               f'{conversion.soc_version} will not run here')
+    toolkit = Toolkit.find(os.environ)
+    if artifact.manifest.quantization == 'w8a8' and toolkit and not toolkit.plugin():
+        yield (f'{toolkit.opp} seems to lack the plugin for MatMulInteger; if ATC stops at that '
+               'operator, run custom_op/install.sh')
+    if conversion.settings:
+        settings = ' '.join(f'{name}={value}' for name, value in conversion.settings.items())
+        yield f'in the environment of ATC: {settings}'
+
+
+def compile_artifact(artifact: Artifact, conversion: Conversion, *, force: bool = False) -> None:
+    """
+    Compile an artifact, with news on stderr, unless that has been done just so.
+
+    :raises ArtifactError: see convert, as for ConversionError.
+    """
+    toolkit = Toolkit.find(os.environ)
+    made = artifact.manifest.om
+    if not force and made and (made.command, made.toolkit) == (
+            conversion.command, toolkit.version() if toolkit else ''):
+        _logger.info('%s has been compiled so already; --force compiles it again', artifact.om)
+        return
+    with _news() as report:
+        convert(artifact, conversion, report)
+
+
+@contextmanager
+def _news() -> Iterator[Callable[[Progress], None]]:
+    """Give what shows progress: a moving line on a terminal, else one line a minute."""
+    shown = sys.stderr.isatty()
+    last = 0.0
+    with tqdm(bar_format='{desc}', disable=not shown) as line:
+        def report(progress: Progress) -> None:
+            nonlocal last
+            minutes, seconds = divmod(int(progress.seconds), 60)
+            text = f'ATC {minutes}:{seconds:02}, {progress.memory / 1e9:.1f} GB {progress.stage}'
+            line.set_description_str(text.rstrip())
+            if not shown and progress.seconds - last >= NEWS_S:
+                last = progress.seconds
+                _logger.info('%s', text.rstrip())
+        yield report

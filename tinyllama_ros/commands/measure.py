@@ -1,0 +1,281 @@
+"""
+What an artifact costs on this machine: speed, memory, loading, and what is not the graph.
+
+A token is as fast as the weights can be read, so the machine's read bandwidth is measured beside.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass
+import math
+from pathlib import Path
+from statistics import median
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+import psutil
+
+from tinyllama_ros.artifact.folder import Artifact, Manifest
+from tinyllama_ros.chat.completion import CompletionEvent
+from tinyllama_ros.chat.conversation import ChatOptions, Conversation
+from tinyllama_ros.chat.serving import RecordKind, ResetReason, Server, State
+from tinyllama_ros.chat.tokenizer import load_tokenizer
+from tinyllama_ros.engine.backend import Backend, open_backend
+from tinyllama_ros.engine.engine import Engine
+from tinyllama_ros.engine.sampling import Sampler, SamplingOptions
+from tinyllama_ros.errors import ConfigError, PromptError
+
+STEPS = 16
+"""Forward passes of one run of a speed."""
+PROMPTS = (20, 200)
+"""Lengths (tokens) for which the time to the first token is measured."""
+PROMPT = 'Tell me about robots.'
+ANSWER = 128
+"""Tokens of the answer that shows what is not the graph."""
+MEMORY = 256 << 20
+"""Bytes that are read to measure the bandwidth; far more than the share of a cache one gets."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The median of some runs, and how far they lie apart."""
+
+    name: str
+    unit: str
+    median: float
+    lowest: float
+    highest: float
+    runs: int
+
+    @classmethod
+    def of(cls, name: str, unit: str, values: list[float]) -> 'Measurement':
+        """Return the measurement that these runs make."""
+        return cls(name, unit, median(values), min(values), max(values), len(values))
+
+
+def measure(folder: Path, *, backend: str, threads: int, runs: int, device: int = 0,
+            form: str = 'auto') -> list[Measurement]:
+    """
+    Return what was measured of an artifact, in an order to read.
+
+    :param device: see open_backend, as for form.
+
+    :raises ArtifactError, BackendError, ConfigError: it could not be loaded.
+    :raises ConfigError: there are to be no runs.
+    """
+    if runs < 1:
+        raise ConfigError(f'runs is {runs}; it must be 1 or above')
+    began_s = time.perf_counter()
+    artifact = Artifact.open(folder)
+    verified_s = time.perf_counter()
+    loaded = open_backend(backend, artifact, threads=threads, device=device, form=form)
+    ready_s = time.perf_counter()
+    try:
+        found = [Measurement.of('verify', 's', [verified_s - began_s]),
+                 Measurement.of('load', 's', [ready_s - verified_s])]
+        found += _speeds(loaded, runs)
+        if backend == 'onnx':  # an NPU reads its weights by a bus of its own
+            found += _bus(loaded, artifact.manifest, threads, runs)
+        found += [_first_token(loaded, length, runs) for length in PROMPTS
+                  if length < loaded.kv_length]
+        found += _outside(loaded, artifact, runs)
+        resident = psutil.Process().memory_info().rss / 1e6
+        return [*found, Measurement.of('resident memory', 'MB', [resident])]
+    finally:
+        loaded.close()
+
+
+def as_table(measurements: list[Measurement]) -> str:
+    """Return a table to read in a terminal."""
+    rows = [('', 'median', 'lowest', 'highest', 'runs', 'unit')]
+    rows += [(m.name, f'{m.median:.4g}', f'{m.lowest:.4g}', f'{m.highest:.4g}', str(m.runs),
+              m.unit) for m in measurements]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return '\n'.join(
+        row[0].ljust(widths[0]) + '  '
+        + '  '.join(row[i].rjust(widths[i]) for i in range(1, len(row) - 1))
+        + f'  {row[-1]}' for row in rows)
+
+
+def as_json(measurements: list[Measurement]) -> list[dict[str, Any]]:
+    """Return what json.dumps writes."""
+    return [asdict(measurement) for measurement in measurements]
+
+
+def _speeds(backend: Backend, runs: int) -> list[Measurement]:
+    """
+    Measure every chunk size that fits at an empty, a half full and a full cache.
+
+    All of them in turn, since a virtual machine is not as fast from minute to minute.
+    """
+    sizes = [size for size in backend.chunk_sizes if size <= backend.kv_length]
+    last = backend.kv_length - sizes[-1]
+    cases = [(size, fill) for fill in sorted({0, min(backend.kv_length // 2, last), last})
+             for size in sizes]
+    rates = [[_rate(backend, size, fill) for size, fill in cases] for _ in range(runs)]
+    return [Measurement.of(f'chunk {size} at fill {fill}', 'tok/s', list(found))
+            for (size, fill), found in zip(cases, zip(*rates, strict=True), strict=True)]
+
+
+def _rate(backend: Backend, size: int, fill: int) -> float:
+    """Return tokens per second, after a pass to warm up."""
+    tokens = np.arange(size, dtype=np.int64) % backend.vocab_size
+    backend.forward(tokens, fill)
+    steps = max(2, STEPS // size)
+    began_s = time.perf_counter()
+    for _ in range(steps):
+        backend.forward(tokens, fill)
+    return steps * size / (time.perf_counter() - began_s)
+
+
+def _bus(backend: Backend, manifest: Manifest, threads: int, runs: int) -> list[Measurement]:
+    """
+    Measure how fast memory can be read, and how much of that decoding uses at an empty cache.
+
+    Both in turn, and as many bytes of either: the bandwidth of a virtual machine may be higher for
+    a moment than it is for long.
+    """
+    from tinyllama_ros.engine.onnx import physical_cores
+    threads = threads or physical_cores()
+    size = weight_bytes(manifest)
+    bandwidths, shares = [], []
+    for _ in range(runs):
+        bandwidths.append(_read_bandwidth(threads, STEPS * size))
+        shares.append(100 * _rate(backend, 1, 0) * size / 1e9 / bandwidths[-1])
+    return [Measurement.of('read bandwidth', 'GB/s', bandwidths),
+            Measurement.of('read bandwidth used at fill 0', '%', shares)]
+
+
+def _read_bandwidth(threads: int, size: int) -> float:
+    """Return how many GB/s threads read, each its own part of memory, at least size bytes."""
+    parts = np.array_split(np.ones(MEMORY // 8, np.int64), threads)
+    passes = math.ceil(size / MEMORY)
+    with ThreadPoolExecutor(threads) as pool:
+        began_s = time.perf_counter()
+        for _ in range(passes):
+            _read(pool, parts)
+        return passes * MEMORY / 1e9 / (time.perf_counter() - began_s)
+
+
+def _read(pool: ThreadPoolExecutor, parts: list[NDArray[np.int64]]) -> None:
+    """Read each part by a thread, which computes no more than a bit-wise or."""
+    for _ in pool.map(np.bitwise_or.reduce, parts):
+        pass
+
+
+def weight_bytes(manifest: Manifest) -> int:
+    """
+    Return the bytes of the weights that every token is multiplied by.
+
+    That is every matrix but the embedding, of which a token needs one row, where it is not the
+    head as well.
+    """
+    shapes = manifest.architecture.weight_shapes()
+    if not manifest.architecture.tied_embeddings:
+        del shapes['model.embed_tokens.weight']
+    weights = sum(math.prod(shape) for shape in shapes.values() if len(shape) == 2)
+    return weights * {'w8a8': 1, 'fp16': 2, 'fp32': 4}[manifest.quantization]
+
+
+def _first_token(backend: Backend, length: int, runs: int) -> Measurement:
+    """Measure from an empty cache to the first token drawn."""
+    tokens = [index % backend.vocab_size for index in range(length)]
+    sampler = Sampler(SamplingOptions())
+    times_s = []
+    for _ in range(runs + 1):
+        engine = Engine(backend)
+        began_s = time.perf_counter()
+        for _ in engine.read(tokens):
+            pass
+        engine.draw(sampler)
+        times_s.append(time.perf_counter() - began_s)
+    return Measurement.of(f'time to first token, {length} tokens', 's', times_s[1:])
+
+
+def _outside(backend: Backend, artifact: Artifact, runs: int) -> list[Measurement]:
+    """
+    Measure an answer through the server, and what of each token is not the graph.
+
+    :return: nothing where the cache is too short for a prompt and an answer.
+    """
+    settings = artifact.manifest.tokenizer
+    timed = _Timed(backend, sorted(settings.control_tokens.values()))
+    conversation = Conversation(Engine(timed), settings,
+                                load_tokenizer(artifact.tokenizer, settings))
+    room = max(2, min(ANSWER, backend.kv_length // 2))
+    options = ChatOptions(max_tokens=room, answer_room=room, drafting=False,
+                          sampling=SamplingOptions(temperature=0.7, top_p=0.9))
+    try:
+        with closing(conversation.answer(PROMPT, options)) as events:
+            next(events)
+    except PromptError:
+        return []
+    server = Server(conversation, _Silent(), options=lambda: options, depth=1)
+    whole_ms, outside_ms = [], []
+    for _ in range(runs + 1):
+        conversation.reset()
+        timed.steps, timed.seconds = 0, 0.0
+        server.submit(PROMPT)
+        began_s = time.perf_counter()
+        server.serve()
+        total_s = time.perf_counter() - began_s
+        whole_ms.append(total_s / timed.steps * 1e3)
+        outside_ms.append((total_s - timed.seconds) / timed.steps * 1e3)
+    return [Measurement.of('one token of an answer, sampled', 'ms', whole_ms[1:]),
+            Measurement.of('of that, outside the graph', 'ms', outside_ms[1:])]
+
+
+class _Timed:
+    """A backend that counts its passes and their time, and whose model never ends an answer."""
+
+    def __init__(self, backend: Backend, stop_tokens: list[int]) -> None:
+        self._backend = backend
+        self._stop_tokens = stop_tokens
+        self.kv_length = backend.kv_length
+        self.vocab_size = backend.vocab_size
+        self.chunk_sizes = backend.chunk_sizes
+        self.pads = backend.pads
+        self.steps = 0
+        self.seconds = 0.0
+
+    def forward(self, tokens: NDArray[np.int64], start: int, *, logits: int = 1
+                ) -> NDArray[np.float32]:
+        began_s = time.perf_counter()
+        found = self._backend.forward(tokens, start, logits=logits)
+        found[:, self._stop_tokens] = -np.inf
+        self.seconds += time.perf_counter() - began_s
+        self.steps += 1
+        return found
+
+    def close(self) -> None:
+        """Leave the backend to its owner."""
+
+
+class _Silent:
+    """A listener to whom nothing matters."""
+
+    def on_state(self, state: State) -> None:
+        pass
+
+    def on_token(self, text: str) -> None:
+        pass
+
+    def on_sentence(self, text: str) -> None:
+        pass
+
+    def on_response(self, text: str) -> None:
+        pass
+
+    def on_reset(self, reason: ResetReason) -> None:
+        pass
+
+    def on_error(self, message: str) -> None:
+        raise AssertionError(message)
+
+    def on_completion(self, event: CompletionEvent) -> None:
+        pass
+
+    def on_record(self, kind: RecordKind, text: str, why: str = '') -> None:
+        pass

@@ -1,1 +1,0 @@
-"""The workbench: from a checkpoint to an artifact."""

@@ -1,0 +1,54 @@
+"""From an .om that others compiled to an artifact; only the manifest is lacking."""
+
+import os
+from pathlib import Path
+import shutil
+
+from tinyllama_ros.artifact.folder import (
+    CompiledGraph,
+    disk_errors,
+    Manifest,
+    new_artifact,
+    OM,
+    refuse_other,
+)
+from tinyllama_ros.errors import ArtifactError
+from tinyllama_ros.workbench.checkpoints.safetensors import read_architecture
+from tinyllama_ros.workbench.checkpoints.vocabulary import tokenizer_from_folder
+
+
+def adopt(om: Path, tokenizer: Path, folder: Path, *, kv_length: int,
+          chunk_sizes: tuple[int, ...] = (1,), soc_version: str = '') -> None:
+    """
+    Write an artifact that holds an .om of the Ascend dialect.
+
+    What the .om really is shows when a device loads it, which holds it against the manifest.
+
+    :param tokenizer: a Hugging Face folder: config.json, tokenizer_config.json, and
+        tokenizer.model or tokenizer.json; no weights.
+    :param kv_length: slots of the cache that the .om was compiled for.
+    :param chunk_sizes: chunk lengths that it was compiled for, ascending.
+    :param soc_version: chip that it was compiled for; '' where nobody knows.
+    :raises ModelError: the folder cannot be read, or describes no model that fits.
+    :raises ArtifactError: there is no such .om, or the artifact cannot be written.
+    """
+    if not om.is_file():
+        raise ArtifactError(f'{om} is not there; give the path of a compiled model (.om)')
+    words = tokenizer_from_folder(tokenizer)
+    manifest = Manifest(
+        name=om.stem, quantization='unknown', recipe=f'adopted from {om.name}', dialect='ascend',
+        kv_length=kv_length, chunk_sizes=chunk_sizes, architecture=read_architecture(tokenizer),
+        tokenizer=words.settings, files={}, om=CompiledGraph(soc_version, (), ''))
+    refuse_other(folder)
+    with new_artifact(folder, manifest) as partial:
+        (partial / words.settings.file_name).write_bytes(words.content)
+        with disk_errors(folder):
+            _link_or_copy(om, partial / OM)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, where that is possible: a gigabyte need not be there twice."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)

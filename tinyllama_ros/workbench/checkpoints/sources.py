@@ -1,0 +1,36 @@
+"""From what a user names to a checkpoint."""
+
+from pathlib import Path
+
+from tinyllama_ros.errors import ModelError
+from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
+from tinyllama_ros.workbench.checkpoints.fetch import fetch, KNOWN_MODELS
+
+
+def open_checkpoint(source: str | Path, cache: Path) -> Checkpoint:
+    """
+    Return the checkpoint of a known name (fetched if need be), a .gguf file or a folder.
+
+    :param source: a name goes before a path of the same spelling.
+    :raises FetchError: a known model could not be fetched.
+    :raises ModelError: there is no such thing, or it cannot be read.
+    """
+    path = fetch(str(source), cache) if str(source) in KNOWN_MODELS else Path(source)
+    try:
+        return _open_path(path)
+    except ModuleNotFoundError as error:
+        raise ModelError(f'{path} needs the Python package {error.name}, which is missing here; '
+                         f'pip install {error.name}') from error
+
+
+def _open_path(path: Path) -> Checkpoint:
+    """Return the checkpoint at a path; only the reader that it needs is imported."""
+    if path.is_dir():
+        from tinyllama_ros.workbench.checkpoints.safetensors import SafetensorsCheckpoint
+        return SafetensorsCheckpoint(path)
+    if path.is_file():
+        from tinyllama_ros.workbench.checkpoints.gguf import GgufCheckpoint
+        return GgufCheckpoint(path)
+    raise ModelError(f'there is no model {str(path)!r}; give a known name '
+                     f'({", ".join(KNOWN_MODELS)}), the path of a .gguf file, or a Hugging Face '
+                     'folder with config.json and safetensors')

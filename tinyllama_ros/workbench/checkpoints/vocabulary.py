@@ -1,0 +1,308 @@
+"""
+The tokenizer of a checkpoint, as an artifact holds it.
+
+Whatever a checkpoint says, the result obeys one rule: plain encoding never finds a control token.
+In a tokenizer.json they stand in the vocabulary and not among the added tokens; in a SentencePiece
+model they are of the control type.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+import json
+from pathlib import Path
+import re
+from typing import Any
+
+from sentencepiece import SentencePieceProcessor
+from tokenizers import Tokenizer
+
+from tinyllama_ros.artifact.tokenizer_settings import FILE_NAMES, TokenizerKind, TokenizerSettings
+from tinyllama_ros.errors import ModelError
+from tinyllama_ros.workbench.checkpoints.checkpoint import TokenizerFile
+from tinyllama_ros.workbench.checkpoints.named_values import NamedValues
+from tinyllama_ros.workbench.checkpoints.sentencepiece_model import (
+    llama_options,
+    Piece,
+    PieceType,
+    read_pieces,
+    write_pieces,
+)
+
+_BYTE_LEVEL = {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': True}
+_GPT2 = _BYTE_LEVEL | {'use_regex': True}
+_LLAMA3_WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+                 r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+')
+
+# How text is cut before the merges, by the name that GGUF gives it (tokenizer.ggml.pre).
+PRE_TOKENIZERS: Mapping[str, Mapping[str, Any]] = {
+    'gpt-2': _GPT2,
+    'smollm': {'type': 'Sequence', 'pretokenizers': [
+        {'type': 'Digits', 'individual_digits': True}, _GPT2]},
+    'llama-bpe': {'type': 'Sequence', 'pretokenizers': [
+        {'type': 'Split', 'pattern': {'Regex': _LLAMA3_WORDS}, 'behavior': 'Isolated',
+         'invert': False},
+        _BYTE_LEVEL | {'use_regex': False}]},
+}
+_LOOKS_SPECIAL = re.compile(r'<\S+>|\[/?[A-Z_]+\]')
+
+
+def tokenizer_from_metadata(metadata: NamedValues) -> TokenizerFile:
+    """
+    Return the tokenizer that the metadata of a GGUF file describes.
+
+    :raises ModelError: a kind that is not supported, or metadata that contradict themselves.
+    """
+    model = metadata.required('tokenizer.ggml.model', str)
+    if model == 'gpt2':
+        return _bpe_from_metadata(metadata)
+    if model == 'llama':
+        return _sentencepiece_from_metadata(metadata)
+    raise ModelError(f'{metadata.path}: tokenizer {model!r} is not supported; '
+                     'supported: gpt2 (byte-level BPE), llama (SentencePiece)')
+
+
+def tokenizer_from_folder(folder: Path) -> TokenizerFile:
+    """
+    Return the tokenizer of a Hugging Face folder: tokenizer.model, else tokenizer.json.
+
+    :raises ModelError: neither is there or can be read, or there is no chat template.
+    """
+    config = NamedValues.from_json(folder / 'tokenizer_config.json')
+    if (folder / FILE_NAMES['sentencepiece']).exists():
+        return _sentencepiece_from_folder(folder, config)
+    if (folder / FILE_NAMES['bpe']).exists():
+        return _bpe_from_folder(folder, config)
+    raise ModelError(f'{folder} has no tokenizer.model and no tokenizer.json; '
+                     'fetch the model again')
+
+
+def _bpe_from_metadata(metadata: NamedValues) -> TokenizerFile:
+    words = metadata.optional('tokenizer.ggml.pre', str, 'gpt-2')
+    if words not in PRE_TOKENIZERS:
+        raise ModelError(f'{metadata.path}: pre-tokenizer {words!r} is not supported; '
+                         f'supported: {", ".join(PRE_TOKENIZERS)}')
+    settings = _settings_from_metadata('bpe', metadata, add_bos=words == 'llama-bpe')
+    tokens = _tokens(metadata)
+    vocabulary = {piece.text: number for number, piece in enumerate(tokens)}
+    if len(vocabulary) < len(tokens):
+        raise ModelError(f'{metadata.path}: two tokens have the same text; use another file')
+    added = [_added_token(number, piece.text) for number, piece in enumerate(tokens)
+             if piece.type == PieceType.USER_DEFINED
+             and piece.text not in settings.control_tokens]
+    model = {'type': 'BPE', 'vocab': vocabulary, 'ignore_merges': words == 'llama-bpe',
+             'merges': metadata.several('tokenizer.ggml.merges', str)}
+    return _bpe_file(settings, metadata.path, {
+        'version': '1.0', 'added_tokens': added, 'normalizer': None,
+        'pre_tokenizer': PRE_TOKENIZERS[words], 'decoder': _GPT2, 'model': model})
+
+
+def _sentencepiece_from_metadata(metadata: NamedValues) -> TokenizerFile:
+    settings = _settings_from_metadata('sentencepiece', metadata, add_bos=True)
+    pieces = _tokens(metadata)
+    options = llama_options(
+        len(pieces), metadata.optional('tokenizer.ggml.unknown_token_id', int, 0),
+        settings.control_tokens.get(settings.bos_token, -1),
+        settings.control_tokens[settings.eos_token],
+        dummy_prefix=metadata.optional('tokenizer.ggml.add_space_prefix', bool, True))
+    return _sentencepiece_file(settings, metadata.path, pieces, options)
+
+
+def _tokens(metadata: NamedValues) -> list[Piece]:
+    """Return the vocabulary of a GGUF file; merges need no scores, so they may be absent."""
+    texts = metadata.several('tokenizer.ggml.tokens', str)
+    types = metadata.several('tokenizer.ggml.token_type', int)
+    scores = (metadata.several('tokenizer.ggml.scores', float)
+              if 'tokenizer.ggml.scores' in metadata else [0.0] * len(texts))
+    if not len(texts) == len(types) == len(scores):
+        raise ModelError(f'{metadata.path}: {len(texts)} tokens, {len(types)} types and '
+                         f'{len(scores)} scores; they must be as many, fetch the model again')
+    try:
+        return [Piece(text, score, PieceType(kind))
+                for text, score, kind in zip(texts, scores, types, strict=True)]
+    except ValueError as error:
+        raise ModelError(f'{metadata.path}: tokenizer.ggml.token_type: {error}; '
+                         'fetch the model again') from error
+
+
+def _settings_from_metadata(kind: TokenizerKind, metadata: NamedValues, *,
+                            add_bos: bool) -> TokenizerSettings:
+    tokens = _tokens(metadata)
+    template = metadata.optional('tokenizer.chat_template', str, '')
+    if not template:
+        raise ModelError(f'{metadata.path} has no chat template (tokenizer.chat_template); '
+                         'use the instruct or chat form of the model')
+    end = _token_text(metadata, tokens, 'tokenizer.ggml.eos_token_id')
+    begin = (_token_text(metadata, tokens, 'tokenizer.ggml.bos_token_id')
+             if 'tokenizer.ggml.bos_token_id' in metadata else '')
+    return TokenizerSettings(
+        kind=kind, chat_template=template, bos_token=begin, eos_token=end,
+        add_bos=bool(begin) and metadata.optional('tokenizer.ggml.add_bos_token', bool, add_bos),
+        control_tokens=_control_tokens(tokens, (begin, end)))
+
+
+def _token_text(metadata: NamedValues, tokens: list[Piece], key: str) -> str:
+    number = metadata.required(key, int)
+    if not 0 <= number < len(tokens):
+        raise ModelError(f'{metadata.path}: {key} is {number}, the vocabulary ends at '
+                         f'{len(tokens) - 1}; fetch the model again')
+    return tokens[number].text
+
+
+def _control_tokens(pieces: list[Piece], always: Iterable[str]) -> dict[str, int]:
+    """Return the ids of the tokens that structure a conversation, and of those named."""
+    return {piece.text: number for number, piece in enumerate(pieces)
+            if piece.type == PieceType.CONTROL or piece.text in always
+            or (piece.type == PieceType.USER_DEFINED and _LOOKS_SPECIAL.fullmatch(piece.text))}
+
+
+def _sentencepiece_from_folder(folder: Path, config: NamedValues) -> TokenizerFile:
+    path = folder / FILE_NAMES['sentencepiece']
+    try:
+        pieces, others = read_pieces(path.read_bytes())
+    except (OSError, ModelError) as error:
+        raise ModelError(f'{path} cannot be read: {error}; fetch the model again') from error
+    pieces += _pieces_added(config, len(pieces))
+    begin = _special_token(config, 'bos_token', '<s>')
+    end = _special_token(config, 'eos_token', '</s>')
+    settings = _settings_from_folder('sentencepiece', folder, config, begin, end,
+                                     _control_tokens(pieces, (begin, end)))
+    return _sentencepiece_file(settings, path, pieces, others)
+
+
+def _pieces_added(config: NamedValues, first: int) -> list[Piece]:
+    """Return the tokens that the configuration adds after the vocabulary's last."""
+    decoder: dict[str, Any] = config.optional('added_tokens_decoder', dict, {})
+    added = {}
+    for key, token in decoder.items():
+        if not key.isdecimal() or not _is_token(token):
+            raise ModelError(f'{config.path}: added_tokens_decoder has {key!r} as '
+                             f'{str(token)[:60]!r}; it must map ids to tokens with their content, '
+                             'fetch the model again')
+        added[int(key)] = Piece(token['content'], 0.0, PieceType.CONTROL if token.get('special')
+                                else PieceType.USER_DEFINED)
+    numbers = sorted(number for number in added if number >= first)
+    if numbers != list(range(first, first + len(numbers))):
+        raise ModelError(f'{config.path}: added_tokens_decoder leaves ids out after {first - 1}; '
+                         'fetch the model again')
+    return [added[number] for number in numbers]
+
+
+def _bpe_from_folder(folder: Path, config: NamedValues) -> TokenizerFile:
+    path = folder / FILE_NAMES['bpe']
+    content = NamedValues.from_json(path)
+    model: dict[str, Any] = content.required('model', dict)
+    if model.get('type') != 'BPE' or not _is_byte_level(content.raw('pre_tokenizer')):
+        raise ModelError(f'{path} is not a byte-level BPE; put the tokenizer.model '
+                         'of the same model beside it')
+    begin, end = (_special_token(config, key, '') for key in ('bos_token', 'eos_token'))
+    added = _tokens_added(content)
+    words: dict[str, Any] = NamedValues(path, model).required('vocab', dict)
+    vocabulary = words | {token['content']: token['id'] for token in added}
+    control = {token['content']: token['id'] for token in added
+               if token.get('special') or _LOOKS_SPECIAL.fullmatch(token['content'])}
+    control |= {text: vocabulary[text] for text in (begin, end) if text in vocabulary}
+    settings = _settings_from_folder('bpe', folder, config, begin, end, control)
+    return _bpe_file(settings, path, {
+        'version': '1.0', 'normalizer': content.raw('normalizer'),
+        'model': model | {'vocab': vocabulary},
+        'added_tokens': [token for token in added if token['content'] not in control],
+        'pre_tokenizer': content.raw('pre_tokenizer'), 'decoder': _GPT2})
+
+
+def _tokens_added(content: NamedValues) -> list[dict[str, Any]]:
+    """Return the tokens that a tokenizer.json adds to its vocabulary, each with text and id."""
+    added: list[Any] = content.optional('added_tokens', list, [])
+    for token in added:
+        if not _is_token(token) or not isinstance(token.get('id'), int):
+            raise ModelError(f'{content.path}: added_tokens has {str(token)[:60]!r}; it must be '
+                             'a token with its id and content, fetch the model again')
+    return added
+
+
+def _is_token(token: Any) -> bool:
+    return isinstance(token, dict) and isinstance(token.get('content'), str)
+
+
+def _is_byte_level(pre_tokenizer: Any) -> bool:
+    """Return whether a pre-tokenizer writes bytes, by itself or in one of its steps."""
+    if not isinstance(pre_tokenizer, dict):
+        return False
+    steps = pre_tokenizer.get('pretokenizers')
+    return (pre_tokenizer.get('type') == 'ByteLevel'
+            or (isinstance(steps, list) and any(map(_is_byte_level, steps))))
+
+
+def _settings_from_folder(kind: TokenizerKind, folder: Path, config: NamedValues, begin: str,
+                          end: str, control: dict[str, int]) -> TokenizerSettings:
+    for key, text in (('bos_token', begin), ('eos_token', end)):
+        if text not in control and (text or key == 'eos_token'):
+            raise ModelError(f'{config.path}: {key} is {text!r}, which the vocabulary does not '
+                             'have; fetch the model again')
+    return TokenizerSettings(
+        kind=kind, chat_template=_folder_template(folder, config), bos_token=begin, eos_token=end,
+        add_bos=bool(begin) and config.optional('add_bos_token', bool, kind == 'sentencepiece'),
+        control_tokens=control)
+
+
+def _folder_template(folder: Path, config: NamedValues) -> str:
+    """Return the chat template from its own file, else from the tokenizer's configuration."""
+    path = folder / 'chat_template.jinja'
+    if path.exists():
+        return _text_of(path)
+    template = config.raw('chat_template')
+    if isinstance(template, list):
+        templates = config.several('chat_template', dict)
+        template = next((entry.get('template') for entry in templates
+                         if entry.get('name') == 'default'), None)
+    if not isinstance(template, str) or not template:
+        raise ModelError(f'{folder} has no chat template, neither chat_template.jinja nor in '
+                         'tokenizer_config.json; use the instruct or chat form of the model, '
+                         'or put its template into chat_template.jinja')
+    return template
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f'{path} cannot be read: {error}; fetch the model again, or write the '
+                         'file as UTF-8') from error
+
+
+def _special_token(config: NamedValues, key: str, default: str) -> str:
+    """Return the text of a token that the configuration gives as a string or as an object."""
+    value = config.raw(key)
+    text = value.get('content') if isinstance(value, dict) else value
+    return text if isinstance(text, str) else default
+
+
+def _added_token(number: int, text: str) -> dict[str, Any]:
+    return {'id': number, 'content': text, 'single_word': False, 'lstrip': False,
+            'rstrip': False, 'normalized': False, 'special': False}
+
+
+def _bpe_file(settings: TokenizerSettings, path: Path,
+              content: Mapping[str, Any]) -> TokenizerFile:
+    """Return a tokenizer.json, which the tokenizers library has read once."""
+    text = json.dumps(content, ensure_ascii=False)
+    try:
+        Tokenizer.from_str(text)
+    except Exception as error:  # the library raises nothing narrower
+        raise ModelError(f'{path}: the vocabulary cannot be used: {error}; '
+                         'fetch the model again') from error
+    return TokenizerFile(settings, text.encode())
+
+
+def _sentencepiece_file(settings: TokenizerSettings, path: Path, pieces: list[Piece],
+                        others: bytes) -> TokenizerFile:
+    """Return a tokenizer.model, which the sentencepiece library has read once."""
+    sealed = [replace(piece, type=PieceType.CONTROL)
+              if piece.text in settings.control_tokens and piece.type != PieceType.UNKNOWN
+              else piece for piece in pieces]
+    try:
+        content = write_pieces(sealed, others)
+        SentencePieceProcessor(model_proto=content)
+    except (RuntimeError, UnicodeEncodeError) as error:
+        raise ModelError(f'{path}: the vocabulary cannot be used: {error}; '
+                         'fetch the model again') from error
+    return TokenizerFile(settings, content)

@@ -1,0 +1,308 @@
+"""
+The decoder in the Ascend dialect: static shapes, and operators that the NPU's core has.
+
+One layer, with the operators as they run (kv: key/value heads, group: query heads that share one,
+S: tokens of the chunk)::
+
+    residual = residual + last block
+        |
+    Mul, ReduceMean, Add, Sqrt, Div, Mul           RMSNorm, in float32
+        |
+    linear q,k,v (one matrix)
+        |
+    Split, Concat, Mul, Add                        rotate q and k
+        |                    \
+        |                    new rows (1, 2 kv, S, head_dim) float16 -> out_key_values
+        |                    /
+    past keys x q, new keys x q                    (1, kv, slots, group S), (1, kv, S, group S)
+        |
+    Concat, Transpose, Add penalty, Softmax        (1, kv, group S, slots + S), in float32
+        |
+    x past values + x new values
+        |
+    linear o, residual, RMSNorm
+        |
+    linear gate,up (one matrix) - gate * Sigmoid(gate) * up - linear down
+
+Keys are the left factor of their product, so that the cache is never transposed, and past and
+new ones are scored apart, so that it is never joined: each step reads it once. 1/sqrt(head_dim)
+is folded into the weight of q: the scores stay small enough for float16.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from tinyllama_ros.artifact.folder import GRAPH, WEIGHTS
+from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
+from tinyllama_ros.workbench.graphs.ascend_linear import AscendLinear
+from tinyllama_ros.workbench.graphs.decoder_weights import DecoderWeights
+from tinyllama_ros.workbench.graphs.graph_writer import GraphWriter
+from tinyllama_ros.workbench.graphs.rope import rope_tables
+from tinyllama_ros.workbench.quantization.quantize import HEAD, is_fine
+
+OPSET = 13
+HIDDEN = 60000.0
+"""Subtracted from the score of a slot that must not be seen; float16 holds it."""
+TO_THE_END = 2 ** 31 - 1
+
+
+def write_ascend_graph(checkpoint: Checkpoint, linear: type[AscendLinear], kv_length: int,
+                       folder: Path, chunk_sizes: Sequence[int] = (1,), fine: str = 'none'
+                       ) -> Iterator[str]:
+    """
+    Write the graph and its weights into a folder; yield the name of each part when it is done.
+
+    ================ =============================================== ===========================
+    input            shape                                           type
+    ================ =============================================== ===========================
+    input_ids        1, S                                            int64
+    attention_mask   1, kv_length + S                                int64; 1 = attend; the last
+                                                                     S entries are the chunk
+    position_ids     1, S                                            int64
+    past_key_values  layers, 2, 1, kv_heads, kv_length, head_dim     float16; keys rotated
+    ================ =============================================== ===========================
+
+    Outputs: logits (1, S, vocabulary) float32, and out_key_values (layers, 2, 1, kv_heads, S,
+    head_dim) float16, the new rows only.
+
+    A token of the chunk sees no other that has a higher position, whatever the mask says. Position
+    ids of padding may go on past the last slot.
+
+    :param chunk_sizes: the S to compile for. Where there are several, S is symbolic, and ATC's
+        gears make each of them static.
+    :param fine: out of quantize.FINE; which linears are applied finely.
+    """
+    with (folder / WEIGHTS).open('wb') as weights:
+        writer = GraphWriter(weights, WEIGHTS)
+        decoder = _Decoder(writer, checkpoint, linear, kv_length, chunk_sizes, fine)
+        yield from decoder.write()
+    writer.save(folder / GRAPH, 'decoder', {'': OPSET})
+
+
+class _Decoder:
+    """The parts of the graph, in the order in which data passes them."""
+
+    def __init__(self, writer: GraphWriter, checkpoint: Checkpoint, linear: type[AscendLinear],
+                 kv_length: int, chunk_sizes: Sequence[int], fine: str) -> None:
+        self._writer = writer
+        self._weights = DecoderWeights(checkpoint)
+        self._arch = checkpoint.architecture
+        self._linear = linear(writer)
+        self._kv_length = kv_length
+        self._fine = fine
+        self._longest = chunk_sizes[-1]
+        is_static = len(chunk_sizes) == 1
+        self._chunk: int | str = self._longest if is_static else 'S'
+        self._columns: int | str = kv_length + self._longest if is_static else f'{kv_length}+S'
+        self._new_rows: list[str] = []
+
+    def write(self) -> Iterator[str]:
+        writer, arch = self._writer, self._arch
+        cache = (arch.layers, 2, 1, arch.kv_heads)
+        input_ids = writer.input('input_ids', TensorProto.INT64, (1, self._chunk))
+        mask = writer.input('attention_mask', TensorProto.INT64, (1, self._columns))
+        positions = writer.input('position_ids', TensorProto.INT64, (1, self._chunk))
+        past = writer.input('past_key_values', TensorProto.FLOAT16,
+                            (*cache, self._kv_length, arch.head_dim))
+        self._add_constants()
+        self._past = self._reshaped('past', past, 'shape/past')
+        self._penalty = self._seen(mask, positions)
+        self._turn = [writer.node('Gather', f'rope/{name}', [f'rope/{name}/table', positions])
+                      for name in ('cos', 'sin')]
+        yield from self._layers(input_ids)
+        rows = self._joined('rows', self._new_rows, axis=0)
+        self._reshaped('out_key_values', rows, 'shape/out')
+        writer.output('logits', TensorProto.FLOAT, (1, self._chunk, arch.vocab_size))
+        writer.output('out_key_values', TensorProto.FLOAT16,
+                      (*cache, self._chunk, arch.head_dim))
+
+    def _add_constants(self) -> None:
+        """Add what all layers share."""
+        writer, arch = self._writer, self._arch
+        kv, size = arch.kv_heads, arch.head_dim
+        for name, value in {
+                'shape/past': (2 * arch.layers, kv, self._kv_length, size),
+                'shape/heads': (1, -1, arch.heads + 2 * kv, size),
+                'shape/groups': (-1, kv, arch.group, size),
+                'shape/queries': (1, kv, size, -1),
+                'shape/rows': (1, 2 * kv, -1, size),
+                'shape/by_head': (arch.heads, -1, size),
+                'shape/by_token': (-1, arch.heads, size),
+                'shape/side_by_side': (1, -1, arch.heads * size),
+                'shape/out': (arch.layers, 2, 1, kv, -1, size),
+                'split/turned': (arch.heads + kv, kv), 'split/queries': (arch.heads, kv),
+                'slice/start': (0,), 'slice/past': (self._kv_length,), 'slice/end': (TO_THE_END,),
+                'slice/columns': (3,), 'slice/layers': (0,)}.items():
+            writer.constant(name, np.array(value, np.int64))
+        for name, number in (('one', 1), ('hidden', HIDDEN), ('norm_eps', arch.norm_eps)):
+            writer.constant(name, np.array(number, np.float32))
+        cos, sin = rope_tables(arch, self._kv_length + self._longest - 1)
+        for name, table in (('cos', np.concatenate([cos, cos], axis=1)),
+                            ('sin', np.concatenate([-sin, sin], axis=1))):
+            writer.weight(f'rope/{name}/table', table[:, None])  # (positions, 1, head_dim)
+
+    def _seen(self, mask: str, positions: str) -> str:
+        """Return what is added to the scores (1, 1, 1 or group S, slots + S)."""
+        writer = self._writer
+        number = writer.node('Cast', 'mask/float', [mask], to=TensorProto.FLOAT)
+        less = writer.node('Sub', 'mask/less', [number, 'one'])
+        flat = writer.node('Mul', 'mask/flat', [less, 'hidden'])
+        penalty = self._unsqueezed('mask/penalty', flat, (1, 2))
+        return penalty if self._chunk == 1 else self._causal(penalty, positions)
+
+    def _causal(self, penalty: str, positions: str) -> str:
+        """Return a penalty with a row for each query, none of which sees a later one."""
+        writer = self._writer
+        writer.constant('mask/slots', np.zeros((1, self._kv_length), np.float32))
+        writer.constant('mask/hidden', np.array(-HIDDEN, np.float32))
+        number = writer.node('Cast', 'mask/positions', [positions], to=TensorProto.FLOAT)
+        columns = self._joined('mask/columns', ['mask/slots', number], axis=1)
+        is_later = writer.node('Greater', 'mask/is_later', [
+            self._unsqueezed('mask/keys', columns, (1, 2)),
+            self._unsqueezed('mask/queries', number, (1, 3))])
+        causal = writer.node('Where', 'mask/causal', [is_later, 'mask/hidden', penalty])
+        return self._joined('mask/by_group', [causal] * self._arch.group, axis=2)
+
+    def _layers(self, input_ids: str) -> Iterator[str]:
+        writer, arch, linear = self._writer, self._arch, self._linear
+        residual = linear.rows('embed', input_ids, self._weights)
+        yield 'embedding'
+        for layer in range(arch.layers):
+            path, prefix = f'layer.{layer}', f'model.layers.{layer}'
+            hidden = self._norm(f'{path}/attention', residual, f'{prefix}.input_layernorm')
+            block = self._attention(f'{path}/attention', layer, hidden)
+            residual = writer.node('Add', f'{path}/attention/residual', [residual, block])
+            hidden = self._norm(f'{path}/mlp', residual, f'{prefix}.post_attention_layernorm')
+            block = self._mlp(f'{path}/mlp', layer, hidden)
+            residual = writer.node('Add', f'{path}/mlp/residual', [residual, block])
+            yield f'layer {layer}'
+        hidden = self._norm('final', residual, 'model.norm')
+        linear.head(HEAD, hidden, self._weights.head(), is_tied=arch.tied_embeddings)
+        yield 'head'
+
+    def _norm(self, path: str, x: str, gain: str) -> str:
+        writer = self._writer
+        square = writer.node('Mul', f'{path}/norm/square', [x, x])
+        mean = writer.node('ReduceMean', f'{path}/norm/mean', [square], axes=[-1], keepdims=1)
+        more = writer.node('Add', f'{path}/norm/more', [mean, 'norm_eps'])
+        root = writer.node('Sqrt', f'{path}/norm/root', [more])
+        plain = writer.node('Div', f'{path}/norm/plain', [x, root])
+        return writer.node('Mul', f'{path}/norm', [
+            plain, writer.constant(f'{path}/norm/weight', self._weights.one(gain))])
+
+    def _attention(self, path: str, layer: int, hidden: str) -> str:
+        prefix = f'model.layers.{layer}.self_attn'
+        weight = self._weights.stack(prefix, ('q_proj', 'k_proj', 'v_proj'))
+        weight[:self._arch.heads * self._arch.head_dim] *= self._arch.head_dim ** -0.5
+        q, keys, values = self._heads(path, self._product(f'{path}/qkv', hidden, weight))
+        past_keys, past_values = (self._past_rows(f'{path}/past_{kind}', 2 * layer + number)
+                                  for number, kind in enumerate(('keys', 'values')))
+        scores = self._joined(f'{path}/scores', [
+            self._writer.node('MatMul', f'{path}/past_scores', [past_keys, q]),
+            self._writer.node('MatMul', f'{path}/new_scores', [keys, q])], axis=2)
+        past_share, new_share = self._shares(path, scores)
+        gathered = self._writer.node('Add', f'{path}/gathered', [
+            self._writer.node('MatMul', f'{path}/past_gathered', [past_share, past_values]),
+            self._writer.node('MatMul', f'{path}/new_gathered', [new_share, values])])
+        by_head = self._reshaped(f'{path}/by_head', gathered, 'shape/by_head')
+        by_token = self._exchanged(f'{path}/by_token', by_head, (1, 0, 2), 'shape/by_token')
+        flat = self._reshaped(f'{path}/side_by_side', by_token, 'shape/side_by_side')
+        attended = self._cast(f'{path}/attended', flat, self._linear.attention_type,
+                              TensorProto.FLOAT)
+        return self._product(f'{path}/o', attended, self._weights.one(f'{prefix}.o_proj'))
+
+    def _heads(self, path: str, qkv: str) -> tuple[str, str, str]:
+        """Return q (1, kv, head_dim, group S), new keys and new values (1, kv, S, head_dim)."""
+        kind = self._linear.attention_type
+        heads = self._reshaped(f'{path}/heads', qkv, 'shape/heads')
+        straight, values = self._split(f'{path}/turned_values', heads, 2, 'split/turned')
+        q, keys = self._split(f'{path}/queries_keys', self._turned(f'{path}/turned', straight), 2,
+                              'split/queries')
+        groups = self._reshaped(f'{path}/groups', q, 'shape/groups')
+        by_group = self._writer.node('Transpose', f'{path}/by_group', [groups], perm=(1, 3, 2, 0))
+        queries = self._reshaped(f'{path}/queries', by_group, 'shape/queries')
+        rows = self._joined(f'{path}/keys_values', [keys, values], axis=2)
+        half = self._writer.node('Cast', f'{path}/half', [rows], to=TensorProto.FLOAT16)
+        rows = self._exchanged(f'{path}/rows', half, (0, 2, 1, 3), 'shape/rows')
+        self._new_rows.append(rows)
+        rows = self._cast(f'{path}/rows/cast', rows, TensorProto.FLOAT16, kind)
+        new_keys, new_values = self._split(f'{path}/new_rows', rows, 1)
+        return (self._cast(f'{path}/queries/cast', queries, TensorProto.FLOAT, kind), new_keys,
+                new_values)
+
+    def _turned(self, path: str, x: str) -> str:
+        """Return heads (1, S, any, head_dim) rotated to their positions."""
+        writer = self._writer
+        cos, sin = self._turn
+        first, second = self._split(f'{path}/halves', x, 3)
+        swapped = self._joined(f'{path}/swapped', [second, first], axis=3)
+        return writer.node('Add', path, [writer.node('Mul', f'{path}/cos', [x, cos]),
+                                         writer.node('Mul', f'{path}/sin', [swapped, sin])])
+
+    def _shares(self, path: str, scores: str) -> tuple[str, str]:
+        """Return what each query takes from the past slots and from the chunk."""
+        writer, kind = self._writer, self._linear.attention_type
+        by_query = writer.node('Transpose', f'{path}/scores/by_query', [scores],
+                               perm=(0, 1, 3, 2))
+        number = self._cast(f'{path}/scores/float', by_query, kind, TensorProto.FLOAT)
+        seen = writer.node('Add', f'{path}/scores/seen', [number, self._penalty])
+        share = writer.node('Softmax', f'{path}/share', [seen], axis=-1)
+        share = self._cast(f'{path}/share/cast', share, TensorProto.FLOAT, kind)
+        return (self._sliced(f'{path}/share/past', share, 'slice/start', 'slice/past'),
+                self._sliced(f'{path}/share/new', share, 'slice/past', 'slice/end'))
+
+    def _mlp(self, path: str, layer: int, hidden: str) -> str:
+        writer, prefix = self._writer, f'model.layers.{layer}.mlp'
+        weight = self._weights.stack(prefix, ('gate_proj', 'up_proj'))
+        both = self._product(f'{path}/gate_up', hidden, weight)
+        gate, up = self._split(f'{path}/split', both, -1)
+        sigmoid = writer.node('Sigmoid', f'{path}/sigmoid', [gate])
+        silu = writer.node('Mul', f'{path}/silu', [gate, sigmoid])
+        product = writer.node('Mul', f'{path}/gated', [silu, up])
+        return self._product(f'{path}/down', product, self._weights.one(f'{prefix}.down_proj'))
+
+    def _product(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        """Return x times a weight, from activations as fine as they are wanted there."""
+        linear = self._linear
+        apply = linear.apply_finely if is_fine(path, self._fine) else linear.apply
+        return apply(path, x, weight)
+
+    def _past_rows(self, path: str, number: int) -> str:
+        """Return one layer's keys or values of the past (1, kv, slots, head_dim)."""
+        start, end = (self._writer.constant(f'{path}/{name}', np.array([value], np.int64))
+                      for name, value in (('start', number), ('end', number + 1)))
+        rows = self._writer.node('Slice', path, [self._past, start, end, 'slice/layers'])
+        return self._cast(f'{path}/cast', rows, TensorProto.FLOAT16, self._linear.attention_type)
+
+    def _sliced(self, path: str, x: str, start: str, end: str) -> str:
+        return self._writer.node('Slice', path, [x, start, end, 'slice/columns'])
+
+    def _split(self, path: str, x: str, axis: int, sizes: str = '') -> tuple[str, str]:
+        """Return two parts, of the same size where no sizes are named."""
+        parts = path, f'{path}:1'
+        self._writer.node('Split', path, [x, sizes] if sizes else [x], outputs=parts, axis=axis)
+        return parts
+
+    def _joined(self, path: str, parts: Sequence[str], axis: int) -> str:
+        return self._writer.node('Concat', path, parts, axis=axis)
+
+    def _reshaped(self, path: str, x: str, shape: str) -> str:
+        return self._writer.node('Reshape', path, [x, shape])
+
+    def _exchanged(self, path: str, x: str, perm: Sequence[int], shape: str) -> str:
+        """Return x with the chunk's axis and its neighbour exchanged, which is free for one."""
+        if self._chunk == 1:
+            return self._reshaped(path, x, shape)
+        return self._writer.node('Transpose', path, [x], perm=perm)
+
+    def _unsqueezed(self, path: str, x: str, axes: Sequence[int]) -> str:
+        return self._writer.node('Unsqueeze', path, [
+            x, self._writer.constant(f'{path}/axes', np.array(axes, np.int64))])
+
+    def _cast(self, path: str, x: str, before: Any, after: Any) -> str:
+        return x if before == after else self._writer.node('Cast', path, [x], to=after)

@@ -1,0 +1,186 @@
+"""The ways in which the Ascend dialect multiplies by a weight; what goes in and out is float32."""
+
+from collections.abc import Iterator
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from tinyllama_ros.errors import ModelError
+from tinyllama_ros.workbench.graphs.decoder_weights import DecoderWeights
+from tinyllama_ros.workbench.graphs.graph_writer import GraphWriter
+from tinyllama_ros.workbench.graphs.linear import half_rows, Linear
+from tinyllama_ros.workbench.quantization.quantize import FINER, QMAX, quantize_weight
+
+Number = TypeVar('Number', np.int8, np.float32)
+WIDEST = 32768
+"""Columns of the widest product; the cube's tiling breaks on wider ones."""
+PIECE = 16384
+"""Columns of the pieces that a wider one is cut into."""
+LARGEST_HALF = 65504
+"""Largest number that float16 holds."""
+SMALLEST_PEAK = 1e-6
+"""Stands in for the largest magnitude of a token of zeros."""
+
+
+class AscendLinear(Linear, Protocol):
+    """Adds products with weights to a graph in the Ascend dialect."""
+
+    attention_type: int
+    """Type that scores and values are multiplied in."""
+
+
+class AscendFloatLinear:
+    """fp32: for comparisons; a cube multiplies fp16 or int8."""
+
+    attention_type = int(TensorProto.FLOAT)
+
+    def __init__(self, writer: GraphWriter) -> None:
+        self._writer = writer
+
+    def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        return self._product(path, x, weight)
+
+    def apply_finely(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        return self._product(path, x, weight)
+
+    def rows(self, path: str, tokens: str, weights: DecoderWeights) -> str:
+        table = self._writer.weight(f'{path}/weight', weights.embedding())
+        return self._writer.node('Gather', f'{path}/rows', [table, tokens])
+
+    def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
+        pieces = [self._product(name, x, rows) for name, rows in _pieces(path, weight)]
+        return _join(self._writer, path, pieces)
+
+    def _product(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        return self._writer.node('MatMul', path,
+                                 [x, self._writer.weight(f'{path}/weight', weight.T)])
+
+
+class AscendHalfLinear(AscendFloatLinear):
+    """fp16: both factors and the product."""
+
+    attention_type = int(TensorProto.FLOAT16)
+
+    def rows(self, path: str, tokens: str, weights: DecoderWeights) -> str:
+        return half_rows(self._writer, path, tokens, _half(path, weights.embedding()))
+
+    def _product(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        writer = self._writer
+        half = writer.node('Cast', f'{path}/half', [x], to=TensorProto.FLOAT16)
+        product = writer.node('MatMul', f'{path}/product', [
+            half, writer.weight(f'{path}/weight', _half(path, weight).T)])
+        return writer.node('Cast', path, [product], to=TensorProto.FLOAT)
+
+
+class AscendInt8Linear:
+    """
+    W8A8: int8 weights with a scale per output channel, activations with a scale per token.
+
+    ::
+
+        x -> Abs -> ReduceMax -> / 127 = step
+        x / step -> Round -> AscendQuant(scale 1, offset 0) = int8
+        int8 x int8 -> MatMulInteger -> Cast -> * weight scale -> * step
+
+    The core has no cast from float32 to int8, and the one from float16 is not exact; AscendQuant
+    is. It passes through float16, too, where a number of 64 steps has only 16 places to a step, so
+    the rounding is done before. MatMulInteger has two inputs only: zero points would land on
+    another operator's bias (see custom_op/).
+
+    The embedding is looked up, not multiplied, and is a table of fp16: ATC lays weights out anew,
+    so one that is tied to the head shares the numbers of its codes, as on a CPU, not the memory.
+    """
+
+    attention_type = int(TensorProto.FLOAT16)
+
+    def __init__(self, writer: GraphWriter) -> None:
+        self._writer = writer
+        for name, value in (('smallest_peak', SMALLEST_PEAK), ('share', 1 / QMAX),
+                            ('finer', FINER)):
+            writer.constant(f'w8a8/{name}', np.array(value, np.float32))
+
+    def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        writer = self._writer
+        steps, step = self._steps(path, x)
+        whole = writer.node('Round', f'{path}/whole', [steps])
+        total, scale = self._total(path, whole, weight)
+        product = writer.node('Mul', f'{path}/product', [
+            total, writer.constant(f'{path}/scale', scale)])
+        return writer.node('Mul', path, [product, step])
+
+    def apply_finely(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        """
+        Return the product, from activations of nearly 16 bits.
+
+        What rounding to 8 bits leaves of a token is rounded to 8 bits again, and travels as
+        further rows through the same product: the cube multiplies 16 rows in the time of one. What
+        comes out is added up by one operator: the mean of both, with twice the scale.
+        """
+        writer = self._writer
+        steps, step = self._steps(path, x)
+        coarse = writer.node('Round', f'{path}/coarse', [steps])
+        rest = writer.node('Sub', f'{path}/rest', [steps, coarse])
+        fine_steps = writer.node('Mul', f'{path}/fine_steps', [rest, 'w8a8/finer'])
+        fine = writer.node('Round', f'{path}/fine', [fine_steps])
+        whole = writer.node('Concat', f'{path}/whole', [coarse, fine], axis=1)
+        total, scale = self._total(path, whole, weight)
+        apart = writer.node('Reshape', f'{path}/apart', [
+            total, writer.constant(f'{path}/apart/shape', np.array([2, -1, len(scale)]))])
+        shares = np.array([2, 2 / FINER], np.float32)[:, None, None] * scale
+        scaled = writer.node('Mul', f'{path}/scaled', [
+            apart, writer.constant(f'{path}/scale', shares)])
+        product = writer.node('ReduceMean', f'{path}/product', [scaled], axes=[0], keepdims=1)
+        return writer.node('Mul', path, [product, step])
+
+    def rows(self, path: str, tokens: str, weights: DecoderWeights) -> str:
+        table = _half(path, weights.rounded_embedding())
+        return half_rows(self._writer, path, tokens, table)
+
+    def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
+        return self.apply_finely(path, x, weight)
+
+    def _steps(self, path: str, x: str) -> tuple[str, str]:
+        """Return x in steps of 1/127 of the largest magnitude of each token, and the step."""
+        writer = self._writer
+        magnitude = writer.node('Abs', f'{path}/abs', [x])
+        largest = writer.node('ReduceMax', f'{path}/largest', [magnitude], axes=[-1], keepdims=1)
+        peak = writer.node('Max', f'{path}/peak', [largest, 'w8a8/smallest_peak'])
+        step = writer.node('Mul', f'{path}/step', [peak, 'w8a8/share'])
+        return writer.node('Div', f'{path}/steps', [x, step]), step
+
+    def _total(self, path: str, whole: str, weight: NDArray[np.float32]
+               ) -> tuple[str, NDArray[np.float32]]:
+        """Return the product of numbers with a weight's codes, and the scale of those."""
+        writer = self._writer
+        codes = writer.node('AscendQuant', f'{path}/codes', [whole], scale=1.0, offset=0.0,
+                            sqrt_mode=0, round_mode='Round', dst_type='INT8')
+        quantized, scale = quantize_weight(weight)
+        pieces = []
+        for name, rows in _pieces(f'{path}/total', quantized):
+            total = writer.node('MatMulInteger', f'{name}/int32', [
+                codes, writer.weight(f'{name}/weight', rows.T)])
+            pieces.append(writer.node('Cast', name, [total], to=TensorProto.FLOAT))
+        return _join(writer, f'{path}/total', pieces), scale
+
+
+def _pieces(path: str, weight: NDArray[Number]) -> Iterator[tuple[str, NDArray[Number]]]:
+    """Yield a name and the rows of each piece of a matrix (out, in) that may be too wide."""
+    if len(weight) <= WIDEST:
+        yield path, weight
+        return
+    for start in range(0, len(weight), PIECE):
+        yield f'{path}/{start}', weight[start:start + PIECE]
+
+
+def _join(writer: GraphWriter, path: str, pieces: list[str]) -> str:
+    return pieces[0] if len(pieces) == 1 else writer.node('Concat', path, pieces, axis=-1)
+
+
+def _half(path: str, weight: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Return a weight in float16; ModelError where it does not fit."""
+    if (largest := max(weight.max(), -weight.min())) > LARGEST_HALF:
+        raise ModelError(f'the weight of {path} reaches {largest:g}, and float16 holds no more '
+                         f'than {LARGEST_HALF}; build the model for the CPU instead')
+    return weight.astype(np.float16)

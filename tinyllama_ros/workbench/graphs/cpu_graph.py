@@ -1,0 +1,168 @@
+"""
+The decoder in the CPU dialect: a few large operators, the cache appended in place.
+
+One layer, with the operators as they run::
+
+    residual, sum of the last block
+        |
+    Norm                  residual = residual + sum
+        |
+    linear q,k,v (one matrix)
+        |
+    Attention             <- past keys/values, appended in the same buffer; rotates q and k
+        |
+    linear o
+        |
+    Norm
+        |
+    linear gate,up (one matrix): SiLU(gate) * up
+        |
+    linear down
+
+Behind the last layer's cache only the rows go on whose logits are wanted.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from tinyllama_ros.artifact.folder import GRAPH, WEIGHTS
+from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
+from tinyllama_ros.workbench.graphs.cpu_functions import cpu_functions, OPSETS, OURS
+from tinyllama_ros.workbench.graphs.decoder_weights import DecoderWeights
+from tinyllama_ros.workbench.graphs.graph_writer import GraphWriter
+from tinyllama_ros.workbench.graphs.linear import CpuLinear
+from tinyllama_ros.workbench.graphs.rope import rope_tables
+from tinyllama_ros.workbench.quantization.quantize import HEAD, is_fine
+
+
+def write_cpu_graph(checkpoint: Checkpoint, linear: type[CpuLinear], kv_length: int,
+                    folder: Path, fine: str = 'none') -> Iterator[str]:
+    """
+    Write the graph and its weights into a folder; yield the name of each part when it is done.
+
+    ========================== ================================== =======================
+    input                      shape                              type
+    ========================== ================================== =======================
+    input_ids                  1, S                               int64
+    last_slot                  1                                  int32; fill after, - 1
+    fill_after                 scalar                             int32
+    logit_rows                 R                                  int64; rows of the chunk
+    past_key.N, past_value.N   1, kv_heads, kv_length, head_dim   float32
+    ========================== ================================== =======================
+
+    Outputs: logits (R, vocabulary) float32, and key.N, value.N, to be bound to the same memory as
+    past_key.N, past_value.N.
+
+    :param fine: out of quantize.FINE; which linears are applied finely.
+    """
+    with (folder / WEIGHTS).open('wb') as weights:
+        writer = GraphWriter(weights, WEIGHTS)
+        decoder = _Decoder(writer, checkpoint, linear, kv_length, fine)
+        yield from decoder.write()
+    writer.save(folder / GRAPH, 'decoder', OPSETS, cpu_functions())
+
+
+class _Decoder:
+    """The parts of the graph, in the order in which data passes them."""
+
+    def __init__(self, writer: GraphWriter, checkpoint: Checkpoint, linear: type[CpuLinear],
+                 kv_length: int, fine: str) -> None:
+        self._writer = writer
+        self._weights = DecoderWeights(checkpoint)
+        self._arch = checkpoint.architecture
+        self._linear = linear(writer)
+        self._kv_length = kv_length
+        self._fine = fine
+
+    def write(self) -> Iterator[str]:
+        writer, arch = self._writer, self._arch
+        input_ids = writer.input('input_ids', TensorProto.INT64, (1, 'S'))
+        writer.input('last_slot', TensorProto.INT32, (1,))
+        writer.input('fill_after', TensorProto.INT32, ())
+        rows = writer.input('logit_rows', TensorProto.INT64, ('R',))
+        for table, name in zip(rope_tables(arch, self._kv_length), ('cos', 'sin'), strict=True):
+            writer.weight(f'rope/{name}', table)
+        block = self._linear.rows('embed', input_ids, self._weights)
+        yield 'embedding'
+        residual = ''
+        for layer in range(arch.layers):
+            is_last = layer == arch.layers - 1
+            block, residual = self._layer(f'layer.{layer}', layer, block, residual,
+                                          rows if is_last else '')
+            yield f'layer {layer}'
+        hidden, _ = self._norm('final', self._weights.one('model.norm'), block, residual)
+        hidden = writer.node('Squeeze', 'head/flat',
+                             [hidden, writer.constant('head/axis', np.array([0]))])
+        logits = self._linear.head(HEAD, hidden, self._weights.head(),
+                                   is_tied=arch.tied_embeddings)
+        writer.output(logits, TensorProto.FLOAT, ('R', arch.vocab_size))
+        yield 'head'
+
+    def _norm(self, path: str, weight: NDArray[np.float32], block: str, residual: str
+              ) -> tuple[str, str]:
+        """Return the normalised sum of block and residual, and the sum itself."""
+        scale = self._writer.constant(f'{path}/norm/weight', weight)
+        epsilon = self._arch.norm_eps
+        if not residual:
+            name = self._writer.node('SimplifiedLayerNormalization', f'{path}/norm',
+                                     [block, scale], axis=-1, epsilon=epsilon)
+            return name, block
+        name = self._writer.node('Norm', f'{path}/norm', [block, residual, scale],
+                                 outputs=[f'{path}/norm', f'{path}/norm:1'], domain=OURS,
+                                 epsilon=epsilon)
+        return name, f'{name}:1'
+
+    def _layer(self, path: str, layer: int, block: str, residual: str, rows: str
+               ) -> tuple[str, str]:
+        """
+        Add a layer.
+
+        :param rows: those that go on behind its cache, where that are not all.
+        """
+        prefix = f'model.layers.{layer}'
+        gain = self._weights.one(f'{prefix}.input_layernorm')
+        hidden, residual = self._norm(f'{path}/attention', gain, block, residual)
+        attended = self._attention(f'{path}/attention', layer, hidden)
+        if rows:
+            attended, residual = (
+                self._writer.node('Gather', f'{path}/{name}/rows', [each, rows], axis=1)
+                for name, each in (('attended', attended), ('residual', residual)))
+        block = self._product(f'{path}/attention/o', attended,
+                              self._weights.one(f'{prefix}.self_attn.o_proj'))
+        gain = self._weights.one(f'{prefix}.post_attention_layernorm')
+        hidden, residual = self._norm(f'{path}/mlp', gain, block, residual)
+        return self._mlp(f'{path}/mlp', layer, hidden), residual
+
+    def _attention(self, path: str, layer: int, hidden: str) -> str:
+        writer, arch = self._writer, self._arch
+        prefix = f'model.layers.{layer}.self_attn'
+        qkv = self._product(f'{path}/qkv', hidden,
+                            self._weights.stack(prefix, ('q_proj', 'k_proj', 'v_proj')))
+        shape = (1, arch.kv_heads, self._kv_length, arch.head_dim)
+        past = [writer.input(f'past_{kind}.{layer}', TensorProto.FLOAT, shape)
+                for kind in ('key', 'value')]
+        present = [f'{kind}.{layer}' for kind in ('key', 'value')]
+        attended = writer.node(
+            'Attention', f'{path}/attend',
+            [qkv, *past, 'last_slot', 'fill_after', 'rope/cos', 'rope/sin'],
+            outputs=[f'{path}/attend', *present], domain=OURS,
+            num_heads=arch.heads, kv_num_heads=arch.kv_heads)
+        for name in present:
+            writer.output(name, TensorProto.FLOAT, shape)
+        return attended
+
+    def _mlp(self, path: str, layer: int, hidden: str) -> str:
+        prefix, both = f'model.layers.{layer}.mlp', f'{path}/gate_up'
+        weight = self._weights.stack(prefix, ('gate_proj', 'up_proj'))
+        gated = self._linear.apply_gated(both, hidden, weight, is_fine=is_fine(both, self._fine))
+        return self._product(f'{path}/down', gated, self._weights.one(f'{prefix}.down_proj'))
+
+    def _product(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        """Return x times a weight, from activations as fine as they are wanted there."""
+        linear = self._linear
+        apply = linear.apply_finely if is_fine(path, self._fine) else linear.apply
+        return apply(path, x, weight)

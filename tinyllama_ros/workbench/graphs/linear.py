@@ -1,0 +1,130 @@
+"""The two ways in which the CPU dialect multiplies by a weight."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from tinyllama_ros.workbench.graphs.cpu_functions import OURS
+from tinyllama_ros.workbench.graphs.decoder_weights import DecoderWeights
+from tinyllama_ros.workbench.graphs.graph_writer import GraphWriter, MICROSOFT
+from tinyllama_ros.workbench.quantization.quantize import GROUP, HEAD, QMAX, quantize_weight
+
+
+class Linear(Protocol):
+    """Adds products with weights to a graph."""
+
+    def __init__(self, writer: GraphWriter) -> None: ...
+
+    def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        """Return the name of x (..., in) times weight (out, in), transposed: (..., out)."""
+
+    def apply_finely(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        """Return the same, where rounding x to 8 bits would cost too much."""
+
+    def rows(self, path: str, tokens: str, weights: DecoderWeights) -> str:
+        """Return the name of the embedding rows of tokens (1, S): (1, S, hidden) float32."""
+
+    def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
+        """Return the name of x (tokens, in) times the head; a tied one is the embedding table."""
+
+
+class CpuLinear(Linear, Protocol):
+    """Adds what only the CPU dialect has in one piece."""
+
+    def apply_gated(self, path: str, x: str, weight: NDArray[np.float32], *, is_fine: bool) -> str:
+        """Return the SiLU of a product's first half times the second: (..., out / 2)."""
+
+
+class FloatLinear:
+    """fp32: the product as it stands in the paper, and the table shared by a tied head."""
+
+    def __init__(self, writer: GraphWriter) -> None:
+        self._writer = writer
+
+    def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        return self._product(path, x, self._writer.weight(f'{path}/weight', weight))
+
+    def apply_finely(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        return self.apply(path, x, weight)
+
+    def apply_gated(self, path: str, x: str, weight: NDArray[np.float32], *, is_fine: bool) -> str:
+        return _gate(self._writer, path, self.apply(path, x, weight))
+
+    def rows(self, path: str, tokens: str, weights: DecoderWeights) -> str:
+        self._table = self._writer.weight(f'{path}/weight', weights.embedding())
+        return self._writer.node('Gather', f'{path}/rows', [self._table, tokens])
+
+    def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
+        return self._product(path, x, self._table) if is_tied else self.apply(path, x, weight)
+
+    def _product(self, path: str, x: str, weight: str) -> str:
+        return self._writer.node('FusedMatMul', path, [x, weight], domain=MICROSOFT, transB=1)
+
+
+class Int8Linear:
+    """
+    W8A8: int8 weights with a scale per output channel; see the functions of cpu_functions.py.
+
+    GroupedLinear's activations have a scale for each GROUP channels of a token. FineProduct's have
+    one per token and nearly 16 bits: what rounding to 8 bits leaves of a token is rounded to 8
+    bits again, and travels as a second row through the same product. With few rows that takes the
+    time to read the weights, so the second row is free; with many it doubles the time.
+
+    The embedding is looked up, not multiplied, and only the rows in use are ever read from its
+    file: rows of the head's codes where they are tied, else a table of fp16.
+    """
+
+    def __init__(self, writer: GraphWriter) -> None:
+        self._writer = writer
+
+    def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        return self._by_groups('GroupedLinear', path, x, weight)
+
+    def apply_gated(self, path: str, x: str, weight: NDArray[np.float32], *, is_fine: bool) -> str:
+        if is_fine:
+            return _gate(self._writer, path, self.apply_finely(path, x, weight))
+        return self._by_groups('GatedLinear', path, x, weight)
+
+    def _by_groups(self, operator: str, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        quantized, scale = quantize_weight(weight)
+        outputs, inputs = weight.shape
+        groups = -(-inputs // GROUP)
+        codes = np.full((outputs, groups * GROUP), QMAX + 1, np.uint8)
+        codes[:, :inputs] = quantized.view(np.uint8) ^ (QMAX + 1)  # adds the zero point
+        return self._writer.node(
+            operator, path,
+            [x, self._writer.weight(f'{path}/weight', codes.reshape(outputs, groups, GROUP)),
+             self._writer.weight(f'{path}/scale', np.repeat(scale[:, None], groups, axis=1))],
+            domain=OURS, **{'in': inputs, 'out': outputs, 'group': GROUP})
+
+    def apply_finely(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        quantized, scale = quantize_weight(weight)
+        return self._writer.node(
+            'FineProduct', path,
+            [x, self._writer.weight(f'{path}/weight', quantized),
+             self._writer.constant(f'{path}/scale', scale / np.float32(QMAX))], domain=OURS)
+
+    def rows(self, path: str, tokens: str, weights: DecoderWeights) -> str:
+        gain = weights.tied_gain()
+        if gain is None:
+            table = weights.embedding().astype(np.float16)
+            return half_rows(self._writer, path, tokens, table)
+        return self._writer.node(
+            'Embedding', f'{path}/rows', [tokens, f'{HEAD}/weight', f'{HEAD}/scale',
+                                          self._writer.constant(f'{path}/gain', QMAX * gain)],
+            domain=OURS)
+
+    def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
+        return self.apply_finely(path, x, weight)
+
+
+def half_rows(writer: GraphWriter, path: str, tokens: str, table: NDArray[np.float16]) -> str:
+    """Return the name of rows of a table, cast to float32."""
+    rows = writer.node('Gather', f'{path}/rows', [writer.weight(f'{path}/weight', table), tokens])
+    return writer.node('Cast', f'{path}/float', [rows], to=TensorProto.FLOAT)
+
+
+def _gate(writer: GraphWriter, path: str, both: str) -> str:
+    return writer.node('Gate', f'{path}/gate', [both], domain=OURS)

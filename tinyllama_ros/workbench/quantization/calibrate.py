@@ -1,0 +1,202 @@
+"""
+What flows into each linear of a model while it reads a text.
+
+The fp32 graph itself is run, with the input of every linear as a further output. What is gathered
+is kept in a safetensors file, so that another build of the same model need not gather it again.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+import hashlib
+from importlib.resources import files
+from pathlib import Path
+import shutil
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+import onnxruntime as ort
+from safetensors import safe_open, SafetensorError
+from safetensors.numpy import save_file
+from tqdm import tqdm
+
+from tinyllama_ros.artifact.folder import disk_errors, GRAPH, locked
+from tinyllama_ros.engine.loss import losses
+from tinyllama_ros.errors import ArtifactError, ConfigError
+from tinyllama_ros.kernels import prefer_plain_attention
+from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
+from tinyllama_ros.workbench.graphs.cpu_graph import write_cpu_graph
+from tinyllama_ros.workbench.graphs.linear import FloatLinear
+
+Float32Array = NDArray[np.float32]
+Pieces = Sequence[Sequence[int]]
+LONGEST = 256
+"""Tokens of a piece; longer ones are cut into several."""
+SAMPLE = 512
+"""Tokens whose activations are kept."""
+HELD_OUT = 7
+"""Every seventh piece is not calibrated on: the loss of quantisation is measured there."""
+TAP = '/input'
+LOSSES = 'held_out_losses'
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was gathered, in its file."""
+
+    path: Path
+    held_out_losses: NDArray[np.float64]
+    """Of the fp32 model (nats), for every token but the first of each piece held out."""
+
+    def inputs(self, linear: str) -> Float32Array:
+        """Return the sampled inputs of a linear, by its path in the graph: (tokens, in)."""
+        with safe_open(self.path, 'numpy') as file:
+            return np.asarray(file.get_tensor(linear), np.float32)
+
+
+def own_text() -> str:
+    """Return the project's calibration text, pieces between lines of three hyphens."""
+    return (files(__package__) / 'calibration.txt').read_text(encoding='utf-8')
+
+
+def calibrated(pieces: Pieces) -> list[Sequence[int]]:
+    """Return the pieces that are calibrated on."""
+    return [piece for index, piece in enumerate(_cut(pieces)) if index % HELD_OUT != HELD_OUT - 1]
+
+
+def held_out(pieces: Pieces) -> list[Sequence[int]]:
+    """Return the pieces that are not."""
+    return _cut(pieces)[HELD_OUT - 1::HELD_OUT]
+
+
+def _cut(pieces: Pieces) -> list[Sequence[int]]:
+    """Return pieces of at most LONGEST tokens each, and of two at least."""
+    return [piece[start:start + LONGEST] for piece in pieces
+            for start in range(0, len(piece) - 1, LONGEST)]
+
+
+def calibrate(checkpoint: Checkpoint, pieces: Pieces, path: Path, *, progress: bool = False
+              ) -> Calibration:
+    """
+    Return what flows through a model that reads some pieces of text.
+
+    :param path: of the file that keeps it; it is used where it is of the same model and text.
+    :raises ConfigError: the text is too short.
+    :raises ArtifactError: the file, or the graph beside it, cannot be written.
+    """
+    read = calibrated(pieces)
+    tokens = sum(map(len, read))
+    if not held_out(pieces) or tokens < SAMPLE:
+        raise ConfigError(
+            f'the calibration text has {len(_cut(pieces))} pieces (of at most {LONGEST} tokens), '
+            f'and {tokens} tokens to calibrate on; it needs {HELD_OUT} and {SAMPLE} at least: '
+            'give a longer one')
+    digest = _digest(checkpoint, pieces)
+    if found := _load(path, digest):
+        return found
+    with disk_errors(path), _tapped(checkpoint, path) as tapped:
+        samples: dict[str, list[NDArray[np.float16]]] = {}
+        stride, passed = tokens // SAMPLE, 0
+        for piece in tqdm(read, desc='calibrate', unit='piece', disable=not progress):
+            for linear, values in tapped.read(piece)[0].items():
+                samples.setdefault(linear, []).append(_half(values[-passed % stride::stride]))
+            passed += len(piece)
+        held = np.concatenate([tapped.read(piece)[1] for piece in held_out(pieces)])
+        _save(path, samples, held, digest)
+    return Calibration(path, held)
+
+
+class _Tapped:
+    """The fp32 graph of a checkpoint, with its taps."""
+
+    def __init__(self, checkpoint: Checkpoint, folder: Path) -> None:
+        for _ in write_cpu_graph(checkpoint, _TappedLinear, LONGEST, folder):
+            pass
+        self._arch = checkpoint.architecture
+        prefer_plain_attention()
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.enable_cpu_mem_arena = False
+        options.use_deterministic_compute = True
+        # Weights stay mapped from their file, and the system can take the memory back
+        options.add_session_config_entry('session.disable_prepacking', '1')
+        self._session = ort.InferenceSession(str(folder / GRAPH), options,
+                                             providers=['CPUExecutionProvider'])
+        self._taps = [output.name for output in self._session.get_outputs()
+                      if output.name.endswith(TAP)]
+        self._empty = np.zeros((1, self._arch.kv_heads, LONGEST, self._arch.head_dim), np.float32)
+
+    def read(self, piece: Sequence[int]) -> tuple[dict[str, Float32Array], NDArray[np.float64]]:
+        """Return the input of every linear (tokens, in), and the loss of all tokens but one."""
+        length = len(piece)
+        feeds = {'input_ids': np.array([piece], np.int64),
+                 'last_slot': np.array([length - 1], np.int32),
+                 'fill_after': np.array(length, np.int32),
+                 'logit_rows': np.arange(length)}
+        feeds |= {f'past_{kind}.{layer}': self._empty for layer in range(self._arch.layers)
+                  for kind in ('key', 'value')}
+        logits, *inputs = self._session.run(['logits', *self._taps], feeds)
+        return ({name.removesuffix(TAP): values.reshape(length, -1)
+                 for name, values in zip(self._taps, inputs, strict=True)},
+                losses(logits[:-1], np.asarray(piece[1:])))
+
+
+class _TappedLinear(FloatLinear):
+    """fp32, with the input of each product as an output of the graph."""
+
+    def _product(self, path: str, x: str, weight: str) -> str:
+        tap = self._writer.node('Identity', f'{path}{TAP}', [x])
+        self._writer.output(tap, TensorProto.FLOAT, None)
+        return super()._product(path, x, weight)
+
+
+@contextmanager
+def _tapped(checkpoint: Checkpoint, path: Path) -> Iterator[_Tapped]:
+    """Give the graph in a folder beside a file; the folder is deleted in the end."""
+    folder = _partial(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        try:
+            yield _Tapped(checkpoint, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f'.{path.name}.partial')
+
+
+def _half(values: Float32Array) -> NDArray[np.float16]:
+    return np.clip(values, -65504, 65504).astype(np.float16)  # the largest that float16 holds
+
+
+def _digest(checkpoint: Checkpoint, pieces: Pieces) -> str:
+    """Return what tells one model and text from another."""
+    digest = hashlib.sha256(repr((checkpoint.architecture, LONGEST, SAMPLE, HELD_OUT)).encode())
+    digest.update(repr([list(piece) for piece in pieces]).encode())
+    for name in checkpoint.architecture.weight_shapes():
+        digest.update(checkpoint.tensor(name).data)
+    return digest.hexdigest()
+
+
+def _load(path: Path, digest: str) -> Calibration | None:
+    try:
+        with safe_open(path, 'numpy') as file:
+            metadata: Mapping[str, str] = file.metadata() or {}
+            if metadata.get('digest') == digest:
+                return Calibration(path, file.get_tensor(LOSSES))
+    except (OSError, SafetensorError):
+        pass  # there is none, or a damaged one: it is gathered anew
+    return None
+
+
+def _save(path: Path, samples: Mapping[str, Sequence[NDArray[np.float16]]],
+          held_out_losses: NDArray[np.float64], digest: str) -> None:
+    part = _partial(path) / path.name
+    tensors = {linear: np.concatenate(values) for linear, values in samples.items()}
+    try:  # one entry of metadata: safetensors writes several in any order
+        save_file(tensors | {LOSSES: held_out_losses}, part, {'digest': digest})
+    except SafetensorError as error:
+        raise ArtifactError(f'{path} could not be written: {error}') from error
+    part.replace(path)
