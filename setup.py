@@ -19,6 +19,7 @@ RUN_TIME = [
     'sentence-stream',  # cuts the stream into sentences for a speech node
     'sentencepiece',  # Llama vocabularies
     'tokenizers',  # byte-level BPE vocabularies
+    'tqdm',  # progress of a compilation on the board, and of a build
     'wcwidth',  # cells of a character in the terminal
 ]
 EXTRAS = {
@@ -29,7 +30,6 @@ EXTRAS = {
         'matplotlib',  # draws the loss over the positions of a window
         'onnx',  # writes the static graph
         'safetensors',  # keeps what calibration gathered
-        'tqdm',  # progress bars
     ],
     # ROS 2 Jazzy for a machine without ROS. Pinned together: these versions are one release.
     'ros': [

@@ -3,13 +3,13 @@ How near the Ascend dialect of the default model comes to the CPU's, as two tabl
 
 The first artifact runs on the CPU, the second through pyACL: on a board, or elsewhere on the
 stand-ins (see test/ascend_sim), which compile it, too. Both are to have the same codes and scales,
-so the one for the CPU is built as the other is, with --fine all:
+so the one for the CPU is built as the other is, with --w8a16 all:
 
-    .venv/bin/tinyllama-model build smollm2-135m-instruct /tmp/all-fine --fine all
+    .venv/bin/tinyllama-model build smollm2-135m-instruct /tmp/all-w8a16 --w8a16 all
     .venv/bin/tinyllama-model build smollm2-135m-instruct --target ascend
     .venv/bin/tinyllama-model atc smollm2-135m-instruct-w8a8-ascend
     PYTHONPATH=test/ascend_sim .venv/bin/python bench/ascend.py \
-        /tmp/all-fine smollm2-135m-instruct-w8a8-ascend --text FILE
+        /tmp/all-w8a16 smollm2-135m-instruct-w8a8-ascend --text FILE
 
 Greedy answers to the golden prompts are compared up to where they part: there stand the gap
 between the two tokens in the CPU's logits, and the spacing of float16 at the larger. The last

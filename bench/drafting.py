@@ -21,7 +21,7 @@ import time
 
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.places import find_artifact
-from tinyllama_ros.chat.conversation import ChatOptions, Conversation, open_conversation, Piece
+from tinyllama_ros.chat.conversation import ChatOptions, Conversation, open_conversation, TextDelta
 from tinyllama_ros.engine.backend import open_backend
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.engine.onnx import physical_cores
@@ -98,7 +98,7 @@ class Bench:
         pieces_s = []
         fill = 0
         for event in self._conversation.answer(prompt, options):
-            if isinstance(event, Piece):
+            if isinstance(event, TextDelta):
                 pieces_s.append(time.perf_counter())
                 fill = fill or self._engine.cache.fill
         assert len(pieces_s) > 2, f'the answer to {prompt!r} is too short to measure'

@@ -73,10 +73,10 @@ def linear(number: int, rows: int, columns: int) -> Product:
                    **{'in': rows, 'out': columns, 'group': GROUP})
 
 
-def fine_product(number: int, rows: int, columns: int) -> Product:
+def w8a16_product(number: int, rows: int, columns: int) -> Product:
     """Return the product with activations of nearly 16 bits."""
     weight = np.random.default_rng(number).integers(-127, 128, (columns, rows), dtype=np.int8)
-    return product('FineProduct', OURS, number, {'weight': weight,
+    return product('W8A16Product', OURS, number, {'weight': weight,
                                                  'scale': np.full(columns, 1e-4, np.float32)})
 
 
@@ -174,8 +174,8 @@ def main() -> int:
     print(f'ours: {library.instructions if library and library.instructions else "not here"}\n')
     print_products({'GroupedLinear': (linear, True),
                     "GroupedLinear of ONNX Runtime's": (linear, False),
-                    'FineProduct': (fine_product, True),
-                    "FineProduct of ONNX Runtime's": (fine_product, False)}, threads)
+                    'W8A16Product': (w8a16_product, True),
+                    "W8A16Product of ONNX Runtime's": (w8a16_product, False)}, threads)
     print_attention(threads)
     return 0
 

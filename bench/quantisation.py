@@ -39,19 +39,19 @@ VARIANTS: Mapping[str, tuple[str, str]] = {
     'alpha 0.7 for all': ('0.7', 'none'),
     'searched: the best alpha of each group': ('searched', 'none'),
     'refined from there (default)': ('refined', 'none'),
-    'refined, down_proj fine': ('refined', 'down'),
-    'refined, all fine (default for Ascend)': ('refined', 'all'),
+    'refined, down_proj W8A16': ('refined', 'down'),
+    'refined, all W8A16 (default for Ascend)': ('refined', 'all'),
 }
-"""What is called how: smoothing, and what is fine."""
+"""What is called how: smoothing, and which linears are W8A16."""
 
 Float64Array = NDArray[np.float64]
 
 
 def make(checkpoint: Checkpoint, folder: Path, quantization: str, smoothing: str,
-         fine: str) -> Artifact:
+         w8a16: str) -> Artifact:
     """Return the artifact of one variant; it takes the place of the one before."""
     make_artifact(checkpoint, folder, name=MODEL, quantization=quantization, kv_length=KV_LENGTH,
-                  smoothing=smoothing, fine=fine, progress=True)
+                  smoothing=smoothing, w8a16=w8a16, progress=True)
     return Artifact.open(folder)
 
 
@@ -107,8 +107,8 @@ def print_table(text: Path, windows: int, window: int) -> None:
             print('| | perplexity | change | divergence, there | divergence, held-out text |\n'
                   '| --- | --- | --- | --- | --- |\n'
                   f'| fp32 | {before.perplexity:.3f} | | | |', flush=True)
-            for title, (smoothing, fine) in VARIANTS.items():
-                artifact = make(checkpoint, Path(name) / 'w8a8', 'w8a8', smoothing, fine)
+            for title, (smoothing, w8a16) in VARIANTS.items():
+                artifact = make(checkpoint, Path(name) / 'w8a8', 'w8a8', smoothing, w8a16)
                 with closing(open_backend('onnx', artifact)) as backend:
                     after = read(backend, windows_read)
                     there, own = (mean(divergence(reference, backend, texts))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.places import find_artifact
-from tinyllama_ros.chat.conversation import ChatOptions, open_conversation, Piece, Reset
+from tinyllama_ros.chat.conversation import CacheReset, ChatOptions, open_conversation, TextDelta
 from tinyllama_ros.engine.backend import Backend, open_backend
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.engine.sampling import SamplingOptions
@@ -81,10 +81,10 @@ def converse() -> Run:
             run.turns.append(len(run.passes))
             recorder.purpose = 'reading'
             for event in conversation.answer(prompt, OPTIONS):
-                if isinstance(event, Reset):
+                if isinstance(event, CacheReset):
                     run.resets.append(len(run.passes))
                     recorder.purpose = 'reading'
-                elif isinstance(event, Piece):
+                elif isinstance(event, TextDelta):
                     recorder.purpose = 'answering'
     return run
 

@@ -27,13 +27,13 @@ from support.tiny_models import tiny
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.chat.conversation import (
     Answer,
+    CacheReset,
     ChatOptions,
     Conversation,
-    Event,
     open_conversation,
-    Piece,
-    Reading,
-    Reset,
+    PrefillProgress,
+    TextDelta,
+    TurnEvent,
 )
 from tinyllama_ros.chat.message import Message
 from tinyllama_ros.chat.template import ChatTemplate
@@ -123,19 +123,19 @@ def encode(said: Sequence[Message], prompt: str = 'robot?', system_prompt: str =
 def test_answer_ends_where_the_model_ends_it():
     conversation, _ = talk()
     last = answer(conversation)
-    assert (last.text, last.finish, last.tokens_drawn) == (text(4), 'stop', 4)
+    assert (last.text, last.finish, last.generated_tokens) == (text(4), 'stop', 4)
 
 
 def test_answer_ends_at_its_limit():
     last = answer(talk()[0], max_tokens=3)
-    assert (last.text, last.finish, last.tokens_drawn) == (text(3), 'length', 3)
+    assert (last.text, last.finish, last.generated_tokens) == (text(3), 'length', 3)
 
 
 def test_last_token_of_an_answer_is_not_read():
     size = len(encode([]))
     conversation, _ = talk(size + 2)
     events = list(conversation.answer('robot?', options(max_tokens=3, answer_room=2)))
-    assert Reset() not in events
+    assert CacheReset() not in events
     assert conversation.fill == size + 2
 
 
@@ -147,8 +147,8 @@ def test_limit_of_zero_is_none():
 def test_answer_longer_than_the_cache_has_no_seam(slots):
     conversation, _ = talk(slots, 100)
     events = list(conversation.answer('robot?', options(max_tokens=0)))
-    assert sum(isinstance(event, Reset) for event in events) > 1
-    assert ''.join(event.text for event in events if isinstance(event, Piece)) == text(100)
+    assert sum(isinstance(event, CacheReset) for event in events) > 1
+    assert ''.join(event.text for event in events if isinstance(event, TextDelta)) == text(100)
     assert conversation.messages[-1].content == text(100)
 
 
@@ -160,7 +160,8 @@ def test_answer_without_text_is_forgotten():
 
 def test_first_turn_reads_all():
     last = answer(talk()[0], system_prompt='Be brief.')
-    assert (last.tokens_kept, last.tokens_read) == (0, len(encode([], system_prompt='Be brief.')))
+    assert (last.cached_tokens, last.prefill_tokens) == (
+        0, len(encode([], system_prompt='Be brief.')))
 
 
 def test_second_turn_reads_only_what_is_new():
@@ -170,7 +171,7 @@ def test_second_turn_reads_only_what_is_new():
     whole = len(encode(conversation.messages, 'and?'))
     backend.passes.clear()
     last = answer(conversation, 'and?')
-    assert (last.tokens_kept, last.tokens_read) == (fill, whole - fill)
+    assert (last.cached_tokens, last.prefill_tokens) == (fill, whole - fill)
     assert min(start for start, _ in backend.passes) == fill
 
 
@@ -180,7 +181,7 @@ def test_changed_system_prompt_is_read_with_all_that_follows():
     whole = encode(conversation.messages, 'and?', 'Be a robot.')
     last = answer(conversation, 'and?', system_prompt='Be a robot.')
     shared = len(commonprefix([whole, encode([], system_prompt='Be brief.')]))
-    assert (last.tokens_kept, last.tokens_read) == (shared, len(whole) - shared)
+    assert (last.cached_tokens, last.prefill_tokens) == (shared, len(whole) - shared)
 
 
 def test_roll_over_keeps_the_system_prompt_and_the_newest_turns():
@@ -188,7 +189,7 @@ def test_roll_over_keeps_the_system_prompt_and_the_newest_turns():
     prompts = [f'{number} robots' for number in range(20)]
     for prompt in prompts:
         events = list(conversation.answer(prompt, options(system_prompt='Be brief.')))
-        if Reset() in events:
+        if CacheReset() in events:
             break
         backend.passes.clear()
     kept = [message.content for message in conversation.messages if message.role == 'user']
@@ -203,8 +204,9 @@ def test_roll_over_leaves_the_room_of_the_answer_free():
     while conversation.fill < 80:
         answer(conversation)
     events = conversation.answer('robot?', options(max_tokens=70, answer_room=70))
-    assert next(events) == Reset()
-    assert isinstance(next(event for event in events if not isinstance(event, Reading)), Piece)
+    assert next(events) == CacheReset()
+    assert isinstance(next(event for event in events if not isinstance(event, PrefillProgress)),
+                      TextDelta)
     assert conversation.fill <= 96 - 70
 
 
@@ -253,7 +255,8 @@ def test_there_is_an_event_between_any_two_passes():
 def test_cancelled_answer_stays_as_far_as_it_was_said():
     conversation, backend = talk(count=50)
     with closing(conversation.answer('robot?', options(50))) as events:
-        pieces = [next(event for event in events if isinstance(event, Piece)) for _ in range(3)]
+        pieces = [next(event for event in events if isinstance(event, TextDelta))
+                  for _ in range(3)]
         passes = len(backend.passes)
     assert conversation.messages[-1] == Message('assistant', ''.join(p.text for p in pieces))
     assert len(backend.passes) == passes
@@ -262,15 +265,15 @@ def test_cancelled_answer_stays_as_far_as_it_was_said():
 def test_prompt_cancelled_while_it_is_read_is_forgotten():
     conversation, backend = talk()
     with closing(conversation.answer('robot ' * 8, options())) as events:
-        assert [next(events), next(events)] == [Reading(0), Reading(8)]
+        assert [next(events), next(events)] == [PrefillProgress(0), PrefillProgress(8)]
     assert (conversation.messages, len(backend.passes)) == ([], 1)
 
 
 def test_what_was_read_of_a_cancelled_prompt_is_not_read_again():
     conversation, _ = talk()
     with closing(conversation.answer('robot ' * 8, options())) as events:
-        assert [next(events), next(events)] == [Reading(0), Reading(8)]
-    assert answer(conversation, 'robot ' * 8).tokens_kept == 8
+        assert [next(events), next(events)] == [PrefillProgress(0), PrefillProgress(8)]
+    assert answer(conversation, 'robot ' * 8).cached_tokens == 8
 
 
 def test_failed_answer_stays_as_far_as_it_was_said():
@@ -295,13 +298,14 @@ def test_reset_forgets_all_but_the_slots_of_the_system_prompt():
     conversation.reset('Be brief.')
     system = len(commonprefix([encode([], mark, 'Be brief.') for mark in 'ab']))
     assert (conversation.messages, conversation.fill) == ([], system)
-    assert answer(conversation, 'and?', system_prompt='Be brief.').tokens_kept == system
+    assert answer(conversation, 'and?', system_prompt='Be brief.').cached_tokens == system
 
 
 def test_character_in_two_tokens_is_said_whole():
     conversation, _ = talk(tokens=TOKENIZER.spell('é'))
     events = list(conversation.answer('robot?', options()))
-    assert [event for event in events if isinstance(event, Piece)] == [Piece(''), Piece('é')]
+    assert [event for event in events if isinstance(event, TextDelta)] == [
+        TextDelta(''), TextDelta('é')]
 
 
 def test_answer_that_ends_inside_a_character_says_so():
@@ -323,14 +327,14 @@ def test_conversation_of_an_artifact_answers(tmp_path):
     build(tiny(), tmp_path / 'tiny', name='tiny', quantization='w8a8', kv_length=48)
     artifact = Artifact.open(tmp_path / 'tiny')
     conversation = open_conversation(artifact, Engine(OnnxBackend(artifact, threads=1)))
-    assert answer(conversation, max_tokens=5).tokens_drawn <= 5
+    assert answer(conversation, max_tokens=5).generated_tokens <= 5
     assert conversation.capacity == 48
     conversation.close()
     conversation.close()
 
 
 def complete(conversation: Conversation, *messages: Message, stop: tuple[str, ...] = (),
-             **changes: object) -> list[Event]:
+             **changes: object) -> list[TurnEvent]:
     return list(conversation.complete(messages, replace(options(**changes), stop=stop)))
 
 
@@ -338,7 +342,7 @@ def test_messages_of_others_are_answered_as_our_own():
     conversation, _ = talk()
     *_, last = complete(conversation, Message('system', 'Be brief.'), Message('user', 'robot?'))
     assert last == replace(answer(talk()[0], system_prompt='Be brief.'),
-                           reading_s=last.reading_s, answering_s=last.answering_s)
+                           prefill_s=last.prefill_s, decode_s=last.decode_s)
 
 
 def test_messages_of_others_leave_our_own_alone():
@@ -357,7 +361,7 @@ def test_prefix_that_others_share_is_kept():
     complete(conversation, *said)
     *_, last = complete(conversation, *said, Message('assistant', 'A machine.'),
                         Message('user', 'why?'))
-    assert last.tokens_kept >= len(encode([])) - 1
+    assert last.cached_tokens >= len(encode([])) - 1
 
 
 @pytest.mark.parametrize('roles', ['a', 's', 'ua', 'uu', 'sua', 'uas'])
@@ -365,7 +369,7 @@ def test_messages_of_others_may_come_in_any_order(roles):
     speakers = {'u': 'user', 'a': 'assistant', 's': 'system'}
     messages = [Message(speakers[role], f'{role} says') for role in roles]
     *_, last = complete(talk()[0], *messages)
-    assert last.tokens_read == len(ChatTemplate(SETTINGS, TOKENIZER).encode(messages))
+    assert last.prefill_tokens == len(ChatTemplate(SETTINGS, TOKENIZER).encode(messages))
 
 
 def test_messages_of_others_must_fit_whole():
@@ -381,7 +385,7 @@ def test_reset_in_an_answer_keeps_all_messages_of_others():
     asked = ChatTemplate(SETTINGS, TOKENIZER).encode(messages)
     conversation, backend = talk(len(asked) + 12, 60)
     events = complete(conversation, *messages, max_tokens=0, answer_room=8)
-    assert Reset() in events
+    assert CacheReset() in events
     assert events[-1].text == text(60)
     assert backend.rows[:len(asked)] == asked
 

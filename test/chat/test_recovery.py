@@ -13,12 +13,12 @@ from support.tiny_tokenizers import BPE, bpe_file
 
 from tinyllama_ros.chat.conversation import (
     Answer,
+    CacheReset,
     ChatOptions,
     Conversation,
-    Event,
-    Piece,
     RECOVERIES,
-    Reset,
+    TextDelta,
+    TurnEvent,
 )
 from tinyllama_ros.chat.tokenizer import BpeTokenizer
 from tinyllama_ros.engine.engine import Engine
@@ -67,12 +67,12 @@ def options(max_tokens: int = 12, *, seed: int = 0, drafting: bool = False) -> C
                        sampling=SamplingOptions(temperature=0.7, seed=seed))
 
 
-def reasons(events: list[Event]) -> list[str]:
-    return [event.reason for event in events if isinstance(event, Reset)]
+def reasons(events: list[TurnEvent]) -> list[str]:
+    return [event.reason for event in events if isinstance(event, CacheReset)]
 
 
-def said(events: list[Event]) -> list[str]:
-    return [event.text for event in events if isinstance(event, Piece)]
+def said(events: list[TurnEvent]) -> list[str]:
+    return [event.text for event in events if isinstance(event, TextDelta)]
 
 
 @pytest.mark.parametrize(('slots', 'tokens'), [(200, 12), (40, 60)], ids=['short', 'rolls over'])
@@ -96,7 +96,7 @@ def test_lost_conversation_is_read_again_with_what_was_said_of_the_answer():
     device = Device(lives=iter([9]))
     events = list(device.conversation().answer(PROMPT, options()))
     lost, anew = device.opened
-    place = next(i for i, event in enumerate(events) if isinstance(event, Reset))
+    place = next(i for i, event in enumerate(events) if isinstance(event, CacheReset))
     assert 0 < len(said(events[:place])) < len(said(events))
     assert anew.rows[:len(lost.rows)] == lost.rows
     assert anew.passes[0] == (0, 8)
@@ -170,7 +170,7 @@ def test_cancel_while_the_conversation_is_read_again_leaves_what_was_said():
     with closing(conversation.answer(PROMPT, options())) as events:
         for event in events:
             seen.append(event)
-            if isinstance(event, Reset):
+            if isinstance(event, CacheReset):
                 break
     assert conversation.messages[-1].content == ''.join(said(seen)) != ''
     assert conversation.fill == 0

@@ -2,21 +2,27 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from threading import Event as Flag, Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 
 from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest
-from tinyllama_ros.chat.conversation import Answer, ChatOptions, Event, Piece, Reading, Reset
+from tinyllama_ros.chat.conversation import (
+    Answer,
+    CacheReset,
+    ChatOptions,
+    PrefillProgress,
+    TextDelta,
+)
 from tinyllama_ros.chat.message import Message
 from tinyllama_ros.chat.serving import OVERTAKEN, Server
 from tinyllama_ros.engine.sampling import SamplingOptions
 from tinyllama_ros.errors import BackendError, LengthError, ModelError, PromptError
 
 SAID = 'I am one. You are two.'
-READ = [Reading(0), Reading(5)]
-PIECES = [Piece('I am one.'), Piece(' You'), Piece(''), Piece(' are two.')]
+READ = [PrefillProgress(0), PrefillProgress(5)]
+PIECES = [TextDelta('I am one.'), TextDelta(' You'), TextDelta(''), TextDelta(' are two.')]
 ANSWER = Answer(SAID, 'stop', 0, 5, 4, 0.5, 2.0)
 
 
@@ -43,7 +49,7 @@ class Script:
             for step in self._answers.get(prompt, [*READ, *PIECES, ANSWER]):
                 if isinstance(step, Exception):
                     raise step
-                if isinstance(step, (Reading, Piece, Reset, Answer)):
+                if isinstance(step, (PrefillProgress, TextDelta, CacheReset, Answer)):
                     yield step
                 else:
                     step()
@@ -202,7 +208,7 @@ def test_answer_after_a_failure_is_whole():
 
 
 def test_reset_in_an_answer_is_announced_once_and_leaves_no_seam():
-    stage = Stage(a=[*READ, PIECES[0], Reset(), *READ, *PIECES[1:], ANSWER])
+    stage = Stage(a=[*READ, PIECES[0], CacheReset(), *READ, *PIECES[1:], ANSWER])
     stage.serve('a')
     assert stage.ear.all('reset') == ['full']
     assert stage.ear.all('response') == [SAID]
@@ -211,7 +217,7 @@ def test_reset_in_an_answer_is_announced_once_and_leaves_no_seam():
 
 
 def test_recovery_in_an_answer_is_announced_once_and_leaves_no_seam():
-    stage = Stage(a=[*READ, PIECES[0], Reset('recovered'), *READ, *PIECES[1:], ANSWER])
+    stage = Stage(a=[*READ, PIECES[0], CacheReset('recovered'), *READ, *PIECES[1:], ANSWER])
     stage.serve('a')
     assert stage.ear.all('reset') == ['recovered']
     assert stage.ear.all('response') == [SAID]
@@ -331,7 +337,7 @@ def test_close_answers_what_waits_with_nothing():
 
 
 def test_close_cuts_the_answer_under_way_short_and_waits_for_it():
-    begun, closing = Flag(), Flag()
+    begun, closing = Event(), Event()
     stage = Stage(a=[*READ, PIECES[0], begun.set, closing.wait, PIECES[1], *PIECES * 1000])
     cancel = stage.server.cancel
     stage.server.cancel = lambda: (cancel(), closing.set())
@@ -396,7 +402,7 @@ def test_failing_listener_does_not_leave_a_finished_answer_to_cancel():
 def test_record_has_every_turn_and_reset_in_order():
     stage = Stage(depth=4, long=[PromptError('it is too long')], broken=[BackendError('gone')],
                   cut=[PIECES[0], lambda: stage.server.cancel(), PIECES[1]],
-                  full=[*READ, Reset(), *PIECES, ANSWER])
+                  full=[*READ, CacheReset(), *PIECES, ANSWER])
     stage.serve('long', 'broken', 'cut', 'full', 'beyond')
     stage.server.reset()
     stage.serve()
@@ -418,7 +424,7 @@ def test_statistics_count_what_happened():
     stage.serve('a', 'b', 'bad', 'broken', 'cut')
     found = stage.server.statistics
     assert (found.answers, found.cancelled, found.refused, found.failed) == (3, 1, 1, 1)
-    assert (found.tokens_read, found.tokens_drawn) == (10, 8)
+    assert (found.prefill_tokens, found.generated_tokens) == (10, 8)
     assert found.last == ANSWER
     assert found.last.tokens_per_second == 2.0
 
@@ -441,7 +447,7 @@ def test_request_is_told_from_its_acceptance_to_its_end():
 
 
 def test_request_is_heard_by_nobody_else():
-    stage = Stage(a=[*READ, PIECES[0], Reset(), *PIECES[1:], ANSWER])
+    stage = Stage(a=[*READ, PIECES[0], CacheReset(), *PIECES[1:], ANSWER])
     assert stage.serve(request()) == [('state', 'reading'), ('state', 'answering'),
                                       ('state', 'idle')]
     assert stage.ear.record == []

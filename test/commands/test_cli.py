@@ -41,12 +41,12 @@ def test_artifact_for_ascend_has_a_name_of_its_own(cache, capsys):
 KINDS = {
     '': ('cpu', 'w8a8', 'none', 512, (1, 16, 64)),
     '--chunks 1,8': ('cpu', 'w8a8', 'none', 512, (1, 8)),
-    '--fine down': ('cpu', 'w8a8', 'down', 512, (1, 16, 64)),
+    '--w8a16 down': ('cpu', 'w8a8', 'down', 512, (1, 16, 64)),
     '--kv-length 64': ('cpu', 'w8a8', 'none', 64, (1, 16, 64)),
     '--quant fp32': ('cpu', 'fp32', '', 512, (1, 16, 64)),
     '--target ascend': ('ascend', 'w8a8', 'all', 512, (1,)),
     '--target ascend --chunks 1,16': ('ascend', 'w8a8', 'all', 512, (1, 16)),
-    '--target ascend --fine down': ('ascend', 'w8a8', 'down', 512, (1,)),
+    '--target ascend --w8a16 down': ('ascend', 'w8a8', 'down', 512, (1,)),
     '--target ascend --quant fp16': ('ascend', 'fp16', '', 512, (1,)),
 }
 """Options, and the artifact that they make."""
@@ -59,7 +59,7 @@ def test_artifact_is_what_is_asked_for_whatever_was_there(cache, options):
         for asked in (options, other):
             assert main(['random', 'tiny', str(cache / 'out'), *asked.split()]) == 0
             made = Artifact.open(cache / 'out').manifest
-            assert KINDS[asked] == (made.dialect, made.quantization, made.fine, made.kv_length,
+            assert KINDS[asked] == (made.dialect, made.quantization, made.w8a16, made.kv_length,
                                     made.chunk_sizes)
 
 

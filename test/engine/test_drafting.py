@@ -14,8 +14,9 @@ from support.fake_backend import FakeBackend, Judge, repeating
 from support.tiny_models import tiny
 from support.tiny_tokenizers import BPE, bpe_file
 
+from tinyllama_ros import kernels
 from tinyllama_ros.artifact.folder import Artifact
-from tinyllama_ros.chat.conversation import ChatOptions, Conversation, Event, Piece
+from tinyllama_ros.chat.conversation import ChatOptions, Conversation, TextDelta, TurnEvent
 from tinyllama_ros.chat.tokenizer import BpeTokenizer
 from tinyllama_ros.engine.drafting import (
     Drafter,
@@ -72,13 +73,13 @@ def test_drafts_grow_while_they_are_accepted():
     drafter, lengths = Drafter(), []
     for _ in range(4):
         lengths.append(len(drafter.draft([1, 2] * 5, 100)))
-        drafter.judge(lengths[-1], lengths[-1])
+        drafter.record(lengths[-1], lengths[-1])
     assert lengths == [SHORTEST_DRAFT, 4, LONGEST_DRAFT, LONGEST_DRAFT]
 
 
 def test_draft_accepted_in_part_makes_the_next_as_long_as_that_part():
     drafter = Drafter()
-    drafter.judge(7, 3)
+    drafter.record(7, 3)
     assert len(drafter.draft([1, 2] * 5, 100)) == 3
 
 
@@ -86,7 +87,7 @@ def pauses(drafter: Drafter, count: int) -> list[int]:
     """Refuse some drafts, and return how many passes have none after each."""
     found = []
     for _ in range(count):
-        drafter.judge(SHORTEST_DRAFT, 0)
+        drafter.record(SHORTEST_DRAFT, 0)
         found.append(next(n for n in range(100) if drafter.draft([1, 2] * 5, 7)))
     return found
 
@@ -98,14 +99,14 @@ def test_drafts_pause_longer_with_each_refusal():
 def test_accepted_token_ends_the_long_pauses():
     drafter = Drafter()
     pauses(drafter, 5)
-    drafter.judge(SHORTEST_DRAFT, 1)
+    drafter.record(SHORTEST_DRAFT, 1)
     assert pauses(drafter, 1) == [1]
 
 
 def test_refused_draft_makes_the_next_short():
     drafter = Drafter()
-    drafter.judge(LONGEST_DRAFT, LONGEST_DRAFT)
-    drafter.judge(LONGEST_DRAFT, 0)
+    drafter.record(LONGEST_DRAFT, LONGEST_DRAFT)
+    drafter.record(LONGEST_DRAFT, 0)
     drafts = [drafter.draft([1, 2] * 5, 100) for _ in range(2)]
     assert [len(draft) for draft in drafts] == [0, SHORTEST_DRAFT]
 
@@ -121,7 +122,7 @@ def start(tokens: list[int], slots: int = 64, chunk_sizes: tuple[int, ...] = (1,
     """Return an engine that has read some tokens, and its backend, which goes round."""
     backend = FakeBackend(slots, 30, cycling(30), chunk_sizes)
     engine = Engine(backend)
-    list(engine.read(tokens))
+    list(engine.prefill(tokens))
     backend.passes.clear()
     return engine, backend
 
@@ -129,8 +130,8 @@ def start(tokens: list[int], slots: int = 64, chunk_sizes: tuple[int, ...] = (1,
 def test_accepted_token_needs_no_pass():
     engine, backend = start(CYCLE + CYCLE[:1])
     for token in CYCLE[1:4]:
-        engine.append(token, Drafter(), 7)
-        assert engine.draw(Sampler(GREEDY)) == token + 1
+        engine.decode(token, Drafter(), 7)
+        assert engine.sample(Sampler(GREEDY)) == token + 1
     assert backend.passes == [(11, 3)]
     assert engine.cache.tokens == CYCLE + CYCLE[:4]
 
@@ -138,7 +139,7 @@ def test_accepted_token_needs_no_pass():
 def test_refused_token_is_read_in_the_place_of_the_draft():
     engine, backend = start(CYCLE + CYCLE[:1])
     for token in (12, 20, 11):
-        engine.append(token, Drafter(), 7)
+        engine.decode(token, Drafter(), 7)
     assert backend.passes == [(11, 3), (12, 1), (13, 3)]
     assert engine.cache.tokens == [*CYCLE, 11, 12, 20, 11]
 
@@ -153,29 +154,29 @@ def test_refused_token_is_read_in_the_place_of_the_draft():
     pytest.param(12, (1, 16), 7, 1, id='the_last_slot')])
 def test_draft_is_no_longer_than_it_may_be(slots, chunk_sizes, at_most, length):
     engine, backend = start(CYCLE + CYCLE[:1], slots, chunk_sizes)
-    engine.append(CYCLE[1], Drafter(), at_most)
+    engine.decode(CYCLE[1], Drafter(), at_most)
     assert backend.passes == [(11, length)]
 
 
 @pytest.mark.parametrize('change', [
-    lambda engine: engine.rewind(12), lambda engine: list(engine.read(CYCLE))],
+    lambda engine: engine.rewind(12), lambda engine: list(engine.prefill(CYCLE))],
     ids=['rewound', 'read_anew'])
 def test_draft_does_not_outlive_the_tokens_before_it(change):
     engine, backend = start(CYCLE + CYCLE[:1])
-    engine.append(CYCLE[1], Drafter(), 7)
+    engine.decode(CYCLE[1], Drafter(), 7)
     change(engine)
     fill = engine.cache.fill
-    engine.append(CYCLE[2])
+    engine.decode(CYCLE[2])
     assert backend.passes[-1] == (fill, 1)
 
 
 def test_draft_does_not_outlive_a_failed_pass():
     engine, backend = start(CYCLE + CYCLE[:1])
-    engine.append(CYCLE[1], Drafter(), 7)
+    engine.decode(CYCLE[1], Drafter(), 7)
     backend.passes_to_failure = 1
     with pytest.raises(BackendError, match='the device is gone'):
-        engine.append(20)
-    engine.append(CYCLE[2])
+        engine.decode(20)
+    engine.decode(CYCLE[2])
     assert backend.passes == [(11, 3), (12, 1), (12, 1)]  # the second of them failed
     assert engine.cache.tokens == CYCLE + CYCLE[:3]
 
@@ -189,13 +190,13 @@ def endless(judge: Judge) -> Judge:
     return judged
 
 
-def pieces_and_passes(slots: int, options: ChatOptions) -> tuple[list[Event], int]:
+def pieces_and_passes(slots: int, options: ChatOptions) -> tuple[list[TurnEvent], int]:
     """Return the pieces of a conversation that repeats itself, and what it takes."""
     backend = FakeBackend(slots, SIZE, endless(repeating(SIZE)))
     conversation = Conversation(Engine(backend), BPE, TOKENIZER)
     events = [event for prompt in ('robot', 'What is a robot?', 'robot')
               for event in conversation.answer(prompt, options)]
-    return [event for event in events if isinstance(event, Piece)], len(backend.passes)
+    return [event for event in events if isinstance(event, TextDelta)], len(backend.passes)
 
 
 @pytest.mark.parametrize('seed', range(5))
@@ -213,12 +214,15 @@ def test_drafting_changes_no_token_and_saves_passes(sampling, slots, seed):
 
 
 def greedy_answer(engine: Engine, prompt: list[int], drafter: Drafter | None) -> list[int]:
-    list(engine.read(prompt))
+    list(engine.prefill(prompt))
     drawn = []
     while engine.cache.room > 1:
-        drawn.append(engine.draw(Sampler(GREEDY)))
-        engine.append(drawn[-1], drafter, engine.cache.room - 2)
+        drawn.append(engine.sample(Sampler(GREEDY)))
+        engine.decode(drawn[-1], drafter, engine.cache.room - 2)
     return drawn
+
+
+library = kernels.find_library()
 
 
 @pytest.fixture(scope='module', params=['fp32', 'w8a8'])
@@ -236,6 +240,8 @@ def test_greedy_answers_of_a_real_model_are_the_same(artifact, seed):
     assert drafted == plain
 
 
+# ONNX Runtime's attention does not promise it: without AVX-512 it differs in the last bits.
+@pytest.mark.skipif(not (library and library.instructions), reason='no kernel of ours runs here')
 @pytest.mark.parametrize('fill', [4, 60, 110])
 def test_rows_of_a_real_model_do_not_depend_on_the_length_of_a_draft(artifact, fill):
     backend = OnnxBackend(artifact, threads=1)
@@ -244,15 +250,15 @@ def test_rows_of_a_real_model_do_not_depend_on_the_length_of_a_draft(artifact, f
         backend.forward(tokens[slot:slot + 1], slot)
     whole = backend.forward(tokens[fill:fill + 8], fill, logits=8).copy()
     for length in range(1, 8):
-        found = backend.forward(tokens[fill:fill + length], fill, logits=length)
-        np.testing.assert_array_equal(found, whole[:length])
+        logits = backend.forward(tokens[fill:fill + length], fill, logits=length)
+        np.testing.assert_array_equal(logits, whole[:length])
 
 
 def test_repetitive_text_takes_a_fifth_of_the_passes():
     engine, backend = start(CYCLE + CYCLE[:1], slots=128)
     drafter = Drafter()
     for _ in range(100):
-        engine.append(engine.draw(Sampler(GREEDY)), drafter, LONGEST_DRAFT)
+        engine.decode(engine.sample(Sampler(GREEDY)), drafter, LONGEST_DRAFT)
     assert len(backend.passes) < 20
 
 
@@ -266,11 +272,11 @@ def test_drafted_samples_have_the_distribution_of_the_model():
         16, 3, lambda seen: CHAIN[seen[-1]])
     engine, runs = Engine(backend), 4000
     for _ in range(runs):
-        list(engine.read([0, 1, 2, 0, 1, 2, 0, 1]))
+        list(engine.prefill([0, 1, 2, 0, 1, 2, 0, 1]))
         drafter, drawn = Drafter(), []
         for _ in range(4):
-            drawn.append(engine.draw(sampler))
-            engine.append(drawn[-1], drafter, 3)
+            drawn.append(engine.sample(sampler))
+            engine.decode(drawn[-1], drafter, 3)
         counts[tuple(drawn)] += 1
     chain = [softmax(row, 1) for row in CHAIN]
     square = 0.0
@@ -300,7 +306,7 @@ def test_nothing_is_drafted_beyond_the_end_of_an_answer(max_tokens):
 def test_drafted_tokens_that_nobody_saw_are_forgotten(pieces):
     conversation, _ = talk()
     with closing(conversation.answer('?', ChatOptions(sampling=GREEDY, drafting=True))) as answer:
-        begin = next(conversation.fill for event in answer if isinstance(event, Piece))
+        begin = next(conversation.fill for event in answer if isinstance(event, TextDelta))
         for _ in range(pieces):
             next(answer)
     assert conversation.fill == begin + pieces

@@ -22,7 +22,7 @@ prompts = st.lists(st.integers(0, 2), min_size=1, max_size=SLOTS)
 
 
 def greedy(engine: Engine) -> int:
-    return engine.draw(Sampler(SamplingOptions(temperature=0)))
+    return engine.sample(Sampler(SamplingOptions(temperature=0)))
 
 
 def start(tokens: Sequence[int] = ()) -> tuple[Engine, FakeBackend]:
@@ -30,7 +30,7 @@ def start(tokens: Sequence[int] = ()) -> tuple[Engine, FakeBackend]:
     backend = FakeBackend(SLOTS, VOCABULARY)
     engine = Engine(backend)
     if tokens:
-        list(engine.read(tokens))
+        list(engine.prefill(tokens))
         backend.passes.clear()
     return engine, backend
 
@@ -56,7 +56,7 @@ def test_resumed_equals_fresh(history):
     pytest.param([], [7] * SLOTS, [(0, 8), (8, 8), (16, 8), (24, 8)], id='the_whole_cache')])
 def test_only_what_is_not_held_is_read(held, wanted, passes):
     engine, backend = start(held)
-    list(engine.read(wanted))
+    list(engine.prefill(wanted))
     assert backend.passes == passes
     assert engine.cache.tokens == wanted
 
@@ -67,28 +67,28 @@ def test_only_what_is_not_held_is_read(held, wanted, passes):
 def test_chunks_are_cut_evenly_where_none_is_padded(tokens, passes):
     backend = FakeBackend(SLOTS, VOCABULARY, pads=False)
     engine = Engine(backend)
-    assert list(engine.read(range(tokens)))[1:] == [start + length for start, length in passes]
+    assert list(engine.prefill(range(tokens)))[1:] == [start + length for start, length in passes]
     assert backend.passes == passes
 
 
 def test_reading_counts_what_it_reads():
     engine, _ = start([1, 2])
-    assert list(engine.read([1, 2, *range(20)])) == [0, 8, 16, 20]
+    assert list(engine.prefill([1, 2, *range(20)])) == [0, 8, 16, 20]
 
 
 def test_reading_that_is_given_up_leaves_what_was_read():
     engine, backend = start()
-    reading = engine.read(range(20))
+    reading = engine.prefill(range(20))
     assert [next(reading), next(reading)] == [0, 8]
     reading.close()
     assert engine.cache.tokens == list(range(8))
-    list(engine.read(range(20)))
+    list(engine.prefill(range(20)))
     assert backend.passes == [(0, 8), (8, 8), (16, 4)]
 
 
 def test_appended_token_changes_what_is_drawn():
     engine, backend = start([1, 2])
-    engine.append(3)
+    engine.decode(3)
     fresh, _ = start([1, 2, 3])
     assert backend.passes == [(2, 1)]
     assert greedy(engine) == greedy(fresh)
@@ -104,7 +104,8 @@ def test_penalty_looks_at_the_cache():
     engine, _ = start([1, 2])
     likeliest = greedy(engine)
     engine.cache.tokens[:] = [likeliest]
-    assert engine.draw(Sampler(SamplingOptions(temperature=0, repetition_penalty=10))) != likeliest
+    sampler = Sampler(SamplingOptions(temperature=0, repetition_penalty=10))
+    assert engine.sample(sampler) != likeliest
 
 
 @pytest.mark.parametrize('fails_in', [1, 2, 3])
@@ -112,9 +113,9 @@ def test_failed_pass_leaves_what_was_read_before(fails_in):
     engine, backend = start()
     backend.passes_to_failure = fails_in
     with pytest.raises(BackendError, match='the device is gone'):
-        list(engine.read(range(20)))
+        list(engine.prefill(range(20)))
     assert engine.cache.tokens == list(range(8 * (fails_in - 1)))
-    list(engine.read(range(20)))
+    list(engine.prefill(range(20)))
     assert greedy(engine) == greedy(start(range(20))[0])
 
 
@@ -122,7 +123,7 @@ def test_cleared_cache_is_read_anew():
     engine, backend = start([1, 2, 3])
     engine.clear()
     assert engine.cache.fill == 0
-    list(engine.read([1, 2, 3]))
+    list(engine.prefill([1, 2, 3]))
     assert backend.passes == [(0, 3)]
 
 
@@ -135,7 +136,7 @@ def test_drawing_before_reading_is_our_own_mistake():
 def test_reading_nothing_or_too_much_is_our_own_mistake(tokens):
     engine, backend = start([1])
     with pytest.raises(AssertionError, match=f'{len(tokens)} tokens'):
-        list(engine.read(tokens))
+        list(engine.prefill(tokens))
     assert (engine.cache.tokens, backend.passes) == ([1], [])
 
 
@@ -167,7 +168,7 @@ def altered(artifact: Artifact, folder, **fields: object) -> Artifact:
 def test_real_engine_draws_what_a_fresh_one_draws(artifact):
     engine = Engine(open_backend('onnx', artifact, threads=1))
     for tokens in ([5, 6, 7, 8], [5, 6], list(range(20, 20 + SLOTS)), [20, 21, 9]):
-        list(engine.read(tokens))
+        list(engine.prefill(tokens))
         fresh = Engine(open_backend('onnx', artifact, threads=1))
         list(fresh.read(tokens))
         assert greedy(engine) == greedy(fresh)

@@ -28,7 +28,7 @@ distributions = npst.arrays(
 def frequencies(options: SamplingOptions, logits=LOGITS) -> np.ndarray:
     """Return how often each token is drawn."""
     sampler = Sampler(options)
-    tokens = [sampler.draw(logits, []) for _ in range(DRAWS)]
+    tokens = [sampler.sample(logits, []) for _ in range(DRAWS)]
     return np.bincount(tokens, minlength=len(logits)) / DRAWS
 
 
@@ -106,7 +106,7 @@ def test_penalty_makes_what_was_said_less_likely():
 def test_sampler_penalizes_what_was_said(temperature):
     sampler = Sampler(SamplingOptions(temperature=temperature, repetition_penalty=2))
     logits = np.array([3, 2, 1], np.float32)
-    assert [sampler.draw(logits, said) for said in ([], [0], [0, 1], [2])] == [0, 1, 0, 0]
+    assert [sampler.sample(logits, said) for said in ([], [0], [0, 1], [2])] == [0, 1, 0, 0]
 
 
 def test_same_seed_draws_the_same():

@@ -11,11 +11,11 @@ for module in pkgutil.walk_packages(tinyllama_ros.__path__, 'tinyllama_ros.'):
     if not module.name.startswith(tuple(sys.argv[1].split(','))):
         importlib.import_module(module.name)
 """
-WORKBENCH = ('onnx', 'gguf', 'safetensors', 'huggingface_hub', 'tqdm')
+WORKBENCH = ('onnx', 'gguf', 'safetensors', 'huggingface_hub', 'matplotlib')
 ROS = ('rclpy', 'std_msgs', 'std_srvs', 'diagnostic_msgs', 'rcl_interfaces')
-NOT_ON_A_ROBOT = 'tinyllama_ros.model,tinyllama_ros.workbench.make'
+NOT_ON_A_ROBOT = 'tinyllama_ros.workbench,tinyllama_ros.commands'
 WITH_ROS = ','.join(f'tinyllama_ros.{name}'
-                    for name in ('node', 'ros_node', 'terminal', 'web', 'voice'))
+                    for name in ('ros', 'terminal', 'web'))
 NONE = 'no.such.module'
 
 

@@ -126,7 +126,7 @@ def open_gated_linear(weight: NDArray[np.int8], library: Path | None) -> ort.Inf
 def open_fine_product(weight: NDArray[np.int8], library: Path | None) -> ort.InferenceSession:
     """Return the product with a weight (in, out), activations of nearly 16 bits."""
     inputs, outputs = weight.shape
-    return open_session('FineProduct', {'x': (TensorProto.FLOAT, [1, 'S', inputs])}, ['y'],
+    return open_session('W8A16Product', {'x': (TensorProto.FLOAT, [1, 'S', inputs])}, ['y'],
                         {'weight': weight.T, 'scale': scales(outputs)}, library)
 
 
@@ -225,7 +225,7 @@ def test_extreme_codes_do_not_saturate(library, open_product):
     weight[:, 1] = -127
     x = np.stack([np.ones(4096, np.float32), -np.ones(4096, np.float32)])[None]
     [found] = open_product(weight, library).run(None, {'x': x})
-    shares = found[0] / (x[0] @ weight * scales(32))  # a scale of FineProduct is a 127th
+    shares = found[0] / (x[0] @ weight * scales(32))  # a scale of W8A16Product is a 127th
     np.testing.assert_allclose(shares, shares[0, 0], rtol=1e-5)
     assert round(shares[0, 0]) in (1, 127)
 
@@ -430,7 +430,7 @@ def test_norm_is_the_functions(library, width):
 def test_weight_that_is_no_constant_is_refused(library):
     kind = TensorProto.FLOAT
     with pytest.raises(Exception, match='no constant of the graph'):
-        open_session('FineProduct', {'x': (kind, [1, 4]), 'weight': (TensorProto.INT8, [4, 4]),
+        open_session('W8A16Product', {'x': (kind, [1, 4]), 'weight': (TensorProto.INT8, [4, 4]),
                                      'scale': (kind, [4])}, ['y'], {}, library)
 
 

@@ -3,7 +3,7 @@
 from contextlib import suppress
 import logging
 import re
-from threading import Condition, Event as Flag, Thread
+from threading import Condition, Event, Thread
 from types import SimpleNamespace
 
 import pytest
@@ -108,7 +108,7 @@ def make_node(model, robots, gates):
     context = rclpy.Context()
     rclpy.init(args=[], context=context)
     executor = MultiThreadedExecutor(THREADS, context=context)
-    stop = Flag()
+    stop = Event()
     thread = Thread(target=spin, args=(executor, stop))
     nodes = []
 
@@ -416,7 +416,7 @@ def test_deactivation_in_a_pass_gives_each_prompt_its_response(serving):
 def test_prompts_that_nobody_heard_before_a_deactivation_are_refused_and_not_lost(
         serving, monkeypatch):
     node, ear, _ = serving
-    held, hold = Flag(), Flag()
+    held, hold = Event(), Event()
     submit = node._server.submit
 
     def submit_slowly(prompt):

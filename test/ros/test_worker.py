@@ -1,4 +1,4 @@
-from threading import Event as Flag, Semaphore, Thread
+from threading import Event, Semaphore, Thread
 
 import pytest
 
@@ -98,7 +98,7 @@ def test_close_waits_for_the_call_under_way_and_begins_none(bench):
     bench.worker.wake()
     bench.wait_until_it_begins()
     bench.worker.wake()
-    closed = Flag()
+    closed = Event()
     closing = Thread(target=lambda: (bench.worker.close(), closed.set()))
     closing.start()
     assert not closed.wait(0.05)

@@ -14,12 +14,12 @@ from support.fake_backend import FakeBackend, hashed, Judge, NEVER
 from support.tiny_tokenizers import BPE, bpe_file, SENTENCEPIECE, sentencepiece_file
 from tinyllama_ros.chat.conversation import (
     Answer,
+    CacheReset,
     ChatOptions,
     Conversation,
-    Event,
-    Piece,
-    Reading,
-    Reset,
+    PrefillProgress,
+    TextDelta,
+    TurnEvent,
 )
 from tinyllama_ros.chat.message import Message
 from tinyllama_ros.chat.template import ChatTemplate
@@ -99,24 +99,24 @@ class Witness:
     def _begin(self, turn: Turn) -> None:
         self.backend.passes_to_failure = turn.passes_to_failure
         self.turn = turn
-        self.seen: list[Event] = []
+        self.seen: list[TurnEvent] = []
         self.said: list[str] = []
         self._drawn: list[int] = []  # tokens of the answer, as far as they are known
         self._kept: list[int] = []  # tokens in the cache when the drawing began, or went on
         self._was = self.conversation.messages
         self._fills: list[int] = []  # of the cache, from the first piece on
 
-    def _see(self, event: Event) -> None:
-        if isinstance(event, Piece):
+    def _see(self, event: TurnEvent) -> None:
+        if isinstance(event, TextDelta):
             self.said.append(event.text)
             if not self._kept:
                 self._see_drawing_begin()
-        elif self._kept and isinstance(event, (Reset, Answer)):
+        elif self._kept and isinstance(event, (CacheReset, Answer)):
             self._see_drawing_end(event)
         if isinstance(event, Answer):
             assert event.text == ''.join(self.said)
-            assert 0 <= event.tokens_drawn <= (self.turn.options.max_tokens or 2000)
-            assert event.finish == 'stop' or event.tokens_drawn == self.turn.options.max_tokens
+            assert 0 <= event.generated_tokens <= (self.turn.options.max_tokens or 2000)
+            assert event.finish == 'stop' or event.generated_tokens == self.turn.options.max_tokens
         self.seen.append(event)
         if self.said:
             self._fills.append(self.engine.cache.fill)
@@ -129,15 +129,15 @@ class Witness:
             self._drawn.append(self._kept[-1])  # the one for which there was no slot
         assert self._is_conversation_and_answer(self._kept)
 
-    def _see_drawing_end(self, event: Event) -> None:
+    def _see_drawing_end(self, event: TurnEvent) -> None:
         """Hold what was drawn against a longer cache that sees the same kept tokens."""
         assert isinstance(event, Answer) or self.engine.cache.room == 0
         found = self.engine.cache.tokens[len(self._kept):]
         self._drawn += found
-        list(self._longer.read(self._kept))
+        list(self._longer.prefill(self._kept))
         for token in found:
-            assert self._longer.draw(Sampler(GREEDY)) == token
-            self._longer.append(token)
+            assert self._longer.sample(Sampler(GREEDY)) == token
+            self._longer.decode(token)
         self._kept = []
 
     def _is_conversation_and_answer(self, kept: list[int]) -> bool:
@@ -157,16 +157,16 @@ class Witness:
 
     def _check_resets(self) -> None:
         """Announced at the start when not all fits, later each time the cache went back."""
-        resets = [place for place, event in enumerate(self.seen) if isinstance(event, Reset)]
+        resets = [place for place, event in enumerate(self.seen) if isinstance(event, CacheReset)]
         first = next((place for place, event in enumerate(self.seen)
-                      if isinstance(event, Piece)), len(self.seen))
+                      if isinstance(event, TextDelta)), len(self.seen))
         if self.seen:
             whole = len(self.encode(self._was, self.turn)) + self.turn.options.room
             assert [place for place in resets if place < first] == (
                 [0] if whole > self.backend.kv_length else [])
         returns = sum(fill < before for before, fill in pairwise(self._fills))
         announced = sum(place > first for place in resets)
-        cut_short = bool(self.seen) and isinstance(self.seen[-1], (Reset, Reading))
+        cut_short = bool(self.seen) and isinstance(self.seen[-1], (CacheReset, PrefillProgress))
         assert announced - cut_short <= returns <= announced
 
     def _check_history(self, before: list[Message]) -> None:
@@ -175,7 +175,7 @@ class Witness:
             assert after[-2:] == [Message('user', self.turn.prompt), Message('assistant', said)]
             older = after[:-2]
             assert older == before[len(before) - len(older):]
-            if not any(isinstance(event, Reset) for event in self.seen):
+            if not any(isinstance(event, CacheReset) for event in self.seen):
                 assert older == before
         else:
             assert after == before

@@ -40,13 +40,13 @@ def w8a16(x: Array, weight: Array) -> Array:
 
 
 def logits(checkpoint: Checkpoint, tokens: Sequence[int], linear: Linear = exact,
-           fine: str = 'none') -> Array:
+           wide_linears: str = 'none') -> Array:
     """
     Return the logits (n, vocabulary) after each token.
 
     :param linear: w8a8 looks embeddings up in half precision, as the quantised artifact does, and
         in the head's steps where they are tied.
-    :param fine: of w8a8: what is w8a16 as the head is: none, every down_proj, or all.
+    :param wide_linears: of w8a8: what is w8a16 as the head is: none, every down_proj, or all.
     """
     shape = checkpoint.architecture
 
@@ -59,8 +59,9 @@ def logits(checkpoint: Checkpoint, tokens: Sequence[int], linear: Linear = exact
         x = _in_steps(x)
     if linear is not exact:
         x = x.astype(np.float16).astype(np.float64)
-    finer = w8a16 if linear in (w8a8, w8a8_by_group) else linear
-    linear, down = (finer if fine in names else linear for names in (('all',), ('all', 'down')))
+    wide = w8a16 if linear in (w8a8, w8a8_by_group) else linear
+    linear, down = (wide if wide_linears in names else linear
+                    for names in (('all',), ('all', 'down')))
     for layer in range(shape.layers):
         name = f'model.layers.{layer}'
         h = _rms_norm(x, weight(f'{name}.input_layernorm'), shape.norm_eps)
@@ -73,7 +74,7 @@ def logits(checkpoint: Checkpoint, tokens: Sequence[int], linear: Linear = exact
         x = x + down(gate / (1 + np.exp(-gate)) * up, weight(f'{name}.mlp.down_proj'))
     x = _rms_norm(x, weight('model.norm'), shape.norm_eps)
     head = embeddings if shape.tied_embeddings else weight('lm_head')
-    return finer(x, head)
+    return wide(x, head)
 
 
 def _rms_norm(x: Array, gain: Array, epsilon: float) -> Array:

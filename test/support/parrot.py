@@ -11,7 +11,14 @@ import re
 import sys
 import time
 
-from tinyllama_ros.chat.conversation import Answer, ChatOptions, Event, Piece, Reading, Reset
+from tinyllama_ros.chat.conversation import (
+    Answer,
+    CacheReset,
+    ChatOptions,
+    PrefillProgress,
+    TextDelta,
+    TurnEvent,
+)
 from tinyllama_ros.chat.serving import Server
 from tinyllama_ros.errors import BackendError
 from tinyllama_ros.ros import node
@@ -28,10 +35,10 @@ class Parrot:
     def __init__(self) -> None:
         self.fill = 0
 
-    def answer(self, prompt: str, _: ChatOptions) -> Iterator[Event]:
+    def answer(self, prompt: str, _: ChatOptions) -> Iterator[TurnEvent]:
         words = re.findall(r'\s*\S+|\s+', prompt)
         self.fill += len(words)
-        yield Reading(len(words))
+        yield PrefillProgress(len(words))
         said = ''
         if prompt == 'break down':
             raise BackendError('the parrot broke down')
@@ -39,12 +46,12 @@ class Parrot:
             time.sleep(PACE_S)
             if 'full' in prompt and count == len(words) // 2:
                 self.fill = 0
-                yield Reset()
+                yield CacheReset()
             # The words of a second round need the space that the first of them had not
             piece = word if count < len(words) else f' {word.lstrip()}'
             self.fill = min(self.capacity, self.fill + 1)
             said += piece
-            yield Piece(piece)
+            yield TextDelta(piece)
         yield Answer(said, 'stop', 0, len(words), len(words), 0.1, 0.1 * len(words))
 
     def reset(self, _: str = '') -> None:

@@ -55,7 +55,7 @@ MODELS: dict[str, Callable[[], RandomCheckpoint]] = {
     'six_share_two_of_64_untied_bpe': partial(
         tiny, heads=6, kv_heads=2, head_dim=64, hidden=96, ffn=112),
 }
-FINE = dict(zip(MODELS, ('none', 'down', 'all', 'down'), strict=True))
+W8A16_CHOICES = dict(zip(MODELS, ('none', 'down', 'all', 'down'), strict=True))
 """What gets activations of nearly 16 bits in w8a8."""
 
 

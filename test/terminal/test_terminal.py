@@ -3,7 +3,7 @@ import io
 import os
 import re
 import signal
-from threading import Event as Flag, Thread
+from threading import Event as ThreadEvent, Thread
 from types import SimpleNamespace
 import unicodedata
 
@@ -33,8 +33,8 @@ class FakeNode:
         self.answers = {}
         self.prompts = []
         self.calls = []
-        self.cancelled = Flag()
-        self.heard = Flag()
+        self.cancelled = ThreadEvent()
+        self.heard = ThreadEvent()
         self.publishers = {
             kind: self.node.create_publisher(String, f'{name}/{kind}',
                                              LATCHED if kind == 'state' else EVENTS)

@@ -72,7 +72,7 @@ def test_text_of_the_test_is_longer_than_a_short_cache(text):
 
 
 def test_ascend_artifact_is_smoothed_and_says_what_its_codes_lose(make, tmp_path):
-    cpu, ascend = (make(name=target, target=target, fine='all') for target in ('cpu', 'ascend'))
+    cpu, ascend = (make(name=target, target=target, w8a16='all') for target in ('cpu', 'ascend'))
     assert ascend.manifest.held_out == cpu.manifest.held_out is not None
     codes = [_codes(cpu).T, _codes(ascend)]
     np.testing.assert_array_equal(*codes)
@@ -122,9 +122,9 @@ def test_embedding_tied_to_a_smoothed_head_is_read_out_of_its_codes(make):
 def test_rounding_comes_nearer_to_fp32_than_the_nearest_codes(make, text, monkeypatch):
     tokens = [token for piece in held_out(calibration_pieces(tiny(), text)) for token in piece]
     exact = numpy_llama.logits(tiny(), tokens)
-    rounded = np.square(logits(make(fine='all'), tokens) - exact).mean()
+    rounded = np.square(logits(make(w8a16='all'), tokens) - exact).mean()
     monkeypatch.setattr(workbench, 'RoundedCheckpoint', lambda smoothed, inputs: smoothed)
-    nearest = np.square(logits(make(fine='all'), tokens) - exact).mean()
+    nearest = np.square(logits(make(w8a16='all'), tokens) - exact).mean()
     assert rounded < 0.8 * nearest
 
 

@@ -89,8 +89,8 @@ class Manifest:
     architecture: Architecture
     tokenizer: TokenizerSettings
     files: Mapping[str, FileRecord]
-    fine: str = ''
-    """Of w8a8: linears, out of quantize.FINE, whose activations have nearly 16 bits."""
+    w8a16: str = ''
+    """Of w8a8: linears, out of quantize.W8A16_CHOICES, whose activations have nearly 16 bits."""
     held_out: HeldOutLoss | None = None
     """What the quantisation lost where the build measured it."""
     om: CompiledGraph | None = None
@@ -131,6 +131,8 @@ class Manifest:
         if version != FORMAT_VERSION:
             raise ArtifactError(f'has format version {version}; this program reads version '
                                 f'{FORMAT_VERSION}')
+        if 'fine' in fields:  # what w8a16 was called until version 0.1
+            fields['w8a16'] = fields.pop('fine')
         try:
             return cls(**fields | {
                 'chunk_sizes': tuple(fields['chunk_sizes']),

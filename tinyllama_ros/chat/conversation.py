@@ -75,7 +75,7 @@ class ChatOptions:
 
 
 @dataclass(frozen=True)
-class Reading:
+class PrefillProgress:
     """A piece of the conversation was read; nothing is said yet."""
 
     tokens: int
@@ -83,14 +83,14 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextDelta:
     """A token was drawn; its text may still be held back, and empty, for half a character."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Reset:
+class CacheReset:
     """The cache was full and is being cleared, or was lost with the backend that held it."""
 
     reason: Literal['full', 'recovered'] = 'full'
@@ -102,30 +102,30 @@ class Answer:
 
     text: str
     finish: Finish
-    tokens_kept: int
+    cached_tokens: int
     """Tokens of the conversation that the cache still held when the turn began."""
-    tokens_read: int
+    prefill_tokens: int
     """Tokens that had to be read before the first word."""
-    tokens_drawn: int
-    reading_s: float
+    generated_tokens: int
+    prefill_s: float
     """Seconds from the beginning of the turn to its first token."""
-    answering_s: float
+    decode_s: float
     """Seconds from the first token to the last."""
 
     @property
     def tokens_per_second(self) -> float:
         """Speed of answering."""
-        return self.tokens_drawn / self.answering_s if self.answering_s > 0 else 0.0
+        return self.generated_tokens / self.decode_s if self.decode_s > 0 else 0.0
 
     @property
     def summary(self) -> str:
         """One line for a log."""
-        return (f'{self.tokens_kept} tokens kept, {self.tokens_read} read in '
-                f'{self.reading_s:.2f} s, {self.tokens_drawn} drawn at '
+        return (f'{self.cached_tokens} tokens kept, {self.prefill_tokens} read in '
+                f'{self.prefill_s:.2f} s, {self.generated_tokens} drawn at '
                 f'{self.tokens_per_second:.1f} tok/s ({self.finish})')
 
 
-Event = Reading | Piece | Reset | Answer
+TurnEvent = PrefillProgress | TextDelta | CacheReset | Answer
 Exchange = tuple[Message, Message]
 """A prompt and its answer."""
 
@@ -153,7 +153,7 @@ class Conversation:
         """Slots of the cache."""
         return self._model.engine.cache.capacity
 
-    def answer(self, prompt: str, options: ChatOptions) -> Generator[Event, None, None]:
+    def answer(self, prompt: str, options: ChatOptions) -> Generator[TurnEvent, None, None]:
         """
         Yield what happens while a prompt is answered, an Answer last.
 
@@ -176,7 +176,7 @@ class Conversation:
                 self._exchanges = [*turn.kept, (asked, Message('assistant', said))]
 
     def complete(self, messages: Sequence[Message], options: ChatOptions
-                 ) -> Generator[Event, None, None]:
+                 ) -> Generator[TurnEvent, None, None]:
         """
         Yield what happens while messages that are not ours are answered, as `answer` does.
 
@@ -256,7 +256,7 @@ class _Turn:
                 f'it is too long: with the system prompt it is {alone} tokens, and at most '
                 f'{max(0, capacity - room)} fit beside the {room} kept for the answer; shorten it')
 
-    def run(self) -> Iterator[Event]:
+    def run(self) -> Iterator[TurnEvent]:
         """Yield the events of the turn."""
         began_s = time.monotonic()
         stream, stop = TextStream(self._model.tokenizer), StopStream(self._options.stop)
@@ -268,7 +268,7 @@ class _Turn:
         first_s = time.monotonic()
         finish: Finish = 'length'
         while not self._is_at_length():
-            token = self._engine.draw(sampler)
+            token = self._engine.sample(sampler)
             if token in self._model.stop_tokens:
                 finish = 'stop'
                 break
@@ -292,26 +292,26 @@ class _Turn:
         limit = self._options.max_tokens
         return limit - len(self._drawn) - 1 if limit else LONGEST_DRAFT
 
-    def _say(self, text: str) -> Piece:
+    def _say(self, text: str) -> TextDelta:
         self.said.append(text)
-        return Piece(text)
+        return TextDelta(text)
 
-    def _begin(self) -> Generator[Event, None, list[int]]:
+    def _begin(self) -> Generator[TurnEvent, None, list[int]]:
         """Return the tokens to read before the answer, with a reset where all do not fit."""
         tokens = self._tokens(self.kept)
         if len(tokens) + self._options.room > self._engine.cache.capacity:
-            yield Reset()
+            yield CacheReset()
             tokens = self._rolled_over()
         return tokens
 
-    def _advance(self, token: int) -> Iterator[Event]:
+    def _advance(self, token: int) -> Iterator[TurnEvent]:
         """Read the token just drawn, with a reset where no slot is free."""
         if not self._engine.cache.room:
-            yield Reset()
+            yield CacheReset()
             yield from self._read(self._rolled_over())
             return
         try:
-            self._engine.append(token, self._drafter, self._draftable())
+            self._engine.decode(token, self._drafter, self._draftable())
         except BackendLost as error:
             tokens = [*self._engine.cache.tokens, token]
             yield from self._recover(error)
@@ -334,17 +334,17 @@ class _Turn:
             self.kept = self.kept[1:]
         return self._tokens(self.kept) + answer
 
-    def _read(self, tokens: list[int]) -> Iterator[Event]:
+    def _read(self, tokens: list[int]) -> Iterator[TurnEvent]:
         """Make the cache hold these tokens, from the first one on where it was lost."""
         while True:
             try:
-                for count in self._engine.read(tokens):
-                    yield Reading(count)
+                for count in self._engine.prefill(tokens):
+                    yield PrefillProgress(count)
                 return
             except BackendLost as error:
                 yield from self._recover(error)
 
-    def _recover(self, error: BackendError) -> Iterator[Event]:
+    def _recover(self, error: BackendError) -> Iterator[TurnEvent]:
         """
         Put a new backend in the place of the one that is lost; the cache is empty then.
 
@@ -362,7 +362,7 @@ class _Turn:
             except BackendError as failure:
                 raise BackendError(f'{error}; loading the model again failed: {failure}'
                                    ) from failure
-            yield Reset('recovered')
+            yield CacheReset('recovered')
             return
         raise BackendError(f'{error}; the model was loaded again {RECOVERIES} times, which did '
                            'not help') from error

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 import logging
-from threading import Event as Flag, Lock
+from threading import Event, Lock
 from typing import Any, Literal, Protocol
 
 from tinyllama_ros.chat.completion import (
@@ -23,12 +23,12 @@ from tinyllama_ros.chat.completion import (
 )
 from tinyllama_ros.chat.conversation import (
     Answer,
+    CacheReset,
     ChatOptions,
     Conversation,
-    Event,
-    Piece,
-    Reading,
-    Reset,
+    PrefillProgress,
+    TextDelta,
+    TurnEvent,
 )
 from tinyllama_ros.chat.sentences import SentenceStream
 from tinyllama_ros.errors import LengthError, PromptError, TinyLlamaError
@@ -87,8 +87,8 @@ class Statistics:
     cancelled: int = 0
     refused: int = 0
     failed: int = 0
-    tokens_read: int = 0
-    tokens_drawn: int = 0
+    prefill_tokens: int = 0
+    generated_tokens: int = 0
     resets: Counter[str] = field(default_factory=Counter)
     last: Answer | None = None
     """The newest answer that was not cut short."""
@@ -117,8 +117,8 @@ class Server:
         self._lock = Lock()  # guards all below
         self._is_open = True
         self._prompts: deque[str | CompletionRequest] = deque()
-        self._resets: deque[Flag] = deque()
-        self._cancelled: Flag | None = None
+        self._resets: deque[Event] = deque()
+        self._cancelled: Event | None = None
         self._completing = ''  # id of the request under way
         self._overtaken: deque[str] = deque(maxlen=OVERTAKEN)  # cancelled before they came
 
@@ -174,14 +174,14 @@ class Server:
             self._cancelled.set()
             return True
 
-    def reset(self) -> Flag:
+    def reset(self) -> Event:
         """
         Ask for a cleared conversation; the answer under way is cancelled, the queue stays.
 
         After a failure the backend is opened again, too: where that fails, the state stays error.
         Then have `serve` called; the flag returned is set when the conversation is cleared.
         """
-        done = Flag()
+        done = Event()
         with self._lock:  # both at once, or the cancel could meet the next answer
             if not self._is_open:  # nobody serves any more, and whoever waits would wait in vain
                 done.set()
@@ -232,14 +232,14 @@ class Server:
             if self._resets:
                 return partial(self._clear, self._resets.popleft())
             if self._prompts:
-                self._cancelled, prompt = Flag(), self._prompts.popleft()
+                self._cancelled, prompt = Event(), self._prompts.popleft()
                 if isinstance(prompt, CompletionRequest):
                     self._completing = prompt.id
                     return partial(self._complete, prompt, self._cancelled)
                 return partial(self._answer, prompt, self._cancelled)
             return None
 
-    def _clear(self, done: Flag) -> None:
+    def _clear(self, done: Event) -> None:
         try:
             self._forget()
         finally:  # also where something unforeseen fails, for somebody waits
@@ -265,7 +265,7 @@ class Server:
             return False
         return True
 
-    def _answer(self, prompt: str, cancelled: Flag) -> None:
+    def _answer(self, prompt: str, cancelled: Event) -> None:
         voice = _Voice(self._listener)
         self._listener.on_record('asked', prompt)
         try:
@@ -292,7 +292,7 @@ class Server:
         self._listener.on_record('stopped' if cancelled.is_set() else 'answered', voice.text)
         self._listener.on_response(voice.text)
 
-    def _complete(self, request: CompletionRequest, cancelled: Flag) -> None:
+    def _complete(self, request: CompletionRequest, cancelled: Event) -> None:
         client = _Client(self._listener, request.id)
         try:
             options = _options_of(request, self._options())
@@ -325,14 +325,14 @@ class Server:
             self.statistics.completions += 1
             client.finish(client.answer)
 
-    def _tell(self, event: Event, voice: '_Voice | _Client') -> None:
-        if isinstance(event, Piece):
+    def _tell(self, event: TurnEvent, voice: '_Voice | _Client') -> None:
+        if isinstance(event, TextDelta):
             self._become('answering')
             voice.say(event.text)
-        elif isinstance(event, Reset):
+        elif isinstance(event, CacheReset):
             self.statistics.resets[event.reason] += 1
             voice.reset(event.reason)
-        elif isinstance(event, Reading):
+        elif isinstance(event, PrefillProgress):
             if not voice.text:
                 self._become('reading')
         else:
@@ -340,8 +340,8 @@ class Server:
             voice.answer = event
 
     def _count(self, answer: Answer) -> None:
-        self.statistics.tokens_read += answer.tokens_read
-        self.statistics.tokens_drawn += answer.tokens_drawn
+        self.statistics.prefill_tokens += answer.prefill_tokens
+        self.statistics.generated_tokens += answer.generated_tokens
         self.statistics.last = answer
         log.info('%s', answer.summary)
 
@@ -413,8 +413,8 @@ class _Client:
     def finish(self, answer: Answer) -> None:
         self._listener.on_completion(CompletionEvent(
             self._id, 'done', self.text, finish=answer.finish,
-            prompt_tokens=answer.tokens_kept + answer.tokens_read,
-            cached_tokens=answer.tokens_kept, completion_tokens=answer.tokens_drawn))
+            prompt_tokens=answer.cached_tokens + answer.prefill_tokens,
+            cached_tokens=answer.cached_tokens, completion_tokens=answer.generated_tokens))
 
     def fail(self, code: ErrorCode, why: str) -> None:
         self._listener.on_completion(CompletionEvent(self._id, 'error', why, code))

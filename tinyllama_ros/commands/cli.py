@@ -15,7 +15,7 @@ from tinyllama_ros.artifact.places import artifacts_folder, default_cache, find_
 from tinyllama_ros.engine.backend import BACKENDS, open_backend
 from tinyllama_ros.errors import ArtifactError, TinyLlamaError
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
-from tinyllama_ros.workbench.quantization.quantize import FINE
+from tinyllama_ros.workbench.quantization.quantize import W8A16_CHOICES
 
 KV_LENGTH = 1024
 DEFAULT_MODELS = {'onnx': 'smollm2-135m-instruct-w8a8', 'acl': 'smollm2-135m-instruct-w8a8-ascend'}
@@ -150,7 +150,7 @@ def _add_build_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--chunks', type=_chunk_sizes, default=(), metavar='S,...',
                         help='tokens of a pass, ascending; ascend takes no other, and several '
                         'make its .om larger (default: 1,16,64 for cpu, 1 for ascend)')
-    parser.add_argument('--fine', choices=FINE, default='',
+    parser.add_argument('--w8a16', '--fine', choices=W8A16_CHOICES, default='',
                         help='of w8a8: products, beside the head, that get activations of 16 '
                         'bits: nearer to fp32; on a CPU, reading a prompt then takes up to a '
                         'fifth longer (down) or 1.3 to 1.6 times as long (all) (default: none for '
@@ -233,7 +233,7 @@ def _make(arguments: argparse.Namespace, name: str, recipe: str,
         make_artifact(checkpoint, folder, name=name, quantization=arguments.quant,
                       kv_length=slots, target=arguments.target, chunk_sizes=arguments.chunks,
                       smoothing=arguments.smoothing, text=arguments.text,
-                      fine=arguments.fine, recipe=recipe, progress=sys.stderr.isatty())
+                      w8a16=arguments.w8a16, recipe=recipe, progress=sys.stderr.isatty())
     print(folder)
 
 
@@ -245,10 +245,10 @@ def _is_there(folder: Path, recipe: str, arguments: argparse.Namespace) -> bool:
     except ArtifactError:
         return False
     usual = DIALECTS[arguments.target]
-    fine = (arguments.fine or usual.fine) if arguments.quant == 'w8a8' else ''
+    w8a16 = (arguments.w8a16 or usual.w8a16) if arguments.quant == 'w8a8' else ''
     longest = min(KV_LENGTH, manifest.architecture.context_length)
     return (manifest.recipe == recipe and manifest.quantization == arguments.quant
-            and manifest.dialect == arguments.target and manifest.fine == fine
+            and manifest.dialect == arguments.target and manifest.w8a16 == w8a16
             and manifest.chunk_sizes == (arguments.chunks or usual.chunk_sizes)
             and manifest.kv_length == (arguments.kv_length or longest))
 

@@ -187,9 +187,9 @@ def _first_token(backend: Backend, length: int, runs: int) -> Measurement:
     for _ in range(runs + 1):
         engine = Engine(backend)
         began_s = time.perf_counter()
-        for _ in engine.read(tokens):
+        for _ in engine.prefill(tokens):
             pass
-        engine.draw(sampler)
+        engine.sample(sampler)
         times_s.append(time.perf_counter() - began_s)
     return Measurement.of(f'time to first token, {length} tokens', 's', times_s[1:])
 

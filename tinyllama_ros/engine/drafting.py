@@ -36,7 +36,7 @@ class Drafter:
             return []
         return following(tokens, min(self._length, at_most))
 
-    def judge(self, drafted: int, accepted: int) -> None:
+    def record(self, drafted: int, accepted: int) -> None:
         """Learn how many tokens of the last draft were accepted."""
         if not drafted:
             return

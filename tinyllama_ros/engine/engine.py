@@ -44,7 +44,7 @@ class Engine:
         self._draft: list[int] = []  # tokens of the last pass that nobody had drawn yet
         self._accepted = 0
 
-    def read(self, tokens: Sequence[int]) -> Iterator[int]:
+    def prefill(self, tokens: Sequence[int]) -> Iterator[int]:
         """
         Make the cache hold exactly these tokens, reading only those that it does not hold.
 
@@ -64,12 +64,12 @@ class Engine:
             self._forward(tokens[self.cache.fill:kept + read], logits=int(index == count))
             yield self.cache.fill - kept
 
-    def draw(self, sampler: Sampler) -> int:
+    def sample(self, sampler: Sampler) -> int:
         """Return the token that a sampler draws to follow the cache; it is not yet read."""
         assert self._logits is not None, 'nothing was read yet'
-        return sampler.draw(self._logits[self._accepted], self.cache.tokens)
+        return sampler.sample(self._logits[self._accepted], self.cache.tokens)
 
-    def append(self, token: int, drafter: Drafter | None = None, at_most: int = 0) -> None:
+    def decode(self, token: int, drafter: Drafter | None = None, at_most: int = 0) -> None:
         """
         Count one more token, read with what is drafted to follow it; the cache must have room.
 
@@ -81,7 +81,7 @@ class Engine:
             return
         draft: list[int] = []
         if drafter:
-            drafter.judge(len(self._draft), self._accepted)
+            drafter.record(len(self._draft), self._accepted)
             at_most = min(at_most, self._chunk - 1, self.cache.room - 1)
             draft = drafter.draft([*self.cache.tokens, token], at_most)
         self._forward([token], draft, logits=1 + len(draft))

@@ -49,7 +49,7 @@ class Sampler:
         self._filters = _filters(options)
         self._random = np.random.default_rng(None if options.seed < 0 else options.seed)
 
-    def draw(self, logits: Logits, context: Sequence[int]) -> int:
+    def sample(self, logits: Logits, context: Sequence[int]) -> int:
         """
         Return a token.
 

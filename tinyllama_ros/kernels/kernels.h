@@ -51,10 +51,10 @@ struct Kernels {
   int64_t attend_rows;
 
   void (*quantize)(const float *x, const PackedWeight &weight, const Codes &token);
-  void (*quantize_finely)(const float *x, const PackedWeight &weight, const Codes &token);
+  void (*quantize_w8a16)(const float *x, const PackedWeight &weight, const Codes &token);
   void (*multiply)(const PackedWeight &weight, int64_t tile, const Codes &codes, int64_t tokens,
                    const Columns &to);
-  void (*multiply_finely)(const PackedWeight &weight, int64_t tile, const Codes &codes,
+  void (*multiply_w8a16)(const PackedWeight &weight, int64_t tile, const Codes &codes,
                           int64_t tokens, const Columns &to);
   void (*rotate)(const float *x, const float *cos, const float *sin, int64_t head_dim, float *y);
   void (*attend)(const Attention &attention, int64_t kv_head, int64_t first_row, int64_t rows,

@@ -8,8 +8,8 @@ typedef int8_t Bytes __attribute__((vector_size(kLanes)));
 
 constexpr int kTileVectors = kTile / kLanes;
 constexpr float kStepSize = 1.0f / 127;
-constexpr float kFineStepSize = 1.0f / (127 * 254);
-constexpr float kFineShare = 1.0f / 254;
+constexpr float kResidualStepSize = 1.0f / (127 * 254);
+constexpr float kResidualShare = 1.0f / 254;
 
 inline Floats Load(const float *p) { return *reinterpret_cast<const LooseFloats *>(p); }
 inline void Store(float *p, Floats x) { *reinterpret_cast<LooseFloats *>(p) = x; }
@@ -101,17 +101,17 @@ void Quantize(const float *x, const PackedWeight &weight, const Codes &token) {
 void QuantizeFinely(const float *x, const PackedWeight &weight, const Codes &token) {
   const int64_t width = weight.steps * kStep;
   const float peak = Peak(x, weight.in);
-  Ints total = {}, fine_total = {};
+  Ints total = {}, residual_total = {};
   for (int64_t i = 0; i < weight.in; i += kLanes) {
     const int64_t count = weight.in - i < kLanes ? weight.in - i : kLanes;
     const Floats scaled = LoadUpTo(x + i, count) / peak;
     const Ints coarse = StoreCodes(scaled / kStepSize, token.codes + i, count);
     const Floats rest = scaled - ToFloats(coarse) * kStepSize;
     total += coarse;
-    fine_total += StoreCodes(rest / kFineStepSize, token.codes + width + i, count);
+    residual_total += StoreCodes(rest / kResidualStepSize, token.codes + width + i, count);
   }
   token.start[0] = -kZeroPoint * Sum(total);
-  token.start[1] = -kZeroPoint * Sum(fine_total);
+  token.start[1] = -kZeroPoint * Sum(residual_total);
   token.peaks[0] = peak;
 }
 
@@ -176,10 +176,10 @@ void MultiplyRows(const PackedWeight &weight, int64_t tile, const Codes &codes,
 }
 
 // One vector of output channels of a token that is two rows, from a column of a tile on.
-inline void FinishPair(const float *scales, Ints sums, Ints fine_sums, float peak, int64_t column,
+inline void FinishPair(const float *scales, Ints sums, Ints residual_sums, float peak, int64_t column,
                        const Columns &to) {
   const Floats scale = Load(scales + column);
-  const Floats more = ToFloats(fine_sums) * scale * kFineShare;
+  const Floats more = ToFloats(residual_sums) * scale * kResidualShare;
   StoreUpTo(to.y + column, (ToFloats(sums) * scale + more) * peak, to.count - column);
 }
 

@@ -304,13 +304,13 @@ class GroupedLinear : private Product {
   }
 };
 
-class FineProduct : private Product {
+class W8A16Product : private Product {
  public:
-  static constexpr const char *kName = "FineProduct";
+  static constexpr const char *kName = "W8A16Product";
   static constexpr std::initializer_list<int> kInputs = {kFloat, kInt8, kFloat};
   static constexpr std::initializer_list<int> kOutputs = {kFloat};
 
-  explicit FineProduct(const KernelInfo *info) {
+  explicit W8A16Product(const KernelInfo *info) {
     const Tensor weight = Constant(info, 1), scale = Constant(info, 2);
     if (weight.shape.size() != 2 || scale.shape != Shape{weight.shape[0]})
       throw Failure("a weight is not (out, in), or its scale not (out)");
@@ -320,8 +320,15 @@ class FineProduct : private Product {
   }
 
   void Compute(Context *context) const {
-    Run(context, 2, g_kernels->quantize_finely, g_kernels->multiply_finely);
+    Run(context, 2, g_kernels->quantize_w8a16, g_kernels->multiply_w8a16);
   }
+};
+
+// The name that W8A16Product has in artifacts which were built before it was called so.
+class FineProduct : public W8A16Product {
+ public:
+  static constexpr const char *kName = "FineProduct";
+  using W8A16Product::W8A16Product;
 };
 
 class Attend {
@@ -475,7 +482,8 @@ __attribute__((visibility("default"))) tinyllama_ros::Status *RegisterCustomOps(
     tinyllama_ros::SessionOptions *options, const tinyllama_ros::ApiBase *base) {
   using namespace tinyllama_ros;
   static const CustomOp kOperators[] = {Describe<GroupedLinear<false>>(),
-                                        Describe<GroupedLinear<true>>(), Describe<FineProduct>(),
+                                        Describe<GroupedLinear<true>>(), Describe<W8A16Product>(),
+                                        Describe<FineProduct>(),
                                         Describe<Attend>(), Describe<Gate>(), Describe<Norm>()};
   g_api = base->get(kApiVersion);
   g_kernels = Choose();

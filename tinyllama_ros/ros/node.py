@@ -8,7 +8,7 @@ import logging
 import secrets
 import signal
 import socket
-from threading import Event as Flag, Lock, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 
 from tinyllama_ros.artifact.folder import Artifact
@@ -353,7 +353,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run_node() -> int:
-    stop = Flag()
+    stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     node = TinyLlamaNode()
@@ -385,7 +385,7 @@ def _taken(node: TinyLlamaNode) -> ConfigError:
                        'another name: --ros-args -r __node:=...')
 
 
-def _spin(executor: MultiThreadedExecutor, node: TinyLlamaNode, stop: Flag) -> None:
+def _spin(executor: MultiThreadedExecutor, node: TinyLlamaNode, stop: Event) -> None:
     """Run callbacks until the executor is shut down, also after one of them has failed."""
     while True:
         try:
@@ -399,7 +399,7 @@ def _spin(executor: MultiThreadedExecutor, node: TinyLlamaNode, stop: Flag) -> N
             node.get_logger().error(f'a callback failed: {error!r}')
 
 
-def _run(node: TinyLlamaNode, stop: Flag) -> int:
+def _run(node: TinyLlamaNode, stop: Event) -> int:
     handler = _ToRosLog(node)
     logging.getLogger('tinyllama_ros').addHandler(handler)
     logging.getLogger('tinyllama_ros').setLevel(logging.INFO)

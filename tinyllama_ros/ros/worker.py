@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import logging
-from threading import Event as Flag, Thread
+from threading import Event, Thread
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ class Worker:
 
     def __init__(self, work: Callable[[], None]) -> None:
         self._work = work
-        self._woken = Flag()
+        self._woken = Event()
         self._is_closed = False
         self._thread = Thread(target=self._run, name='worker', daemon=True)
         self._thread.start()

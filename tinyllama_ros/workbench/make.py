@@ -31,7 +31,7 @@ SEPARATOR = '\n---\n'
 def make_artifact(checkpoint: Checkpoint, folder: Path, *, name: str, quantization: str,
                   kv_length: int, target: str = 'cpu', chunk_sizes: tuple[int, ...] = (),
                   smoothing: str = 'refined', text: Path | None = None,
-                  fine: str = '', recipe: str = '', progress: bool = False) -> None:
+                  w8a16: str = '', recipe: str = '', progress: bool = False) -> None:
     """
     Write the artifact of a checkpoint, for w8a8 with its activations smoothed and GPTQ's weights.
 
@@ -42,7 +42,7 @@ def make_artifact(checkpoint: Checkpoint, folder: Path, *, name: str, quantizati
         none nothing is calibrated, and weights are rounded to the nearest.
     :param text: to calibrate on, UTF-8; pieces may be parted by lines of three hyphens. The
         project's own where there is none.
-    :param fine: see build.
+    :param w8a16: see build.
     :param recipe: noted in the manifest.
     :param progress: show bars on stderr.
     :raises ConfigError: an option is out of range, or the text is too short.
@@ -51,9 +51,9 @@ def make_artifact(checkpoint: Checkpoint, folder: Path, *, name: str, quantizati
     """
     check_smoothing(smoothing)
     planned = plan(checkpoint, folder, name=name, quantization=quantization, target=target,
-                   kv_length=kv_length, chunk_sizes=chunk_sizes, fine=fine)
+                   kv_length=kv_length, chunk_sizes=chunk_sizes, w8a16=w8a16)
     write = partial(build, name=name, quantization=quantization, kv_length=kv_length,
-                    fine=planned.fine, recipe=recipe, progress=progress)
+                    w8a16=planned.w8a16, recipe=recipe, progress=progress)
     write_target = partial(write, folder=folder, target=target, chunk_sizes=chunk_sizes)
     if quantization != 'w8a8' or smoothing == 'none':
         write_target(checkpoint)
@@ -61,7 +61,7 @@ def make_artifact(checkpoint: Checkpoint, folder: Path, *, name: str, quantizati
     pieces = calibration_pieces(checkpoint, text)
     path = folder.with_name(f'{name}.calibration.safetensors')
     calibration = calibrate(checkpoint, pieces, path, progress=progress)
-    smoothed = smooth(checkpoint, calibration.inputs, smoothing, fine=planned.fine,
+    smoothed = smooth(checkpoint, calibration.inputs, smoothing, w8a16=planned.w8a16,
                       group=TARGETS[target].group, progress=progress)
     rounded = RoundedCheckpoint(smoothed, calibration.inputs)
     write_target(rounded)

@@ -21,7 +21,7 @@ from support.tiny_models import tiny
 
 from tinyllama_ros.artifact.architecture import Architecture
 from tinyllama_ros.artifact.folder import Artifact, CompiledGraph, OM
-from tinyllama_ros.chat.conversation import ChatOptions, open_conversation, Piece, Reset
+from tinyllama_ros.chat.conversation import CacheReset, ChatOptions, open_conversation, TextDelta
 from tinyllama_ros.commands.cli import main
 from tinyllama_ros.engine.acl.backend import AclBackend
 from tinyllama_ros.engine.backend import open_backend
@@ -324,9 +324,9 @@ def test_answer_goes_on_after_a_failure_on_the_device(board, talkative, nth, cod
             board.fail('execute_async', fault, code)
         events = list(conversation.answer('What?', OPTIONS))
         conversation.close()
-        assert [event.reason for event in events if isinstance(event, Reset)] == (
+        assert [event.reason for event in events if isinstance(event, CacheReset)] == (
             ['recovered'] * len(faults))
-        return [event.text for event in events if isinstance(event, Piece)]
+        return [event.text for event in events if isinstance(event, TextDelta)]
 
     assert answer(nth) == answer()
 

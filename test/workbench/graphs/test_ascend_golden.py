@@ -47,11 +47,11 @@ def test_greedy_answer_is_the_same(backend, case):
 
 @pytest.fixture(scope='module')
 def w8a8(checkpoint, tmp_path_factory):
-    """Return the model in w8a8 in both dialects, every linear fine."""
+    """Return the model in w8a8 in both dialects, every linear W8A16."""
     folder = tmp_path_factory.mktemp('w8a8')
     for target in ('cpu', 'ascend'):
         build(checkpoint, folder / target, name=NAME, quantization='w8a8', kv_length=SLOTS,
-              target=target, chunk_sizes=(1, SLOTS), fine='all')
+              target=target, chunk_sizes=(1, SLOTS), w8a16='all')
     cpu, ascend = (Artifact.open(folder / target) for target in ('cpu', 'ascend'))
     with closing(OnnxBackend(cpu, threads=2)) as backend:
         yield backend, ReferenceBackend(open_session(ascend.graph, threads=2),

@@ -14,7 +14,7 @@ import pytest
 from support import numpy_llama
 from support.ascend_reference import ReferenceBackend
 from support.paths import DATA
-from support.peculiar_models import distance, FINE, MODELS, Peculiar, SPIKE, ZERO
+from support.peculiar_models import distance, MODELS, Peculiar, SPIKE, W8A16_CHOICES, ZERO
 from support.probes import Altered
 from support.tiny_models import tiny
 
@@ -33,9 +33,9 @@ CHUNKS = {'chunk_of_one': (1,), 'chunk_of_16': (16,), 'gears': (1, 16)}
 
 
 def make(folder: Path, checkpoint: Checkpoint, quantization: str,
-         chunk_sizes: Sequence[int] = (1,), fine: str = 'down') -> Artifact:
+         chunk_sizes: Sequence[int] = (1,), w8a16: str = 'down') -> Artifact:
     build(checkpoint, folder, name='tiny', quantization=quantization, kv_length=SLOTS,
-          target='ascend', chunk_sizes=tuple(chunk_sizes), fine=fine)
+          target='ascend', chunk_sizes=tuple(chunk_sizes), w8a16=w8a16)
     return Artifact.open(folder)
 
 
@@ -259,11 +259,11 @@ class Subject:
     """A model, and its graph in the Ascend dialect."""
 
     def __init__(self, folder: Path, checkpoint: Checkpoint, quantization: str,
-                 chunk_sizes: Sequence[int], fine: str = 'down') -> None:
+                 chunk_sizes: Sequence[int], w8a16: str = 'down') -> None:
         self.checkpoint = checkpoint
-        self.fine = fine
+        self.w8a16 = w8a16
         self.backend = ReferenceBackend.of(make(folder / 'tiny', checkpoint, quantization,
-                                                chunk_sizes, fine))
+                                                chunk_sizes, w8a16))
 
     def tokens(self, count: int, seed: int = 0) -> list[int]:
         """Return random tokens."""
@@ -296,7 +296,7 @@ def fp32(request, tmp_path_factory):
 def w8a8(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp('w8a8')
     return Subject(folder, Peculiar(MODELS[request.param]()), 'w8a8', (1, 16),
-                   FINE[request.param])
+                   W8A16_CHOICES[request.param])
 
 
 @st.composite
@@ -376,7 +376,7 @@ were seen. One scale per chunk makes it 2.
 def test_w8a8_agrees_with_its_simulation(w8a8, lengths):
     tokens = [*w8a8.tokens(20), SPIKE, ZERO, *w8a8.tokens(26, seed=10)]
     found = w8a8.read(tokens, lengths)
-    simulated, unrounded = (numpy_llama.logits(w8a8.checkpoint, tokens, linear, w8a8.fine)
+    simulated, unrounded = (numpy_llama.logits(w8a8.checkpoint, tokens, linear, w8a8.w8a16)
                             for linear in (numpy_llama.w8a8, numpy_llama.exact))
     assert distance(found, simulated) < SAME * distance(simulated, unrounded)
 
@@ -390,7 +390,7 @@ def test_w8a8_loses_little(w8a8):
 def test_w8a8_predicts_as_well_as_the_cpu_dialect(tmp_path):
     subject = Subject(tmp_path, tiny(heads=6, kv_heads=2), 'w8a8', [1, 16])
     build(subject.checkpoint, tmp_path / 'cpu', name='tiny', quantization='w8a8',
-          kv_length=SLOTS, fine=subject.fine)
+          kv_length=SLOTS, w8a16=subject.w8a16)
     cpu = OnnxBackend(Artifact.open(tmp_path / 'cpu'), threads=1)
     windows = [np.array(subject.tokens(SLOTS, seed)) for seed in range(40)]
     expected, found = (np.concatenate([window_loss(backend, window) for window in windows]).mean()
@@ -402,7 +402,7 @@ def test_w8a8_predicts_as_well_as_the_cpu_dialect(tmp_path):
 @pytest.mark.parametrize('tokens', [[ZERO], [ZERO, ZERO, 5], [5, ZERO]], ids=str)
 def test_token_of_zeros_gives_numbers(w8a8, tokens):
     found = w8a8.read(tokens, [len(tokens)])
-    expected = numpy_llama.logits(w8a8.checkpoint, tokens, numpy_llama.w8a8, w8a8.fine)
+    expected = numpy_llama.logits(w8a8.checkpoint, tokens, numpy_llama.w8a8, w8a8.w8a16)
     assert np.isfinite(found).all()
     assert distance(found, expected) < 0.05  # of logits around 1
 

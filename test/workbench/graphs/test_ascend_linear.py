@@ -38,7 +38,7 @@ def written(folder, linear, method, weight, shape, opsets, functions=()):
     return folder / 'graph.onnx'
 
 
-@pytest.mark.parametrize('method', ['apply', 'apply_finely', 'head'])
+@pytest.mark.parametrize('method', ['apply', 'apply_w8a16', 'head'])
 @pytest.mark.parametrize('name', PAIRS)
 def test_product_is_the_cpus(tmp_path, name, method):
     ascend, cpu, tolerance = PAIRS[name]
@@ -63,11 +63,11 @@ def test_fine_product_is_finer(tmp_path):
     exact = x @ weight.T
     errors = [np.abs(open_session(written(tmp_path / method, AscendInt8Linear, method, weight,
                                           (1, 5), {'': 13})).run(None, {'x': x})[0] - exact).mean()
-              for method in ('apply', 'apply_finely')]
+              for method in ('apply', 'apply_w8a16')]
     assert errors[1] < 0.8 * errors[0]  # what is left is the weights' rounding
 
 
-@pytest.mark.parametrize('method', ['apply', 'apply_finely'])
+@pytest.mark.parametrize('method', ['apply', 'apply_w8a16'])
 def test_token_of_zeros_is_divided_by_no_zero(tmp_path, method):
     # What a chip makes int8 of something that is no number is nowhere written
     path = written(tmp_path / 'ascend', AscendInt8Linear, method, random(4, 8), (1, 2), {'': 13})

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 import pytest
 from support import numpy_llama
-from support.peculiar_models import distance, FINE, MODELS, Peculiar, SPIKE, ZERO
+from support.peculiar_models import distance, MODELS, Peculiar, SPIKE, W8A16_CHOICES, ZERO
 
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.engine.onnx import OnnxBackend
@@ -23,8 +23,8 @@ LONGEST = 64
 class Subject:
     """A model, and its graph on a backend."""
 
-    def __init__(self, checkpoint: Checkpoint, backend: OnnxBackend, fine: str) -> None:
-        self.fine = fine
+    def __init__(self, checkpoint: Checkpoint, backend: OnnxBackend, w8a16: str) -> None:
+        self.w8a16 = w8a16
         self.checkpoint = checkpoint
         self.backend = backend
 
@@ -54,12 +54,12 @@ class Subject:
 @pytest.fixture(scope='module', params=[True, False], ids=['ours', 'onnxruntime'])
 def open_subject(request, tmp_path_factory):
     """Return a function that builds an artifact and opens it, with our kernels and without."""
-    def open_subject(checkpoint, quantization, fine='none'):
+    def open_subject(checkpoint, quantization, w8a16='none'):
         folder = tmp_path_factory.mktemp('artifacts') / quantization
         build(checkpoint, folder, name='tiny', quantization=quantization, kv_length=SLOTS,
-              fine=fine)
+              w8a16=w8a16)
         subjects.append(Subject(checkpoint, OnnxBackend(
-            Artifact.open(folder), threads=1, own_kernels=request.param), fine))
+            Artifact.open(folder), threads=1, own_kernels=request.param), w8a16))
         return subjects[-1]
 
     subjects: list[Subject] = []
@@ -75,7 +75,7 @@ def fp32(request, open_subject):
 
 @pytest.fixture(scope='module', params=MODELS)
 def w8a8(request, open_subject):
-    return open_subject(Peculiar(MODELS[request.param]()), 'w8a8', FINE[request.param])
+    return open_subject(Peculiar(MODELS[request.param]()), 'w8a8', W8A16_CHOICES[request.param])
 
 
 @st.composite
@@ -165,7 +165,7 @@ there: 0.0 to 0.4 were seen. One scale per chunk makes it 2.
 def test_w8a8_agrees_with_its_simulation(w8a8, seed):
     tokens = [*w8a8.tokens(30, seed), SPIKE, ZERO, *w8a8.tokens(30, seed + 10)]
     found = w8a8.read(tokens, [len(tokens)])
-    simulated, unrounded = (numpy_llama.logits(w8a8.checkpoint, tokens, linear, w8a8.fine)
+    simulated, unrounded = (numpy_llama.logits(w8a8.checkpoint, tokens, linear, w8a8.w8a16)
                             for linear in (numpy_llama.w8a8_by_group, numpy_llama.exact))
     assert distance(found, simulated) < SAME * distance(found, unrounded)
 
@@ -175,7 +175,7 @@ def test_w8a8_agrees_with_its_simulation(w8a8, seed):
 def test_split_into_chunks_does_not_change_w8a8(w8a8, lengths, seed):
     tokens = w8a8.tokens(SLOTS, seed)
     tokens[SLOTS // 2] = SPIKE
-    simulated, unrounded = (numpy_llama.logits(w8a8.checkpoint, tokens, linear, w8a8.fine)
+    simulated, unrounded = (numpy_llama.logits(w8a8.checkpoint, tokens, linear, w8a8.w8a16)
                             for linear in (numpy_llama.w8a8_by_group, numpy_llama.exact))
     found = w8a8.read(tokens, lengths)
     assert distance(found, simulated) < SAME * distance(simulated, unrounded)
@@ -190,6 +190,6 @@ def test_w8a8_loses_little(w8a8):
 @pytest.mark.parametrize('tokens', [[ZERO], [ZERO, ZERO, 5], [5, ZERO]], ids=str)
 def test_token_of_zeros_gives_numbers(w8a8, tokens):
     found = w8a8.read(tokens, [len(tokens)])
-    expected = numpy_llama.logits(w8a8.checkpoint, tokens, numpy_llama.w8a8_by_group, w8a8.fine)
+    expected = numpy_llama.logits(w8a8.checkpoint, tokens, numpy_llama.w8a8_by_group, w8a8.w8a16)
     assert np.isfinite(found).all()
     assert distance(found, expected) < 0.05  # of logits around 1

@@ -7,8 +7,8 @@ import pytest
 
 from tinyllama_ros.errors import ConfigError, ModelError
 from tinyllama_ros.workbench.quantization.quantize import (
-    check_fine,
-    is_fine,
+    check_w8a16,
+    is_w8a16,
     quantize_weight,
     ROWS_AT_ONCE,
 )
@@ -74,14 +74,14 @@ def test_channel_that_is_not_finite_is_named(value, channel):
         quantize_weight(weight)
 
 
-@pytest.mark.parametrize(('fine', 'expected'), [
+@pytest.mark.parametrize(('w8a16', 'expected'), [
     ('none', ['logits']), ('down', ['layer.21/mlp/down', 'logits']),
     ('all', ['layer.0/attention/qkv', 'layer.21/mlp/down', 'logits'])])
-def test_head_is_always_fine(fine, expected):
+def test_head_is_always_w8a16(w8a16, expected):
     paths = ['layer.0/attention/qkv', 'layer.21/mlp/down', 'logits']
-    assert [path for path in paths if is_fine(path, fine)] == expected
+    assert [path for path in paths if is_w8a16(path, w8a16)] == expected
 
 
 def test_unknown_fineness_is_refused():
-    with pytest.raises(ConfigError, match="fine is 'most'; it must be one of none, down, all"):
-        check_fine('most')
+    with pytest.raises(ConfigError, match="w8a16 is 'most'; it must be one of none, down, all"):
+        check_w8a16('most')

@@ -132,10 +132,10 @@ def problem(seed, tokens=48, outputs=40, channels=24):
 
 
 @pytest.mark.parametrize('group', [0, 7, 8, 24, 100])
-@pytest.mark.parametrize(('is_fine', 'steps'), [(False, 127), (True, 127 * 254)],
+@pytest.mark.parametrize(('is_w8a16', 'steps'), [(False, 127), (True, 127 * 254)],
                          ids=['8_bits', '16_bits'])
 @pytest.mark.parametrize('seed', range(3))
-def test_error_is_the_variance_of_every_output_summed(seed, is_fine, steps, group):
+def test_error_is_the_variance_of_every_output_summed(seed, is_w8a16, steps, group):
     inputs, weight = problem(seed)
     scale = np.exp(np.random.default_rng(seed + 9).normal(0, 1, 24)).astype(np.float32)
     x, w = inputs.astype(np.float64) / scale, weight.astype(np.float64) * scale
@@ -148,7 +148,7 @@ def test_error_is_the_variance_of_every_output_summed(seed, is_fine, steps, grou
                 part = slice(first, first + (group or 24))
                 step = np.abs(token[part]).max() / steps
                 expected += ((output[part] * step) ** 2).sum() / 12
-    found = RoundingError(inputs, weight, is_fine=is_fine, group=group).at(scale)
+    found = RoundingError(inputs, weight, is_w8a16=is_w8a16, group=group).at(scale)
     assert found == pytest.approx(expected, rel=1e-5)
 
 
@@ -166,11 +166,11 @@ def test_error_is_what_rounding_really_does(alpha, linear, group):
 
 
 @pytest.mark.parametrize('group', [0, 7, 8])
-@pytest.mark.parametrize('is_fine', [False, True], ids=['8_bits', '16_bits'])
+@pytest.mark.parametrize('is_w8a16', [False, True], ids=['8_bits', '16_bits'])
 @pytest.mark.parametrize('seed', range(3))
-def test_slope_is_that_of_finite_differences(seed, is_fine, group):
+def test_slope_is_that_of_finite_differences(seed, is_w8a16, group):
     inputs, weight = problem(seed)
-    error = RoundingError(inputs, weight, is_fine=is_fine, group=group)
+    error = RoundingError(inputs, weight, is_w8a16=is_w8a16, group=group)
     at = np.random.default_rng(seed + 9).normal(0, 1, 24)
     slope = error._value_and_slope(np.exp(at))[1]
     for channel, found in enumerate(slope):
@@ -262,14 +262,14 @@ def test_planted_outliers_are_taken_away(smoothing):
     assert after < before / 100  # of the square: ten times smaller
 
 
-@pytest.mark.parametrize(('fine', 'moved'), [
+@pytest.mark.parametrize(('w8a16', 'moved'), [
     ('none', ''), ('down', 'mlp.down'), ('all', 'self_attn.q self_attn.o mlp.gate mlp.down')])
-def test_smoothing_heeds_what_is_fine(fine, moved):
+def test_smoothing_heeds_what_is_w8a16(w8a16, moved):
     checkpoint = tiny(layers=1)
     inputs = oracle_inputs(checkpoint, some_tokens(checkpoint, 60))
-    plain, finer = (smooth(checkpoint, lambda path: inputs[path].astype(np.float32), 'refined',
-                           fine=each) for each in ('none', fine))
+    plain, wide = (smooth(checkpoint, lambda path: inputs[path].astype(np.float32), 'refined',
+                          w8a16=each) for each in ('none', w8a16))
     names = {name: f'model.layers.0.{name}_proj.weight'
              for name in ('self_attn.q', 'self_attn.o', 'mlp.gate', 'mlp.down')}
     assert [name for name, weight in names.items()
-            if (plain.tensor(weight) != finer.tensor(weight)).any()] == moved.split()
+            if (plain.tensor(weight) != wide.tensor(weight)).any()] == moved.split()

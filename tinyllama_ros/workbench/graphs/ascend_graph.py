@@ -43,7 +43,7 @@ from tinyllama_ros.workbench.graphs.ascend_linear import AscendLinear
 from tinyllama_ros.workbench.graphs.decoder_weights import DecoderWeights
 from tinyllama_ros.workbench.graphs.graph_writer import GraphWriter
 from tinyllama_ros.workbench.graphs.rope import rope_tables
-from tinyllama_ros.workbench.quantization.quantize import HEAD, is_fine
+from tinyllama_ros.workbench.quantization.quantize import HEAD, is_w8a16
 
 OPSET = 13
 HIDDEN = 60000.0
@@ -52,7 +52,7 @@ TO_THE_END = 2 ** 31 - 1
 
 
 def write_ascend_graph(checkpoint: Checkpoint, linear: type[AscendLinear], kv_length: int,
-                       folder: Path, chunk_sizes: Sequence[int] = (1,), fine: str = 'none'
+                       folder: Path, chunk_sizes: Sequence[int] = (1,), w8a16: str = 'none'
                        ) -> Iterator[str]:
     """
     Write the graph and its weights into a folder; yield the name of each part when it is done.
@@ -75,11 +75,11 @@ def write_ascend_graph(checkpoint: Checkpoint, linear: type[AscendLinear], kv_le
 
     :param chunk_sizes: the S to compile for. Where there are several, S is symbolic, and ATC's
         gears make each of them static.
-    :param fine: out of quantize.FINE; which linears are applied finely.
+    :param w8a16: out of quantize.W8A16_CHOICES; which linears are applied as W8A16.
     """
     with (folder / WEIGHTS).open('wb') as weights:
         writer = GraphWriter(weights, WEIGHTS)
-        decoder = _Decoder(writer, checkpoint, linear, kv_length, chunk_sizes, fine)
+        decoder = _Decoder(writer, checkpoint, linear, kv_length, chunk_sizes, w8a16)
         yield from decoder.write()
     writer.save(folder / GRAPH, 'decoder', {'': OPSET})
 
@@ -88,13 +88,13 @@ class _Decoder:
     """The parts of the graph, in the order in which data passes them."""
 
     def __init__(self, writer: GraphWriter, checkpoint: Checkpoint, linear: type[AscendLinear],
-                 kv_length: int, chunk_sizes: Sequence[int], fine: str) -> None:
+                 kv_length: int, chunk_sizes: Sequence[int], w8a16: str) -> None:
         self._writer = writer
         self._weights = DecoderWeights(checkpoint)
         self._arch = checkpoint.architecture
         self._linear = linear(writer)
         self._kv_length = kv_length
-        self._fine = fine
+        self._w8a16 = w8a16
         self._longest = chunk_sizes[-1]
         is_static = len(chunk_sizes) == 1
         self._chunk: int | str = self._longest if is_static else 'S'
@@ -267,9 +267,9 @@ class _Decoder:
         return self._product(f'{path}/down', product, self._weights.one(f'{prefix}.down_proj'))
 
     def _product(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
-        """Return x times a weight, from activations as fine as they are wanted there."""
+        """Return x times a weight, from activations of 8 or 16 bits, as the linear wants them."""
         linear = self._linear
-        apply = linear.apply_finely if is_fine(path, self._fine) else linear.apply
+        apply = linear.apply_w8a16 if is_w8a16(path, self._w8a16) else linear.apply
         return apply(path, x, weight)
 
     def _past_rows(self, path: str, number: int) -> str:

@@ -11,7 +11,7 @@ from tinyllama_ros.errors import ModelError
 from tinyllama_ros.workbench.graphs.decoder_weights import DecoderWeights
 from tinyllama_ros.workbench.graphs.graph_writer import GraphWriter
 from tinyllama_ros.workbench.graphs.linear import half_rows, Linear
-from tinyllama_ros.workbench.quantization.quantize import FINER, QMAX, quantize_weight
+from tinyllama_ros.workbench.quantization.quantize import QMAX, quantize_weight, RESIDUAL_STEPS
 
 Number = TypeVar('Number', np.int8, np.float32)
 WIDEST = 32768
@@ -42,7 +42,7 @@ class AscendFloatLinear:
     def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         return self._product(path, x, weight)
 
-    def apply_finely(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+    def apply_w8a16(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         return self._product(path, x, weight)
 
     def rows(self, path: str, tokens: str, weights: DecoderWeights) -> str:
@@ -98,7 +98,7 @@ class AscendInt8Linear:
     def __init__(self, writer: GraphWriter) -> None:
         self._writer = writer
         for name, value in (('smallest_peak', SMALLEST_PEAK), ('share', 1 / QMAX),
-                            ('finer', FINER)):
+                            ('residual_steps', RESIDUAL_STEPS)):
             writer.constant(f'w8a8/{name}', np.array(value, np.float32))
 
     def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
@@ -110,7 +110,7 @@ class AscendInt8Linear:
             total, writer.constant(f'{path}/scale', scale)])
         return writer.node('Mul', path, [product, step])
 
-    def apply_finely(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+    def apply_w8a16(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         """
         Return the product, from activations of nearly 16 bits.
 
@@ -122,13 +122,13 @@ class AscendInt8Linear:
         steps, step = self._steps(path, x)
         coarse = writer.node('Round', f'{path}/coarse', [steps])
         rest = writer.node('Sub', f'{path}/rest', [steps, coarse])
-        fine_steps = writer.node('Mul', f'{path}/fine_steps', [rest, 'w8a8/finer'])
-        fine = writer.node('Round', f'{path}/fine', [fine_steps])
-        whole = writer.node('Concat', f'{path}/whole', [coarse, fine], axis=1)
+        scaled = writer.node('Mul', f'{path}/residual_steps', [rest, 'w8a8/residual_steps'])
+        residual = writer.node('Round', f'{path}/residual', [scaled])
+        whole = writer.node('Concat', f'{path}/whole', [coarse, residual], axis=1)
         total, scale = self._total(path, whole, weight)
         apart = writer.node('Reshape', f'{path}/apart', [
             total, writer.constant(f'{path}/apart/shape', np.array([2, -1, len(scale)]))])
-        shares = np.array([2, 2 / FINER], np.float32)[:, None, None] * scale
+        shares = np.array([2, 2 / RESIDUAL_STEPS], np.float32)[:, None, None] * scale
         scaled = writer.node('Mul', f'{path}/scaled', [
             apart, writer.constant(f'{path}/scale', shares)])
         product = writer.node('ReduceMean', f'{path}/product', [scaled], axes=[0], keepdims=1)
@@ -139,7 +139,7 @@ class AscendInt8Linear:
         return half_rows(self._writer, path, tokens, table)
 
     def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
-        return self.apply_finely(path, x, weight)
+        return self.apply_w8a16(path, x, weight)
 
     def _steps(self, path: str, x: str) -> tuple[str, str]:
         """Return x in steps of 1/127 of the largest magnitude of each token, and the step."""

@@ -11,9 +11,9 @@ GroupedLinear         x (..., in); weight (out, groups, group) uint8, zero  (...
                       point 128; scale (out, groups): of each output
                       channel, the same for all of its groups
 GatedLinear           the same, of gate and up side by side                 (..., out / 2)
-FineProduct           x (..., in); weight (out, in) int8; scale (out): of   (..., out)
+W8A16Product           x (..., in); weight (out, in) int8; scale (out): of   (..., out)
                       each output channel, a 127th
-Embedding             tokens (...) int64; weight, scale of a FineProduct,   (..., in)
+Embedding             tokens (...) int64; weight, scale of a W8A16Product,   (..., in)
                       one output channel to a token; gain (in): 127 / what
                       the weight's columns were multiplied by. To fp16, as
                       an NPU has them
@@ -32,7 +32,7 @@ lies between them is never written to memory. Embedding has no kernel: it is alw
 Graphs of older versions have Linear, or FineLinear, whose weight is (in, out): no kernel has those
 names any more, so they run as the functions that stand beside them there.
 
-In FineProduct a token of zeros has peak 0, so its codes are arbitrary, and the last product makes
+In W8A16Product a token of zeros has peak 0, so its codes are arbitrary, and the last product makes
 it zero again: no guard is needed. Activations travel as uint8 with zero point 128 there, which is
 symmetric int8 to the letter: MLAS has no fast int8 x int8 product. QuickGelu is
 x * sigmoid(alpha * x); alpha = 1 makes it SiLU.
@@ -42,7 +42,7 @@ import numpy as np
 from onnx import FunctionProto, parser, TensorProto
 
 from tinyllama_ros.workbench.graphs.graph_writer import MICROSOFT
-from tinyllama_ros.workbench.quantization.quantize import FINER, QMAX
+from tinyllama_ros.workbench.quantization.quantize import QMAX, RESIDUAL_STEPS
 
 OURS = 'tinyllama_ros'
 OPSETS = {'': 17, MICROSOFT: 1, OURS: 1}
@@ -61,24 +61,24 @@ GatedLinear <in, out, group> (x, weight, scale) => (y) {{
         (x, weight, scale)
     y = {OURS}.Gate (both)
 }}""", f"""{_HEADER}
-FineProduct (x, weight, scale) => (y) {{
+W8A16Product (x, weight, scale) => (y) {{
     zero_point = Constant <value = uint8 {{128}}> ()
     one = Constant <value = float {{1}}> ()
     step = Constant <value = float {{{np.float32(1 / QMAX)!s}}}> ()
-    fine_step = Constant <value = float {{{np.float32(1 / (QMAX * FINER))!s}}}> ()
-    fine_share = Constant <value = float {{{np.float32(1 / FINER)!s}}}> ()
+    residual_step = Constant <value = float {{{np.float32(1 / (QMAX * RESIDUAL_STEPS))!s}}}> ()
+    residual_share = Constant <value = float {{{np.float32(1 / RESIDUAL_STEPS)!s}}}> ()
     magnitude = Abs (x)
     peak = ReduceMax <axes = [-1]> (magnitude)
     scaled = Div (x, peak)
     coarse = QuantizeLinear (scaled, step, zero_point)
     rounded = DequantizeLinear (coarse, step, zero_point)
     rest = Sub (scaled, rounded)
-    fine = QuantizeLinear (rest, fine_step, zero_point)
-    codes = Concat <axis = 0> (coarse, fine)
+    residual = QuantizeLinear (rest, residual_step, zero_point)
+    codes = Concat <axis = 0> (coarse, residual)
     columns = Transpose <perm = [1, 0]> (weight)
     product = {MICROSOFT}.MatMulIntegerToFloat (codes, columns, one, scale, zero_point)
     first, second = Split <axis = 0> (product)
-    part = Mul (second, fine_share)
+    part = Mul (second, residual_share)
     total = Add (first, part)
     y = Mul (total, peak)
 }}""", f"""{_HEADER}

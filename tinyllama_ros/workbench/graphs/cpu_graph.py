@@ -36,11 +36,11 @@ from tinyllama_ros.workbench.graphs.decoder_weights import DecoderWeights
 from tinyllama_ros.workbench.graphs.graph_writer import GraphWriter
 from tinyllama_ros.workbench.graphs.linear import CpuLinear
 from tinyllama_ros.workbench.graphs.rope import rope_tables
-from tinyllama_ros.workbench.quantization.quantize import HEAD, is_fine
+from tinyllama_ros.workbench.quantization.quantize import HEAD, is_w8a16
 
 
 def write_cpu_graph(checkpoint: Checkpoint, linear: type[CpuLinear], kv_length: int,
-                    folder: Path, fine: str = 'none') -> Iterator[str]:
+                    folder: Path, w8a16: str = 'none') -> Iterator[str]:
     """
     Write the graph and its weights into a folder; yield the name of each part when it is done.
 
@@ -57,11 +57,11 @@ def write_cpu_graph(checkpoint: Checkpoint, linear: type[CpuLinear], kv_length: 
     Outputs: logits (R, vocabulary) float32, and key.N, value.N, to be bound to the same memory as
     past_key.N, past_value.N.
 
-    :param fine: out of quantize.FINE; which linears are applied finely.
+    :param w8a16: out of quantize.W8A16_CHOICES; which linears are applied as W8A16.
     """
     with (folder / WEIGHTS).open('wb') as weights:
         writer = GraphWriter(weights, WEIGHTS)
-        decoder = _Decoder(writer, checkpoint, linear, kv_length, fine)
+        decoder = _Decoder(writer, checkpoint, linear, kv_length, w8a16)
         yield from decoder.write()
     writer.save(folder / GRAPH, 'decoder', OPSETS, cpu_functions())
 
@@ -70,13 +70,13 @@ class _Decoder:
     """The parts of the graph, in the order in which data passes them."""
 
     def __init__(self, writer: GraphWriter, checkpoint: Checkpoint, linear: type[CpuLinear],
-                 kv_length: int, fine: str) -> None:
+                 kv_length: int, w8a16: str) -> None:
         self._writer = writer
         self._weights = DecoderWeights(checkpoint)
         self._arch = checkpoint.architecture
         self._linear = linear(writer)
         self._kv_length = kv_length
-        self._fine = fine
+        self._w8a16 = w8a16
 
     def write(self) -> Iterator[str]:
         writer, arch = self._writer, self._arch
@@ -158,11 +158,12 @@ class _Decoder:
     def _mlp(self, path: str, layer: int, hidden: str) -> str:
         prefix, both = f'model.layers.{layer}.mlp', f'{path}/gate_up'
         weight = self._weights.stack(prefix, ('gate_proj', 'up_proj'))
-        gated = self._linear.apply_gated(both, hidden, weight, is_fine=is_fine(both, self._fine))
+        gated = self._linear.apply_gated(both, hidden, weight,
+                                         is_w8a16=is_w8a16(both, self._w8a16))
         return self._product(f'{path}/down', gated, self._weights.one(f'{prefix}.down_proj'))
 
     def _product(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
-        """Return x times a weight, from activations as fine as they are wanted there."""
+        """Return x times a weight, from activations of 8 or 16 bits, as the linear wants them."""
         linear = self._linear
-        apply = linear.apply_finely if is_fine(path, self._fine) else linear.apply
+        apply = linear.apply_w8a16 if is_w8a16(path, self._w8a16) else linear.apply
         return apply(path, x, weight)

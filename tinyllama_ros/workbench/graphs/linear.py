@@ -20,7 +20,7 @@ class Linear(Protocol):
     def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         """Return the name of x (..., in) times weight (out, in), transposed: (..., out)."""
 
-    def apply_finely(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+    def apply_w8a16(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         """Return the same, where rounding x to 8 bits would cost too much."""
 
     def rows(self, path: str, tokens: str, weights: DecoderWeights) -> str:
@@ -33,7 +33,8 @@ class Linear(Protocol):
 class CpuLinear(Linear, Protocol):
     """Adds what only the CPU dialect has in one piece."""
 
-    def apply_gated(self, path: str, x: str, weight: NDArray[np.float32], *, is_fine: bool) -> str:
+    def apply_gated(self, path: str, x: str, weight: NDArray[np.float32], *, is_w8a16: bool
+                    ) -> str:
         """Return the SiLU of a product's first half times the second: (..., out / 2)."""
 
 
@@ -46,10 +47,11 @@ class FloatLinear:
     def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         return self._product(path, x, self._writer.weight(f'{path}/weight', weight))
 
-    def apply_finely(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+    def apply_w8a16(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         return self.apply(path, x, weight)
 
-    def apply_gated(self, path: str, x: str, weight: NDArray[np.float32], *, is_fine: bool) -> str:
+    def apply_gated(self, path: str, x: str, weight: NDArray[np.float32], *, is_w8a16: bool
+                    ) -> str:
         return _gate(self._writer, path, self.apply(path, x, weight))
 
     def rows(self, path: str, tokens: str, weights: DecoderWeights) -> str:
@@ -67,10 +69,10 @@ class Int8Linear:
     """
     W8A8: int8 weights with a scale per output channel; see the functions of cpu_functions.py.
 
-    GroupedLinear's activations have a scale for each GROUP channels of a token. FineProduct's have
-    one per token and nearly 16 bits: what rounding to 8 bits leaves of a token is rounded to 8
-    bits again, and travels as a second row through the same product. With few rows that takes the
-    time to read the weights, so the second row is free; with many it doubles the time.
+    GroupedLinear's activations have a scale for each GROUP channels of a token. W8A16Product's
+    have one per token and nearly 16 bits: what rounding to 8 bits leaves of a token is rounded
+    to 8 bits again, and travels as a second row through the same product. With few rows that
+    takes the time to read the weights, so the second row is free; with many it doubles the time.
 
     The embedding is looked up, not multiplied, and only the rows in use are ever read from its
     file: rows of the head's codes where they are tied, else a table of fp16.
@@ -82,9 +84,10 @@ class Int8Linear:
     def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         return self._by_groups('GroupedLinear', path, x, weight)
 
-    def apply_gated(self, path: str, x: str, weight: NDArray[np.float32], *, is_fine: bool) -> str:
-        if is_fine:
-            return _gate(self._writer, path, self.apply_finely(path, x, weight))
+    def apply_gated(self, path: str, x: str, weight: NDArray[np.float32], *, is_w8a16: bool
+                    ) -> str:
+        if is_w8a16:
+            return _gate(self._writer, path, self.apply_w8a16(path, x, weight))
         return self._by_groups('GatedLinear', path, x, weight)
 
     def _by_groups(self, operator: str, path: str, x: str, weight: NDArray[np.float32]) -> str:
@@ -99,10 +102,10 @@ class Int8Linear:
              self._writer.weight(f'{path}/scale', np.repeat(scale[:, None], groups, axis=1))],
             domain=OURS, **{'in': inputs, 'out': outputs, 'group': GROUP})
 
-    def apply_finely(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+    def apply_w8a16(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         quantized, scale = quantize_weight(weight)
         return self._writer.node(
-            'FineProduct', path,
+            'W8A16Product', path,
             [x, self._writer.weight(f'{path}/weight', quantized),
              self._writer.constant(f'{path}/scale', scale / np.float32(QMAX))], domain=OURS)
 
@@ -117,7 +120,7 @@ class Int8Linear:
             domain=OURS)
 
     def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
-        return self.apply_finely(path, x, weight)
+        return self.apply_w8a16(path, x, weight)
 
 
 def half_rows(writer: GraphWriter, path: str, tokens: str, table: NDArray[np.float16]) -> str:

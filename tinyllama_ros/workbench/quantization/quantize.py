@@ -7,11 +7,11 @@ from tinyllama_ros.errors import ConfigError, ModelError
 
 QMAX = 127
 """Largest magnitude; -128 stays unused, so that the grid is symmetric."""
-FINER = 2 * QMAX
+RESIDUAL_STEPS = 2 * QMAX
 """Fine steps in a coarse one: rounding leaves half a step, and that is cut into QMAX."""
 GROUP = 128
 """Input channels of a token that share a scale in the CPU's products; more make them coarser."""
-FINE = ('none', 'down', 'all')
+W8A16_CHOICES = ('none', 'down', 'all')
 """Linears whose activations have nearly 16 bits, beside the head: none, every down_proj, all."""
 HEAD = 'logits'
 """Path of the head in a graph, as of its output."""
@@ -19,7 +19,7 @@ ROWS_AT_ONCE = 4096
 """Rows that are quantised together: bounds the float temporaries of a wide head."""
 
 
-def is_fine(linear: str, fine: str) -> bool:
+def is_w8a16(linear: str, w8a16: str) -> bool:
     """
     Return whether a linear gets activations of nearly 16 bits.
 
@@ -27,15 +27,15 @@ def is_fine(linear: str, fine: str) -> bool:
     two rows takes as long as one of one: in decoding. See docs/quantisation.md.
 
     :param linear: its path in the graph.
-    :param fine: out of FINE; the head is fine in any case.
+    :param w8a16: out of W8A16_CHOICES; the head is W8A16 in any case.
     """
-    return linear == HEAD or fine == 'all' or (fine == 'down' and linear.endswith('/down'))
+    return linear == HEAD or w8a16 == 'all' or (w8a16 == 'down' and linear.endswith('/down'))
 
 
-def check_fine(fine: str) -> None:
-    """Raise a ConfigError that lists what may be fine, where it is something else."""
-    if fine not in FINE:
-        raise ConfigError(f'fine is {fine!r}; it must be one of {", ".join(FINE)}')
+def check_w8a16(w8a16: str) -> None:
+    """Raise a ConfigError that lists what may be W8A16, where it is something else."""
+    if w8a16 not in W8A16_CHOICES:
+        raise ConfigError(f'w8a16 is {w8a16!r}; it must be one of {", ".join(W8A16_CHOICES)}')
 
 
 def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

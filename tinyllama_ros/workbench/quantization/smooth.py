@@ -23,7 +23,7 @@ from tqdm import tqdm
 from tinyllama_ros.artifact.architecture import Architecture
 from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
-from tinyllama_ros.workbench.quantization.quantize import FINER, HEAD, is_fine, QMAX
+from tinyllama_ros.workbench.quantization.quantize import HEAD, is_w8a16, QMAX, RESIDUAL_STEPS
 
 Float32Array = NDArray[np.float32]
 SMOOTHINGS = ('refined', 'searched', 'none')
@@ -136,9 +136,9 @@ class RoundingError:
     How far rounding takes one linear's outputs from the truth, as a function of its scales.
 
     Rounding to steps of d adds an error of variance d^2 / 12. The step of a group of a token's
-    channels is the largest smoothed activation there over 127 (fine ones: over 127 * 254), that of
+    channels is the largest smoothed activation there over 127 (W8A16: over 127 * 254), that of
     an output channel its largest smoothed weight over 127, and the error of either is multiplied
-    by the other. Over all tokens, groups and output channels, with f = 1 (fine ones: 254)::
+    by the other. Over all tokens, groups and output channels, with f = 1 (W8A16: 254)::
 
         E(s) = [sum_g sum_t max_c (x_tc / s_c)^2 / f^2 * sum_oc (w_oc s_c)^2
                 + sum_o max_c (w_oc s_c)^2 * sum_tc (x_tc / s_c)^2] / (12 * 127^2)
@@ -146,20 +146,20 @@ class RoundingError:
     where c in the first line is of the group g.
     """
 
-    def __init__(self, inputs: Float32Array, weight: Float32Array, *, is_fine: bool = False,
+    def __init__(self, inputs: Float32Array, weight: Float32Array, *, is_w8a16: bool = False,
                  group: int = 0) -> None:
         """
         Keep what the sum needs.
 
         :param inputs: of some tokens (tokens, in).
         :param weight: (out, in).
-        :param is_fine: the activations have nearly 16 bits.
+        :param is_w8a16: the activations have nearly 16 bits.
         :param group: channels that share a step; 0: all.
         """
         channels = inputs.shape[1]
         self._firsts = np.arange(0, channels, group or channels)
         self._sizes = np.diff(self._firsts, append=channels)
-        self._finer = FINER if is_fine else 1
+        self._steps = RESIDUAL_STEPS if is_w8a16 else 1
         self._inputs = np.abs(inputs)
         self._weight = np.abs(weight)
         self._input_squares = np.square(self._inputs).sum(axis=0, dtype=np.float64)
@@ -196,7 +196,7 @@ class RoundingError:
         smoothed = self._inputs / scale
         peaks = [_peaks(smoothed[:, first:first + size])
                  for first, size in zip(self._firsts, self._sizes, strict=True)]
-        input_peak = np.stack([peak for peak, _ in peaks]) / self._finer ** 2
+        input_peak = np.stack([peak for peak, _ in peaks]) / self._steps ** 2
         input_channel = np.stack([channel for _, channel in peaks]) + self._firsts[:, None]
         output_peak, output_channel = _peaks(self._weight * scale)
         input_squares = self._input_squares / scale.astype(np.float64) ** 2
@@ -246,23 +246,23 @@ def check_smoothing(smoothing: str) -> None:
 
 
 def smooth(checkpoint: Checkpoint, inputs: Callable[[str], Float32Array], smoothing: str, *,
-           fine: str = 'none', group: int = 0, progress: bool = False) -> SmoothedCheckpoint:
+           w8a16: str = 'none', group: int = 0, progress: bool = False) -> SmoothedCheckpoint:
     """
     Return a checkpoint that computes the same and is easier to quantise.
 
     :param inputs: those of some tokens of a linear by its path in the graph: (tokens, in).
     :param smoothing: see choose_scale.
-    :param fine: out of quantize.FINE.
-    :param group: channels of a token that share a scale where it is not fine; 0: all.
+    :param w8a16: out of quantize.W8A16_CHOICES.
+    :param group: channels of a token that share a scale where it is W8A8; 0: all.
     """
     scales = {}
     head_dim = checkpoint.architecture.head_dim
     found = list(groups(checkpoint.architecture))
     for each in tqdm(found, desc='smooth', unit='group', disable=not progress):
         weight = np.concatenate([head_or(checkpoint, name) for name in each.linears])
-        finer = is_fine(each.path, fine)
+        is_wide = is_w8a16(each.path, w8a16)
         error = RoundingError(gather(inputs(each.path), each.query_groups, head_dim),
-                              gather(weight, each.query_groups, head_dim), is_fine=finer,
-                              group=0 if finer else group)
+                              gather(weight, each.query_groups, head_dim), is_w8a16=is_wide,
+                              group=0 if is_wide else group)
         scales[each.path] = choose_scale(error, smoothing)
     return SmoothedCheckpoint(checkpoint, scales)
