@@ -21,7 +21,8 @@ import time
 
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.places import find_artifact
-from tinyllama_ros.chat.conversation import ChatOptions, Conversation, open_conversation, TextDelta
+from tinyllama_ros.chat.conversation import Conversation, open_conversation
+from tinyllama_ros.chat.events import ChatOptions, TextDelta
 from tinyllama_ros.engine.backend import open_backend
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.engine.onnx import physical_cores

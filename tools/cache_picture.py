@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.places import find_artifact
-from tinyllama_ros.chat.conversation import CacheReset, ChatOptions, open_conversation, TextDelta
+from tinyllama_ros.chat.conversation import open_conversation
+from tinyllama_ros.chat.events import CacheReset, ChatOptions, TextDelta
 from tinyllama_ros.engine.backend import Backend, open_backend
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.engine.sampling import SamplingOptions

@@ -25,12 +25,11 @@ from support.fake_backend import FakeBackend, hashed, Judge, repeating
 from support.tiny_models import tiny
 
 from tinyllama_ros.artifact.folder import Artifact
-from tinyllama_ros.chat.conversation import (
+from tinyllama_ros.chat.conversation import Conversation, open_conversation
+from tinyllama_ros.chat.events import (
     Answer,
     CacheReset,
     ChatOptions,
-    Conversation,
-    open_conversation,
     PrefillProgress,
     TextDelta,
     TurnEvent,

@@ -11,16 +11,10 @@ import pytest
 from support.fake_backend import FakeBackend, hashed, NEVER
 from support.tiny_tokenizers import BPE, bpe_file
 
-from tinyllama_ros.chat.conversation import (
-    Answer,
-    CacheReset,
-    ChatOptions,
-    Conversation,
-    RECOVERIES,
-    TextDelta,
-    TurnEvent,
-)
+from tinyllama_ros.chat.conversation import Conversation
+from tinyllama_ros.chat.events import Answer, CacheReset, ChatOptions, TextDelta, TurnEvent
 from tinyllama_ros.chat.tokenizer import BpeTokenizer
+from tinyllama_ros.chat.turn import RECOVERIES
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.engine.sampling import SamplingOptions
 from tinyllama_ros.errors import BackendError, BackendLost
@@ -135,7 +129,7 @@ def test_device_that_is_back_at_the_second_attempt_recovers():
     assert len(said(events)) == 12
 
 
-def test_what_cannot_be_mended_is_not_tried_again():
+def test_backend_that_cannot_be_opened_is_not_tried_again():
     device = Device(lives=iter([5]), opens=refuse_until(9, BackendError('no such device 7')))
     with pytest.raises(BackendError, match='the device is gone; loading the model again failed: '
                        'no such device 7'):
@@ -153,13 +147,13 @@ def test_next_prompt_after_a_loss_tries_again():
     assert isinstance(events[-1], Answer)
 
 
-def test_mending_opens_a_broken_backend_and_leaves_a_sound_one():
+def test_recover_opens_a_broken_backend_and_leaves_a_sound_one():
     device = Device(lives=iter([1, 1, 1, 1, NEVER]))
     conversation = device.conversation()
     with pytest.raises(BackendError):
         list(conversation.answer(PROMPT, options()))
-    conversation.mend()
-    conversation.mend()
+    conversation.recover()
+    conversation.recover()
     assert device.attempts == 1 + RECOVERIES + 1
     assert reasons(list(conversation.answer(PROMPT, options()))) == []
 

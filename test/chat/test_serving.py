@@ -8,13 +8,7 @@ from typing import Any
 import pytest
 
 from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest
-from tinyllama_ros.chat.conversation import (
-    Answer,
-    CacheReset,
-    ChatOptions,
-    PrefillProgress,
-    TextDelta,
-)
+from tinyllama_ros.chat.events import Answer, CacheReset, ChatOptions, PrefillProgress, TextDelta
 from tinyllama_ros.chat.message import Message
 from tinyllama_ros.chat.serving import OVERTAKEN, Server
 from tinyllama_ros.engine.sampling import SamplingOptions
@@ -39,8 +33,8 @@ class Script:
         self.options: list[ChatOptions] = []
         self.ended: list[str] = []
         self.reset_to: list[str] = []
-        self.mended: list[Exception | None] = []
-        self.cannot_mend: Exception | None = None
+        self.recovered: list[Exception | None] = []
+        self.recover_error: Exception | None = None
 
     def answer(self, prompt: str, options: ChatOptions) -> Iterator[Event]:
         self.prompts.append(prompt)
@@ -62,10 +56,10 @@ class Script:
     def reset(self, system_prompt: str) -> None:
         self.reset_to.append(system_prompt)
 
-    def mend(self) -> None:
-        self.mended.append(self.cannot_mend)
-        if self.cannot_mend:
-            raise self.cannot_mend
+    def recover(self) -> None:
+        self.recovered.append(self.recover_error)
+        if self.recover_error:
+            raise self.recover_error
 
 
 @dataclass
@@ -284,19 +278,19 @@ def test_reset_ends_a_failure():
     stage.server.reset()
     stage.serve()
     assert stage.server.state == 'idle'
-    assert stage.script.mended == [None]
+    assert stage.script.recovered == [None]
 
 
 def test_reset_that_cannot_load_the_model_again_stays_an_error_and_the_next_tries_again():
     stage = Stage(a=[BackendError('the device is gone')])
     stage.serve('a')
-    stage.script.cannot_mend = BackendError('no such device')
+    stage.script.recover_error = BackendError('no such device')
     done = stage.server.reset()
     stage.serve()
     assert done.is_set()
     assert stage.ear.all('error')[-1] == 'the model could not be loaded again: no such device'
     assert stage.server.state == 'error'
-    stage.script.cannot_mend = None
+    stage.script.recover_error = None
     stage.server.reset()
     stage.serve()
     assert stage.server.state == 'idle'
@@ -306,7 +300,7 @@ def test_reset_at_the_close_loads_nothing():
     stage = Stage()
     stage.server.reset()
     stage.server.close()
-    assert stage.script.mended == []
+    assert stage.script.recovered == []
 
 
 def test_reset_that_cannot_keep_the_system_prompt_ends_all_the_same():

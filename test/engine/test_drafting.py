@@ -16,7 +16,8 @@ from support.tiny_tokenizers import BPE, bpe_file
 
 from tinyllama_ros import kernels
 from tinyllama_ros.artifact.folder import Artifact
-from tinyllama_ros.chat.conversation import ChatOptions, Conversation, TextDelta, TurnEvent
+from tinyllama_ros.chat.conversation import Conversation
+from tinyllama_ros.chat.events import ChatOptions, TextDelta, TurnEvent
 from tinyllama_ros.chat.tokenizer import BpeTokenizer
 from tinyllama_ros.engine.drafting import (
     Drafter,

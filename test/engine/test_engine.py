@@ -40,7 +40,7 @@ def start(tokens: Sequence[int] = ()) -> tuple[Engine, FakeBackend]:
 def test_resumed_equals_fresh(history):
     resumed, _ = start()
     for tokens in history:
-        list(resumed.read(tokens))
+        list(resumed.prefill(tokens))
         fresh, _ = start(tokens)
         assert resumed.cache.tokens == tokens
         assert greedy(resumed) == greedy(fresh)
@@ -170,7 +170,7 @@ def test_real_engine_draws_what_a_fresh_one_draws(artifact):
     for tokens in ([5, 6, 7, 8], [5, 6], list(range(20, 20 + SLOTS)), [20, 21, 9]):
         list(engine.prefill(tokens))
         fresh = Engine(open_backend('onnx', artifact, threads=1))
-        list(fresh.read(tokens))
+        list(fresh.prefill(tokens))
         assert greedy(engine) == greedy(fresh)
 
 

@@ -111,20 +111,20 @@ def test_sampler_penalizes_what_was_said(temperature):
 
 def test_same_seed_draws_the_same():
     one, other = (Sampler(SamplingOptions(seed=3)) for _ in range(2))
-    assert ([one.draw(LOGITS, []) for _ in range(50)]
-            == [other.draw(LOGITS, []) for _ in range(50)])
+    assert ([one.sample(LOGITS, []) for _ in range(50)]
+            == [other.sample(LOGITS, []) for _ in range(50)])
 
 
 def test_no_seed_draws_afresh():
     # Alike with the odds (0.125**2 + 0.5**2 + ...)**100, below 1e-40
     one, other = (Sampler(SamplingOptions()) for _ in range(2))
-    assert ([one.draw(LOGITS, []) for _ in range(100)]
-            != [other.draw(LOGITS, []) for _ in range(100)])
+    assert ([one.sample(LOGITS, []) for _ in range(100)]
+            != [other.sample(LOGITS, []) for _ in range(100)])
 
 
 def test_logits_are_left_as_they_are():
     logits = LOGITS.copy()
-    Sampler(SamplingOptions(0.7, 3, 0.9, 0.05, 1.3)).draw(logits, [1, 2])
+    Sampler(SamplingOptions(0.7, 3, 0.9, 0.05, 1.3)).sample(logits, [1, 2])
     np.testing.assert_array_equal(logits, LOGITS)
 
 
@@ -134,7 +134,7 @@ def test_logits_are_left_as_they_are():
 def test_any_options_draw_a_token(logits, temperature, top_k, top_p, min_p, penalty):
     options = SamplingOptions(temperature, top_k, top_p, min_p, penalty, seed=0)
     with np.errstate(over='raise', divide='raise', invalid='raise'):
-        assert 0 <= Sampler(options).draw(logits, [3, 4]) < 20
+        assert 0 <= Sampler(options).sample(logits, [3, 4]) < 20
 
 
 @pytest.mark.parametrize(('name', 'value', 'range_'), [

@@ -4,7 +4,7 @@ import pytest
 from support.paths import ROOT
 import yaml
 
-from tinyllama_ros.chat.conversation import ChatOptions
+from tinyllama_ros.chat.events import ChatOptions
 from tinyllama_ros.engine.sampling import SamplingOptions
 from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.ros.parameters import chat_options, describe_unknown, PARAMETERS

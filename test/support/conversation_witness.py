@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from support.fake_backend import FakeBackend, hashed, Judge, NEVER
 from support.tiny_tokenizers import BPE, bpe_file, SENTENCEPIECE, sentencepiece_file
-from tinyllama_ros.chat.conversation import (
+from tinyllama_ros.chat.conversation import Conversation
+from tinyllama_ros.chat.events import (
     Answer,
     CacheReset,
     ChatOptions,
-    Conversation,
     PrefillProgress,
     TextDelta,
     TurnEvent,

@@ -11,7 +11,7 @@ import re
 import sys
 import time
 
-from tinyllama_ros.chat.conversation import (
+from tinyllama_ros.chat.events import (
     Answer,
     CacheReset,
     ChatOptions,
@@ -57,7 +57,7 @@ class Parrot:
     def reset(self, _: str = '') -> None:
         self.fill = 0
 
-    def mend(self) -> None:
+    def recover(self) -> None:
         pass
 
     def close(self) -> None:

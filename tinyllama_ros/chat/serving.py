@@ -21,12 +21,13 @@ from tinyllama_ros.chat.completion import (
     ErrorCode,
     EventKind,
 )
-from tinyllama_ros.chat.conversation import (
+from tinyllama_ros.chat.conversation import Conversation
+from tinyllama_ros.chat.events import (
     Answer,
     CacheReset,
     ChatOptions,
-    Conversation,
     PrefillProgress,
+    ResetReason,
     TextDelta,
     TurnEvent,
 )
@@ -34,7 +35,6 @@ from tinyllama_ros.chat.sentences import SentenceStream
 from tinyllama_ros.errors import LengthError, PromptError, TinyLlamaError
 
 State = Literal['loading', 'idle', 'reading', 'answering', 'error']
-ResetReason = Literal['full', 'requested', 'recovered']
 RecordKind = Literal['asked', 'answered', 'stopped', 'failed', 'refused', 'dropped', 'reset']
 
 OVERTAKEN = 64
@@ -259,7 +259,7 @@ class Server:
         if not self._is_open:  # nobody needs it any more
             return True
         try:
-            self._conversation.mend()
+            self._conversation.recover()
         except TinyLlamaError as error:
             self._listener.on_error(f'the model could not be loaded again: {error}')
             return False

@@ -19,8 +19,9 @@ import psutil
 
 from tinyllama_ros.artifact.folder import Artifact, Manifest
 from tinyllama_ros.chat.completion import CompletionEvent
-from tinyllama_ros.chat.conversation import ChatOptions, Conversation
-from tinyllama_ros.chat.serving import RecordKind, ResetReason, Server, State
+from tinyllama_ros.chat.conversation import Conversation
+from tinyllama_ros.chat.events import ChatOptions, ResetReason
+from tinyllama_ros.chat.serving import RecordKind, Server, State
 from tinyllama_ros.chat.tokenizer import load_tokenizer
 from tinyllama_ros.engine.backend import Backend, open_backend
 from tinyllama_ros.engine.engine import Engine

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import get_args, Literal
 
-from tinyllama_ros.chat.serving import RecordKind, ResetReason, State
+from tinyllama_ros.chat.events import ResetReason
+from tinyllama_ros.chat.serving import RecordKind, State
 
 Role = Literal['hears', 'says', 'serves']
 

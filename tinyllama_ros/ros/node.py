@@ -14,8 +14,9 @@ from typing import Any
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.places import find_artifact
 from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest, read_id
-from tinyllama_ros.chat.conversation import ChatOptions, Conversation, open_conversation
-from tinyllama_ros.chat.serving import RecordKind, ResetReason, Server, State
+from tinyllama_ros.chat.conversation import Conversation, open_conversation
+from tinyllama_ros.chat.events import ChatOptions, ResetReason
+from tinyllama_ros.chat.serving import RecordKind, Server, State
 from tinyllama_ros.engine.backend import Backend, open_backend
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.errors import ConfigError, RequestError, TinyLlamaError

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from tinyllama_ros.chat.conversation import ChatOptions
+from tinyllama_ros.chat.events import ChatOptions
 from tinyllama_ros.engine.sampling import SamplingOptions
 
 

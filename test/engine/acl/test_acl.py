@@ -21,7 +21,8 @@ from support.tiny_models import tiny
 
 from tinyllama_ros.artifact.architecture import Architecture
 from tinyllama_ros.artifact.folder import Artifact, CompiledGraph, OM
-from tinyllama_ros.chat.conversation import CacheReset, ChatOptions, open_conversation, TextDelta
+from tinyllama_ros.chat.conversation import open_conversation
+from tinyllama_ros.chat.events import CacheReset, ChatOptions, TextDelta
 from tinyllama_ros.commands.cli import main
 from tinyllama_ros.engine.acl.backend import AclBackend
 from tinyllama_ros.engine.backend import open_backend

@@ -1,0 +1,108 @@
+"""The options of a turn, and the events that it yields."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tinyllama_ros.chat.message import Message
+from tinyllama_ros.engine.sampling import SamplingOptions
+from tinyllama_ros.errors import ConfigError
+
+Finish = Literal['stop', 'length']
+ResetReason = Literal['full', 'requested', 'recovered']
+"""
+Why the cache was cleared: it was full, somebody asked for it, or it was lost with its backend.
+
+`RolloverPolicy` (rollover.py) decides what is kept where it was full; `Conversation.reset` keeps
+the system prompt; of a lost cache nothing is kept.
+"""
+Exchange = tuple[Message, Message]
+"""A prompt and its answer."""
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """What may change from one turn to the next."""
+
+    system_prompt: str = ''
+    """Empty leaves it to the model's template."""
+    max_tokens: int = 512
+    """Tokens of an answer; 0 lets the model say when it ends."""
+    answer_room: int = 256
+    """Slots that must be free when an answer begins."""
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    drafting: bool = True
+    """
+    Verify several tokens in one pass where the conversation repeats itself.
+
+    Every token is sampled as without. Where our kernels do not run (see kernels/), a pass of
+    several rows differs from passes of one by a last bit of attention, which W8A8 may round up to
+    another, equally likely word.
+    """
+
+    stop: tuple[str, ...] = ()
+    """Texts before which the answer ends, none of them empty."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 0:
+            raise ConfigError(f'max_tokens is {self.max_tokens}; it must be 0 (no limit) or above')
+        if self.answer_room < 2:
+            raise ConfigError(f'answer_room is {self.answer_room}; it must be at least 2 slots')
+
+    @property
+    def room(self) -> int:
+        """Slots that are free when the answer begins, at least 2."""
+        return max(2, min(self.answer_room, self.max_tokens or self.answer_room))
+
+
+@dataclass(frozen=True)
+class PrefillProgress:
+    """A chunk of the conversation was prefilled."""
+
+    tokens: int
+    """Tokens prefilled so far."""
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """A token was sampled; the text is empty where a character or a stop text is incomplete."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class CacheReset:
+    """The cache is being cleared."""
+
+    reason: ResetReason = 'full'
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer is whole."""
+
+    text: str
+    finish: Finish
+    cached_tokens: int
+    """Tokens of the conversation that were in the cache already."""
+    prefill_tokens: int
+    """Tokens of the conversation that were prefilled before the first token of the answer."""
+    generated_tokens: int
+    prefill_s: float
+    """Seconds from the beginning of the turn to its first token."""
+    decode_s: float
+    """Seconds from the first token to the last."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed of decoding."""
+        return self.generated_tokens / self.decode_s if self.decode_s > 0 else 0.0
+
+    @property
+    def summary(self) -> str:
+        """One line for a log."""
+        return (f'{self.cached_tokens} tokens cached, {self.prefill_tokens} prefilled in '
+                f'{self.prefill_s:.2f} s, {self.generated_tokens} generated at '
+                f'{self.tokens_per_second:.1f} tok/s ({self.finish})')
+
+
+TurnEvent = PrefillProgress | TextDelta | CacheReset | Answer

@@ -1,0 +1,172 @@
+"""One turn: the messages that are to be answered, on their way to the answer."""
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+import logging
+import time
+
+from tinyllama_ros.chat.events import (
+    Answer,
+    CacheReset,
+    ChatOptions,
+    Exchange,
+    Finish,
+    PrefillProgress,
+    TextDelta,
+    TurnEvent,
+)
+from tinyllama_ros.chat.message import Message
+from tinyllama_ros.chat.rollover import RolloverPolicy
+from tinyllama_ros.chat.streams import StopStream, TextStream
+from tinyllama_ros.chat.template import ChatTemplate
+from tinyllama_ros.chat.tokenizer import Tokenizer
+from tinyllama_ros.engine.drafting import Drafter, LONGEST_DRAFT
+from tinyllama_ros.engine.engine import Engine
+from tinyllama_ros.engine.sampling import Sampler
+from tinyllama_ros.errors import BackendError, BackendLost
+
+RECOVERIES = 3
+"""Times that the model is loaded again for one answer; then its device counts as broken."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ChatModel:
+    """What a turn needs of the model."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    stop_tokens: frozenset[int]
+
+    def encode(self, system_prompt: str, exchanges: Sequence[Exchange],
+               messages: Sequence[Message]) -> list[int]:
+        """Return the tokens of a conversation, up to where the answer begins."""
+        system = [Message('system', system_prompt)] if system_prompt else []
+        earlier = [message for exchange in exchanges for message in exchange]
+        return self.template.encode([*system, *earlier, *messages])
+
+
+class Turn:
+    """Messages on their way to their answer; the oldest exchanges before them may be forgotten."""
+
+    def __init__(self, model: ChatModel, exchanges: Sequence[Exchange],
+                 messages: Sequence[Message], options: ChatOptions) -> None:
+        self._model = model
+        self._engine = model.engine
+        self._options = options
+        self._rollover = RolloverPolicy(
+            model.engine.cache.capacity, options.room, exchanges,
+            lambda kept: model.encode(options.system_prompt, kept, messages))
+        self._texts: list[str] = []
+        self._generated: list[int] = []
+        self._drafter = Drafter() if options.drafting else None
+        self._recoveries = 0
+
+    @property
+    def exchanges(self) -> Sequence[Exchange]:
+        """The earlier exchanges that are not forgotten."""
+        return self._rollover.exchanges
+
+    @property
+    def text(self) -> str:
+        """The answer so far, as it was yielded."""
+        return ''.join(self._texts)
+
+    def run(self) -> Iterator[TurnEvent]:
+        """
+        Yield the events of the turn, an Answer last.
+
+        :raises LengthError: the messages do not fit the cache; nothing was yielded or changed.
+        """
+        began_s = time.monotonic()
+        stream, stop = TextStream(self._model.tokenizer), StopStream(self._options.stop)
+        sampler = Sampler(self._options.sampling)
+        if self._rollover.fits():
+            tokens = self._rollover.whole()
+        else:
+            tokens = self._rollover.roll_over()
+            yield CacheReset('full')
+        prefilled = yield from self._prefill(tokens)
+        first_s = time.monotonic()
+        finish: Finish = 'length'
+        while not self._is_at_length():
+            token = self._engine.sample(sampler)
+            if token in self._model.stop_tokens:
+                finish = 'stop'
+                break
+            self._generated.append(token)
+            yield self._delta(stop.push(stream.push(token)))
+            if stop.has_ended:
+                finish = 'stop'
+                break
+            if not self._is_at_length():
+                yield from self._decode(token)
+        if rest := stop.push(stream.finish()) + stop.finish():
+            yield self._delta(rest)
+        yield Answer(self.text, finish, len(tokens) - prefilled, prefilled, len(self._generated),
+                     first_s - began_s, time.monotonic() - first_s)
+
+    def _is_at_length(self) -> bool:
+        return 0 < self._options.max_tokens <= len(self._generated)
+
+    def _longest_draft(self) -> int:
+        """Return how many tokens a draft may have; the last of an answer is never decoded."""
+        limit = self._options.max_tokens
+        return limit - len(self._generated) - 1 if limit else LONGEST_DRAFT
+
+    def _delta(self, text: str) -> TextDelta:
+        self._texts.append(text)
+        return TextDelta(text)
+
+    def _decode(self, token: int) -> Iterator[TurnEvent]:
+        """Decode the token that was just sampled, after a roll-over where no slot is free."""
+        if not self._engine.cache.room:
+            yield CacheReset('full')
+            yield from self._prefill(self._rollover.roll_over(self._generated))
+            return
+        try:
+            self._engine.decode(token, self._drafter, self._longest_draft())
+        except BackendLost as error:
+            tokens = [*self._engine.cache.tokens, token]
+            yield from self._recover(error)
+            yield from self._prefill(tokens)
+
+    def _prefill(self, tokens: list[int]) -> Generator[TurnEvent, None, int]:
+        """
+        Make the cache hold these tokens, all of them anew where the backend is lost meanwhile.
+
+        :return: the number of tokens that were not in the cache.
+        """
+        while True:
+            try:
+                count = 0
+                for count in self._engine.prefill(tokens):
+                    yield PrefillProgress(count)
+                return count
+            except BackendLost as error:
+                yield from self._recover(error)
+
+    def _recover(self, error: BackendError) -> Iterator[TurnEvent]:
+        """
+        Open the backend again, with an empty cache.
+
+        :raises BackendError: it cannot be opened, or it was lost too often already.
+        """
+        while self._recoveries < RECOVERIES:
+            self._recoveries += 1
+            log.warning('%s; loading the model again (%d of at most %d times)', error,
+                        self._recoveries, RECOVERIES)
+            try:
+                self._engine.reopen()
+            except BackendLost as failure:
+                error = failure
+                continue
+            except BackendError as failure:
+                raise BackendError(f'{error}; loading the model again failed: {failure}'
+                                   ) from failure
+            yield CacheReset('recovered')
+            return
+        raise BackendError(f'{error}; the model was loaded again {RECOVERIES} times, which did '
+                           'not help') from error
