@@ -23,7 +23,8 @@ import tempfile
 import numpy as np
 from tqdm import tqdm
 
-from tinyllama_ros.artifact.folder import Artifact, CompiledGraph, Manifest, OM
+from tinyllama_ros.artifact.folder import Artifact
+from tinyllama_ros.artifact.manifest import CompiledGraph, Manifest, OM
 from tinyllama_ros.artifact.places import find_artifact
 from tinyllama_ros.engine.acl.backend import AclBackend
 from tinyllama_ros.errors import TinyLlamaError

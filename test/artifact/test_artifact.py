@@ -13,17 +13,14 @@ import pytest
 from support.paths import ROOT
 from support.tiny_models import tiny
 
-from tinyllama_ros.artifact.folder import (
-    Artifact,
+from tinyllama_ros.artifact.folder import Artifact, new_artifact, record_held_out, record_om
+from tinyllama_ros.artifact.manifest import (
     CompiledGraph,
     GRAPH,
     HeldOutLoss,
     MANIFEST,
     Manifest,
-    new_artifact,
     OM,
-    record_held_out,
-    record_om,
     WEIGHTS,
 )
 from tinyllama_ros.errors import ArtifactError, ModelError
@@ -213,7 +210,8 @@ def build_and_be_killed(folder: Path, manifest: Manifest) -> None:
     """Write half an artifact in another process that kills itself."""
     program = f"""
 import os, pathlib, signal, sys
-from tinyllama_ros.artifact.folder import Manifest, new_artifact
+from tinyllama_ros.artifact.folder import new_artifact
+from tinyllama_ros.artifact.manifest import Manifest
 with new_artifact(pathlib.Path(sys.argv[1]), Manifest.from_json(sys.stdin.read())) as partial:
     (partial / {GRAPH!r}).write_bytes(b'half')
     os.kill(os.getpid(), signal.SIGKILL)
@@ -255,7 +253,7 @@ def test_artifact_that_a_killed_build_put_aside_is_brought_back(folder, manifest
 
 def test_full_disk_is_told_and_leaves_the_old_artifact(folder, manifest):
     before = contents(folder)
-    with pytest.raises(ArtifactError, match=rf'no space left for {folder}; free some, or choose'):
+    with pytest.raises(ArtifactError, match=rf'no space left for {folder}; free some and'):
         with new_artifact(folder, manifest) as partial:
             (partial / WEIGHTS).symlink_to('/dev/full')
             (partial / WEIGHTS).write_bytes(b'content')
@@ -278,7 +276,7 @@ def test_path_below_a_file_is_told(tmp_path, manifest):
 
 def test_two_builds_at_once_do_not_meet(folder, manifest):
     with new_artifact(folder, replace(manifest, name='first')) as partial:
-        with pytest.raises(ArtifactError, match='another build is filling .*; wait'):
+        with pytest.raises(ArtifactError, match='another process is writing .*; wait'):
             write(folder, replace(manifest, name='second'))
         for name in FILES:
             (partial / name).write_bytes(b'first')

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyllama_ros.artifact.folder import MANIFEST
+from tinyllama_ros.artifact.manifest import MANIFEST
 from tinyllama_ros.artifact.places import artifacts_folder, default_cache, find_artifact
 from tinyllama_ros.errors import ArtifactError
 

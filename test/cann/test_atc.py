@@ -8,14 +8,8 @@ from support.ascend_manifest import manifest, REFERENCE
 from support.fake_toolkit import make_toolkit
 from support.npu_smi import ORANGE_PI
 
-from tinyllama_ros.artifact.folder import (
-    Artifact,
-    CompiledGraph,
-    GRAPH,
-    new_artifact,
-    OM,
-    WEIGHTS,
-)
+from tinyllama_ros.artifact.folder import Artifact, new_artifact
+from tinyllama_ros.artifact.manifest import CompiledGraph, GRAPH, OM, WEIGHTS
 from tinyllama_ros.cann import atc, compiling
 from tinyllama_ros.cann.atc import convert, plan_conversion
 from tinyllama_ros.commands.cli import main
@@ -173,7 +167,7 @@ def test_left_overs_of_a_killed_conversion_are_cleared(compile_with, artifact):
 def test_two_conversions_of_one_artifact_do_not_meet(compile_with, artifact):
     scratch = artifact.folder.with_name('.model.atc')
     scratch.mkdir()
-    with atc.locked(scratch), pytest.raises(ArtifactError, match=r'filling .*model\.atc; wait'):
+    with atc.locked(scratch), pytest.raises(ArtifactError, match=r'writing .*model\.atc; wait'):
         compile_with(WRITES)
     assert not artifact.om.exists()
 

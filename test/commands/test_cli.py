@@ -6,7 +6,8 @@ import sys
 import pytest
 from support.tiny_models import tiny, write_gguf
 
-from tinyllama_ros.artifact.folder import Artifact, WEIGHTS
+from tinyllama_ros.artifact.folder import Artifact
+from tinyllama_ros.artifact.manifest import WEIGHTS
 from tinyllama_ros.commands import measure as bench
 from tinyllama_ros.commands.cli import main
 

@@ -13,15 +13,8 @@ from support.npu_smi import ORANGE_PI
 from support.paths import SIMULATOR
 from support.tiny_models import tiny
 
-from tinyllama_ros.artifact.folder import (
-    Artifact,
-    CompiledGraph,
-    GRAPH,
-    Manifest,
-    new_artifact,
-    record_om,
-    WEIGHTS,
-)
+from tinyllama_ros.artifact.folder import Artifact, new_artifact, record_om
+from tinyllama_ros.artifact.manifest import CompiledGraph, GRAPH, Manifest, WEIGHTS
 from tinyllama_ros.commands import doctor
 from tinyllama_ros.commands.cli import main
 from tinyllama_ros.engine.acl.probe import probe

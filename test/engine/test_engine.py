@@ -9,7 +9,8 @@ import pytest
 from support.fake_backend import FakeBackend
 from support.tiny_models import tiny
 
-from tinyllama_ros.artifact.folder import Artifact, MANIFEST
+from tinyllama_ros.artifact.folder import Artifact
+from tinyllama_ros.artifact.manifest import MANIFEST
 from tinyllama_ros.engine.backend import open_backend
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.engine.onnx import OnnxBackend

@@ -3,9 +3,7 @@
 from dataclasses import replace
 
 from support.tiny_models import tiny
-from tinyllama_ros.artifact.folder import (
-    Manifest,
-)
+from tinyllama_ros.artifact.manifest import Manifest
 from tinyllama_ros.workbench.checkpoints.random import SHAPES
 
 # Design, section 5.

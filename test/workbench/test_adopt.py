@@ -12,7 +12,8 @@ from support import numpy_llama
 from support.paths import SIMULATOR
 from support.tiny_models import tiny, write_tokenizer
 
-from tinyllama_ros.artifact.folder import Artifact, OM
+from tinyllama_ros.artifact.folder import Artifact
+from tinyllama_ros.artifact.manifest import OM
 from tinyllama_ros.cann.atc import plan_conversion
 from tinyllama_ros.commands.cli import main
 from tinyllama_ros.engine.acl.backend import AclBackend

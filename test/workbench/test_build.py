@@ -14,7 +14,8 @@ import pytest
 from support.paths import TEST
 from support.tiny_models import tiny, write_folder, write_gguf
 
-from tinyllama_ros.artifact.folder import Artifact, WEIGHTS
+from tinyllama_ros.artifact.folder import Artifact
+from tinyllama_ros.artifact.manifest import WEIGHTS
 from tinyllama_ros.errors import ArtifactError, ConfigError, ModelError
 from tinyllama_ros.workbench.build import build
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint

@@ -13,137 +13,25 @@ Once there is a decoder.om, the two files that it was compiled from are only nee
 again: they may be deleted, and opening the artifact does not read them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-import errno
-import fcntl
-import hashlib
-from itertools import pairwise
-import json
-import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 import shutil
 from typing import Any
 
-from tinyllama_ros.artifact.architecture import Architecture
-from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
-from tinyllama_ros.errors import ArtifactError, ModelError
-
-FORMAT_VERSION = 1
-MANIFEST = 'manifest.json'
-GRAPH = 'decoder.onnx'
-WEIGHTS = 'decoder.onnx.data'
-OM = 'decoder.om'
-DIALECTS = ('cpu', 'ascend')
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """What a file of the artifact must be."""
-
-    size: int
-    """bytes"""
-    sha256: str
-
-
-@dataclass(frozen=True)
-class HeldOutLoss:
-    """Negative log-likelihood (nats per token) of text that was not calibrated on."""
-
-    fp32: float
-    quantized: float
-    tokens: int
-
-
-@dataclass(frozen=True)
-class CompiledGraph:
-    """How a decoder.om was compiled."""
-
-    soc_version: str
-    """The chip that it is for, such as ``Ascend310B4``; empty where nobody said."""
-    command: tuple[str, ...]
-    """What compiled it; empty where nobody said."""
-    toolkit: str
-    """Version of CANN; empty where it could not be read."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What an artifact says of itself."""
-
-    name: str
-    quantization: str
-    """``fp32``, ``fp16`` (only in the Ascend dialect) or ``w8a8``."""
-    recipe: str
-    """What it was made from and how, to tell whether it has to be made again."""
-    dialect: str
-    """``cpu``: what the ONNX Runtime backend runs; ``ascend``: what ATC compiles."""
-    kv_length: int
-    """Slots of the cache."""
-    chunk_sizes: tuple[int, ...]
-    """
-    Chunk lengths, ascending: of the CPU dialect those that the graph runs well; of the Ascend
-    dialect the only ones that it is compiled for, as gears where there are several.
-    """
-    architecture: Architecture
-    tokenizer: TokenizerSettings
-    files: Mapping[str, FileRecord]
-    w8a16: str = ''
-    """Of w8a8: linears, out of quantize.W8A16_CHOICES, whose activations have nearly 16 bits."""
-    held_out: HeldOutLoss | None = None
-    """What the quantisation lost where the build measured it."""
-    om: CompiledGraph | None = None
-    """How decoder.om was compiled, where there is one."""
-
-    def __post_init__(self) -> None:
-        if self.dialect not in DIALECTS:
-            raise ModelError(f'dialect is {self.dialect!r}; known: {", ".join(DIALECTS)}')
-        if self.om and self.dialect != 'ascend':
-            raise ModelError(f'a compiled graph cannot come from the {self.dialect} dialect, only '
-                             'from ascend')
-        if self.kv_length < 2:
-            raise ModelError(f'kv_length is {self.kv_length}; a cache needs at least 2 slots')
-        if self.kv_length > self.architecture.context_length:
-            raise ModelError(f'kv_length is {self.kv_length}; {self.name} was trained on at most '
-                             f'{self.architecture.context_length} positions')
-        steps = pairwise((0, *self.chunk_sizes))
-        if not self.chunk_sizes or any(low >= high for low, high in steps):
-            raise ModelError(f'chunk_sizes are {self.chunk_sizes}; they must ascend from above 0')
-
-    def to_json(self) -> str:
-        """Return the manifest as it stands in its file."""
-        return json.dumps({'format_version': FORMAT_VERSION} | asdict(self), indent=1,
-                          ensure_ascii=False) + '\n'
-
-    @classmethod
-    def from_json(cls, text: str) -> 'Manifest':
-        """
-        Return the manifest that a file holds.
-
-        :raises ArtifactError: the file is of another version, or a field is missing or wrong.
-        """
-        try:
-            fields: dict[str, Any] = json.loads(text)
-            version = fields.pop('format_version')
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ArtifactError(f'is no manifest ({error!r})') from error
-        if version != FORMAT_VERSION:
-            raise ArtifactError(f'has format version {version}; this program reads version '
-                                f'{FORMAT_VERSION}')
-        if 'fine' in fields:  # what w8a16 was called until version 0.1
-            fields['w8a16'] = fields.pop('fine')
-        try:
-            return cls(**fields | {
-                'chunk_sizes': tuple(fields['chunk_sizes']),
-                'architecture': Architecture(**fields['architecture']),
-                'tokenizer': TokenizerSettings(**fields['tokenizer']),
-                'files': {name: FileRecord(**record) for name, record in fields['files'].items()},
-                'held_out': _held_out(fields.get('held_out')),
-                'om': _compiled(fields.get('om')),
-            })
-        except (KeyError, TypeError, AttributeError, ModelError) as error:
-            raise ArtifactError(f'has a missing or wrong field ({error})') from error
+from tinyllama_ros.artifact.disk import disk_errors, locked, replacing, sha256_of, sync
+from tinyllama_ros.artifact.manifest import (
+    CompiledGraph,
+    FileRecord,
+    GRAPH,
+    HeldOutLoss,
+    MANIFEST,
+    Manifest,
+    OM,
+    WEIGHTS,
+)
+from tinyllama_ros.errors import ArtifactError
 
 
 @dataclass(frozen=True)
@@ -210,15 +98,6 @@ class Artifact:
         return self.folder / self.manifest.tokenizer.file_name
 
 
-def _held_out(fields: dict[str, Any] | None) -> HeldOutLoss | None:
-    return None if fields is None else HeldOutLoss(**fields)
-
-
-def _compiled(fields: dict[str, Any] | None) -> CompiledGraph | None:
-    return None if fields is None else CompiledGraph(
-        **fields | {'command': tuple(fields['command'])})
-
-
 def record_held_out(artifact: Artifact, loss: HeldOutLoss) -> None:
     """Write into an artifact's manifest what its quantisation lost."""
     _rewrite(artifact, held_out=loss)
@@ -235,19 +114,12 @@ def record_om(artifact: Artifact, om_path: Path, compiled: CompiledGraph) -> Art
     :raises ArtifactError: no space; no permission; there is no such .om.
     """
     replace(artifact.manifest, om=compiled)  # refused before anything is moved
-    part = artifact.om.with_name(f'{OM}.part')
-    with disk_errors(artifact.folder):
-        try:
-            shutil.move(om_path, part)
-            _sync(part)
-            record = _record(part)
-            if artifact.manifest.om:
-                without = {name: file for name, file in artifact.manifest.files.items()
-                           if name != OM}
-                artifact = _rewrite(artifact, om=None, files=without)
-            part.replace(artifact.om)
-        finally:
-            part.unlink(missing_ok=True)
+    with disk_errors(artifact.folder), replacing(artifact.om) as part:
+        shutil.move(om_path, part)
+        record = _record(part)
+        if artifact.manifest.om:
+            without = {name: file for name, file in artifact.manifest.files.items() if name != OM}
+            artifact = _rewrite(artifact, om=None, files=without)
     return _rewrite(artifact, om=compiled, files={**artifact.manifest.files, OM: record})
 
 
@@ -255,11 +127,8 @@ def _rewrite(artifact: Artifact, **changes: Any) -> Artifact:
     """Return an artifact with fields of its manifest changed, there and on disk."""
     changed = replace(artifact, manifest=replace(artifact.manifest, **changes))
     path = artifact.folder / MANIFEST
-    part = path.with_name(f'{MANIFEST}.part')
-    with disk_errors(path):
+    with disk_errors(path), replacing(path) as part:
         part.write_text(changed.manifest.to_json(), encoding='utf-8')
-        _sync(part)
-        part.replace(path)
     return changed
 
 
@@ -281,12 +150,7 @@ def _verify(folder: Path, name: str, record: FileRecord) -> None:
 
 
 def _record(path: Path) -> FileRecord:
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(1 << 20))
-    with path.open('rb', buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-    return FileRecord(path.stat().st_size, digest.hexdigest())
+    return FileRecord(path.stat().st_size, sha256_of(path))
 
 
 def refuse_other(folder: Path) -> None:
@@ -327,30 +191,6 @@ def new_artifact(folder: Path, manifest: Manifest) -> Iterator[Path]:
                 raise
 
 
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into an ArtifactError that names the path and the remedy."""
-    try:
-        yield
-    except OSError as error:
-        raise ArtifactError(_explain(error, path)) from error
-
-
-@contextmanager
-def locked(partial: Path) -> Iterator[None]:
-    """Hold the folder that is being filled, so that two builds never write the same artifact."""
-    descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.path.samestat(os.fstat(descriptor), partial.stat()):
-            raise BlockingIOError  # it was put in place while we reached for it
-        yield
-    except BlockingIOError as error:
-        raise ArtifactError(f'another build is filling {partial}; wait for it to end') from error
-    finally:
-        os.close(descriptor)
-
-
 def _empty(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
@@ -361,17 +201,12 @@ def _empty(folder: Path) -> None:
 
 def _put_in_place(partial: Path, folder: Path) -> None:
     for path in partial.iterdir():
-        _sync(path)
+        sync(path)
     replaced = _replaced(folder)
     if folder.exists():
         folder.rename(replaced)
     partial.rename(folder)
     shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    with path.open('rb') as file:
-        os.fsync(file.fileno())
 
 
 def _replaced(folder: Path) -> Path:
@@ -385,12 +220,3 @@ def _recover(folder: Path) -> None:
         shutil.rmtree(_replaced(folder), ignore_errors=True)
     elif _replaced(folder).exists():
         _replaced(folder).rename(folder)
-
-
-def _explain(error: OSError, folder: Path) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f'no space left for {folder}; free some, or choose another folder'
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return (f'no permission to write {error.filename or folder}; choose another folder, for '
-                'example with TINYLLAMA_ROS_CACHE')
-    return f'{folder} could not be written: {error}'

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from tinyllama_ros.artifact.folder import MANIFEST
+from tinyllama_ros.artifact.manifest import MANIFEST
 from tinyllama_ros.errors import ArtifactError
 
 CACHE_VARIABLE = 'TINYLLAMA_ROS_CACHE'

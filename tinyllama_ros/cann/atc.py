@@ -14,15 +14,9 @@ import time
 
 import psutil
 
-from tinyllama_ros.artifact.folder import (
-    Artifact,
-    CompiledGraph,
-    disk_errors,
-    locked,
-    Manifest,
-    record_om,
-    WEIGHTS,
-)
+from tinyllama_ros.artifact.disk import disk_errors, locked
+from tinyllama_ros.artifact.folder import Artifact, record_om
+from tinyllama_ros.artifact.manifest import CompiledGraph, Manifest, WEIGHTS
 from tinyllama_ros.cann.atc_errors import find_failure, last_words, MEMORY
 from tinyllama_ros.cann.toolkit import Toolkit
 from tinyllama_ros.errors import ConfigError, ConversionError

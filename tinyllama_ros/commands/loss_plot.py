@@ -7,6 +7,7 @@ import matplotlib.figure
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyllama_ros.artifact.disk import replacing
 from tinyllama_ros.commands.perplexity import Loss
 from tinyllama_ros.errors import ConfigError
 
@@ -45,12 +46,10 @@ def plot(loss: Loss, title: str, path: Path) -> None:
              ylabel='loss (nats per token)', xlim=(0, loss.of_positions.shape[1]))
     axes.grid(alpha=0.3)
     axes.legend()
-    part = path.with_name(f'.{path.stem}.part{path.suffix}')
     try:
-        figure.savefig(part, dpi=120)
-        part.replace(path)
+        with replacing(path) as part:
+            figure.savefig(part, dpi=120)
     except OSError as error_:
-        part.unlink(missing_ok=True)
         raise ConfigError(f'the plot {path} cannot be written: {error_}') from error_
 
 

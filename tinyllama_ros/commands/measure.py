@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 import psutil
 
-from tinyllama_ros.artifact.folder import Artifact, Manifest
+from tinyllama_ros.artifact.folder import Artifact
+from tinyllama_ros.artifact.manifest import Manifest
 from tinyllama_ros.chat.completion import CompletionEvent
 from tinyllama_ros.chat.conversation import Conversation
 from tinyllama_ros.chat.events import ChatOptions, ResetReason

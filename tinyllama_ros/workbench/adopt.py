@@ -4,14 +4,9 @@ import os
 from pathlib import Path
 import shutil
 
-from tinyllama_ros.artifact.folder import (
-    CompiledGraph,
-    disk_errors,
-    Manifest,
-    new_artifact,
-    OM,
-    refuse_other,
-)
+from tinyllama_ros.artifact.disk import disk_errors
+from tinyllama_ros.artifact.folder import new_artifact, refuse_other
+from tinyllama_ros.artifact.manifest import CompiledGraph, Manifest, OM
 from tinyllama_ros.errors import ArtifactError
 from tinyllama_ros.workbench.checkpoints.safetensors import read_architecture
 from tinyllama_ros.workbench.checkpoints.vocabulary import tokenizer_from_folder

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tinyllama_ros.artifact.folder import Manifest, new_artifact, refuse_other
+from tinyllama_ros.artifact.folder import new_artifact, refuse_other
+from tinyllama_ros.artifact.manifest import Manifest
 from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.graphs.ascend_graph import write_ascend_graph

@@ -9,7 +9,8 @@ import tempfile
 
 import numpy as np
 
-from tinyllama_ros.artifact.folder import Artifact, HeldOutLoss, record_held_out
+from tinyllama_ros.artifact.folder import Artifact, record_held_out
+from tinyllama_ros.artifact.manifest import HeldOutLoss
 from tinyllama_ros.chat.tokenizer import load_tokenizer
 from tinyllama_ros.engine.backend import open_backend
 from tinyllama_ros.engine.loss import window_loss

@@ -20,7 +20,8 @@ from support.conversation_witness import random_turn, Watched, Witness
 from support.tiny_models import tiny
 
 from tinyllama_ros.artifact.architecture import Architecture
-from tinyllama_ros.artifact.folder import Artifact, CompiledGraph, OM
+from tinyllama_ros.artifact.folder import Artifact
+from tinyllama_ros.artifact.manifest import CompiledGraph, OM
 from tinyllama_ros.chat.conversation import open_conversation
 from tinyllama_ros.chat.events import CacheReset, ChatOptions, TextDelta
 from tinyllama_ros.commands.cli import main

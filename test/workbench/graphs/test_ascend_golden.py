@@ -8,7 +8,8 @@ import pytest
 from support.ascend_reference import open_session, ReferenceBackend
 from support.golden import each_case, NAME, needs_default_model
 
-from tinyllama_ros.artifact.folder import Artifact, GRAPH
+from tinyllama_ros.artifact.folder import Artifact
+from tinyllama_ros.artifact.manifest import GRAPH
 from tinyllama_ros.artifact.places import default_cache
 from tinyllama_ros.engine.onnx import OnnxBackend
 from tinyllama_ros.workbench.build import build

@@ -9,7 +9,8 @@ import pytest
 from support.probes import Altered, oracle_inputs, oracle_losses, round_to_half, set_nan
 from support.tiny_models import tiny
 
-from tinyllama_ros.artifact.folder import Artifact, locked
+from tinyllama_ros.artifact.disk import locked
+from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.engine.onnx import OnnxBackend
 from tinyllama_ros.errors import ArtifactError, ConfigError, ModelError
 from tinyllama_ros.workbench.build import build
@@ -175,7 +176,7 @@ def test_left_overs_of_a_killed_run_are_cleared(path):
 def test_two_calibrations_at_once_do_not_meet(path):
     under_way = path.with_name(f'.{path.name}.partial')
     under_way.mkdir()
-    with locked(under_way), pytest.raises(ArtifactError, match='another build is filling'):
+    with locked(under_way), pytest.raises(ArtifactError, match='another process is writing'):
         calibrate(tiny(), PIECES, path)
     assert under_way.exists() and not path.exists()
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyllama_ros.artifact.folder import Artifact, Manifest
+from tinyllama_ros.artifact.folder import Artifact
+from tinyllama_ros.artifact.manifest import Manifest
 from tinyllama_ros.engine.acl.device import Device
 from tinyllama_ros.engine.acl.errors import AclError, AclLost, OUT_OF_MEMORY
 from tinyllama_ros.errors import BackendError

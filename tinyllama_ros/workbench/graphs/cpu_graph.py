@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from tinyllama_ros.artifact.folder import GRAPH, WEIGHTS
+from tinyllama_ros.artifact.manifest import GRAPH, WEIGHTS
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.graphs.cpu_functions import cpu_functions, OPSETS, OURS
 from tinyllama_ros.workbench.graphs.decoder_weights import DecoderWeights

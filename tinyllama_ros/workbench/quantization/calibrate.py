@@ -21,7 +21,8 @@ from safetensors import safe_open, SafetensorError
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from tinyllama_ros.artifact.folder import disk_errors, GRAPH, locked
+from tinyllama_ros.artifact.disk import disk_errors, locked, replacing
+from tinyllama_ros.artifact.manifest import GRAPH
 from tinyllama_ros.engine.loss import losses
 from tinyllama_ros.errors import ArtifactError, ConfigError
 from tinyllama_ros.kernels import prefer_plain_attention
@@ -193,10 +194,9 @@ def _load(path: Path, digest: str) -> Calibration | None:
 
 def _save(path: Path, samples: Mapping[str, Sequence[NDArray[np.float16]]],
           held_out_losses: NDArray[np.float64], digest: str) -> None:
-    part = _partial(path) / path.name
     tensors = {linear: np.concatenate(values) for linear, values in samples.items()}
     try:  # one entry of metadata: safetensors writes several in any order
-        save_file(tensors | {LOSSES: held_out_losses}, part, {'digest': digest})
+        with replacing(path) as part:
+            save_file(tensors | {LOSSES: held_out_losses}, part, {'digest': digest})
     except SafetensorError as error:
         raise ArtifactError(f'{path} could not be written: {error}') from error
-    part.replace(path)

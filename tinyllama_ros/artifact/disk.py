@@ -1,0 +1,107 @@
+"""
+Files on disk that are whole or absent: locks, replacement by rename, errors with their remedy.
+
+Whatever writes a file that another process may read uses these helpers.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+from tinyllama_ros.artifact.places import CACHE_VARIABLE
+from tinyllama_ros.errors import ArtifactError, TinyLlamaError
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
+_LOGGER = logging.getLogger(__name__)
+
+
+@contextmanager
+def disk_errors(path: Path, kind: type[TinyLlamaError] = ArtifactError) -> Iterator[None]:
+    """Turn an OSError into an error of a kind that names the path and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(_explain(error, path)) from error
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """
+    Hold the lock of a folder, so that two processes never write into it at once.
+
+    :param wait: wait for the other process, where there is one.
+    :raises ArtifactError: another process holds the lock, and `wait` is False.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _lock(descriptor, folder, wait=wait)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """
+    Give the path to write a file under; it gets its final name when it is whole and on disk.
+
+    Where the block raises, the file that was there before stays, and the new one is deleted.
+    """
+    part = part_of(path)
+    try:
+        yield part
+        sync(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def part_of(path: Path) -> Path:
+    """Return the name under which a file lies until it is whole; it keeps its suffix."""
+    return path.with_name(f'.{path.stem}.part{path.suffix}')
+
+
+def sync(path: Path) -> None:
+    """Return when the content of a file has reached the disk."""
+    with path.open('rb') as file:
+        os.fsync(file.fileno())
+
+
+def sha256_of(path: Path) -> str:
+    """Return the checksum of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(1 << 20))
+    with path.open('rb', buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+    return digest.hexdigest()
+
+
+def _lock(descriptor: int, folder: Path, *, wait: bool) -> None:
+    """Lock an open folder, which must still be the one of that path afterwards."""
+    busy = f'another process is writing {folder}'
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        if not wait:
+            raise ArtifactError(f'{busy}; wait for it to end') from error
+        _LOGGER.info('%s, waiting for it to end', busy)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    if not folder.exists() or not os.path.samestat(os.fstat(descriptor), folder.stat()):
+        raise ArtifactError(f'{busy} and has just finished; try again')  # it was renamed
+
+
+def _explain(error: OSError, path: Path) -> str:
+    if error.errno in _NO_SPACE:
+        return (f'no space left for {path}; free some and try again, or choose a folder on a '
+                f'larger disk, for example with {CACHE_VARIABLE}')
+    if error.errno in _NO_PERMISSION:
+        return (f'no permission to write {error.filename or path}; choose another folder, for '
+                f'example with {CACHE_VARIABLE}')
+    return f'{path} could not be written: {error}'

@@ -1,0 +1,139 @@
+"""
+What an artifact says of itself: the content of its manifest.json, and the names of its files.
+
+One module reads and writes the manifest; folder.py compares it with what lies in the folder.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+import json
+from typing import Any
+
+from tinyllama_ros.artifact.architecture import Architecture
+from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
+from tinyllama_ros.errors import ArtifactError, ModelError
+
+FORMAT_VERSION = 1
+MANIFEST = 'manifest.json'
+GRAPH = 'decoder.onnx'
+WEIGHTS = 'decoder.onnx.data'
+OM = 'decoder.om'
+DIALECTS = ('cpu', 'ascend')
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What a file of the artifact must be."""
+
+    size: int
+    """bytes"""
+    sha256: str
+
+
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """Negative log-likelihood (nats per token) of text that was not calibrated on."""
+
+    fp32: float
+    quantized: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class CompiledGraph:
+    """How a decoder.om was compiled."""
+
+    soc_version: str
+    """The chip that it is for, such as ``Ascend310B4``; empty where nobody said."""
+    command: tuple[str, ...]
+    """What compiled it; empty where nobody said."""
+    toolkit: str
+    """Version of CANN; empty where it could not be read."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact says of itself."""
+
+    name: str
+    quantization: str
+    """``fp32``, ``fp16`` (only in the Ascend dialect) or ``w8a8``."""
+    recipe: str
+    """What it was made from and how, to tell whether it has to be made again."""
+    dialect: str
+    """``cpu``: what the ONNX Runtime backend runs; ``ascend``: what ATC compiles."""
+    kv_length: int
+    """Slots of the cache."""
+    chunk_sizes: tuple[int, ...]
+    """
+    Chunk lengths, ascending: of the CPU dialect those that the graph runs well; of the Ascend
+    dialect the only ones that it is compiled for, as gears where there are several.
+    """
+    architecture: Architecture
+    tokenizer: TokenizerSettings
+    files: Mapping[str, FileRecord]
+    w8a16: str = ''
+    """Of w8a8: linears, out of quantize.W8A16_CHOICES, whose activations have nearly 16 bits."""
+    held_out: HeldOutLoss | None = None
+    """What the quantisation lost where the build measured it."""
+    om: CompiledGraph | None = None
+    """How decoder.om was compiled, where there is one."""
+
+    def __post_init__(self) -> None:
+        if self.dialect not in DIALECTS:
+            raise ModelError(f'dialect is {self.dialect!r}; known: {", ".join(DIALECTS)}')
+        if self.om and self.dialect != 'ascend':
+            raise ModelError(f'a compiled graph cannot come from the {self.dialect} dialect, only '
+                             'from ascend')
+        if self.kv_length < 2:
+            raise ModelError(f'kv_length is {self.kv_length}; a cache needs at least 2 slots')
+        if self.kv_length > self.architecture.context_length:
+            raise ModelError(f'kv_length is {self.kv_length}; {self.name} was trained on at most '
+                             f'{self.architecture.context_length} positions')
+        steps = pairwise((0, *self.chunk_sizes))
+        if not self.chunk_sizes or any(low >= high for low, high in steps):
+            raise ModelError(f'chunk_sizes are {self.chunk_sizes}; they must ascend from above 0')
+
+    def to_json(self) -> str:
+        """Return the manifest as it stands in its file."""
+        return json.dumps({'format_version': FORMAT_VERSION} | asdict(self), indent=1,
+                          ensure_ascii=False) + '\n'
+
+    @classmethod
+    def from_json(cls, text: str) -> 'Manifest':
+        """
+        Return the manifest that a file holds.
+
+        :raises ArtifactError: the file is of another version, or a field is missing or wrong.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            version = fields.pop('format_version')
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ArtifactError(f'is no manifest ({error!r})') from error
+        if version != FORMAT_VERSION:
+            raise ArtifactError(f'has format version {version}; this program reads version '
+                                f'{FORMAT_VERSION}')
+        if 'fine' in fields:  # what w8a16 was called until version 0.1
+            fields['w8a16'] = fields.pop('fine')
+        try:
+            return cls(**fields | {
+                'chunk_sizes': tuple(fields['chunk_sizes']),
+                'architecture': Architecture(**fields['architecture']),
+                'tokenizer': TokenizerSettings(**fields['tokenizer']),
+                'files': {name: FileRecord(**record) for name, record in fields['files'].items()},
+                'held_out': _held_out(fields.get('held_out')),
+                'om': _compiled(fields.get('om')),
+            })
+        except (KeyError, TypeError, AttributeError, ModelError) as error:
+            raise ArtifactError(f'has a missing or wrong field ({error})') from error
+
+
+def _held_out(fields: dict[str, Any] | None) -> HeldOutLoss | None:
+    return None if fields is None else HeldOutLoss(**fields)
+
+
+def _compiled(fields: dict[str, Any] | None) -> CompiledGraph | None:
+    return None if fields is None else CompiledGraph(
+        **fields | {'command': tuple(fields['command'])})
