@@ -34,7 +34,7 @@ from tinyllama_ros.commands.cli import main as tinyllama_model
 from tinyllama_ros.engine.backend import open_backend
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.engine.onnx import physical_cores
-from tinyllama_ros.workbench.checkpoints.random import RandomCheckpoint
+from tinyllama_ros.workbench.checkpoints.random_checkpoint import RandomCheckpoint
 
 KV_LENGTH = 1024
 PROMPT = 512

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tinyllama_ros.errors import ModelError
-from tinyllama_ros.workbench.checkpoints.random import SHAPES
+from tinyllama_ros.workbench.checkpoints.random_checkpoint import SHAPES
 
 TINY = SHAPES['tiny']
 

@@ -28,7 +28,7 @@ def test_table_lists_what_an_active_node_hears_says_and_serves(tmp_path):
     from robot import build_model
 
     from tinyllama_ros.ros.node import TinyLlamaNode
-    from tinyllama_ros.workbench.checkpoints.random import SHAPES
+    from tinyllama_ros.workbench.checkpoints.random_checkpoint import SHAPES
     model = str(build_model(tmp_path / 'tiny', SHAPES['tiny']))
     context = rclpy.Context()
     rclpy.init(args=[], context=context)

@@ -23,7 +23,7 @@ from tinyllama_ros.errors import BackendError, BackendLost  # noqa: E402
 from tinyllama_ros.ros import node as node_module  # noqa: E402
 from tinyllama_ros.ros.node import THREADS, TinyLlamaNode  # noqa: E402
 from tinyllama_ros.ros.parameters import PARAMETERS  # noqa: E402
-from tinyllama_ros.workbench.checkpoints.random import SHAPES  # noqa: E402
+from tinyllama_ros.workbench.checkpoints.random_checkpoint import SHAPES  # noqa: E402
 
 DONE, REFUSED = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 LONG_PROMPT = 'x' * 300

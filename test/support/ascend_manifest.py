@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from support.tiny_models import tiny
 from tinyllama_ros.artifact.manifest import Manifest
-from tinyllama_ros.workbench.checkpoints.random import SHAPES
+from tinyllama_ros.workbench.checkpoints.random_checkpoint import SHAPES
 
 # Design, section 5.
 REFERENCE = ('atc --framework=5 --model=tiny-llama.onnx --output=tiny-llama --input_format=ND '

@@ -10,7 +10,7 @@ from sentencepiece import SentencePieceProcessor
 
 from support.tiny_models import sentencepiece_tokenizer, tiny
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
-from tinyllama_ros.workbench.checkpoints.random import RandomCheckpoint, SHAPES
+from tinyllama_ros.workbench.checkpoints.random_checkpoint import RandomCheckpoint, SHAPES
 
 SPIKE = 7
 """A token whose embedding is one large number, so that its scale would spoil its neighbours'."""

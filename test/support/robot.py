@@ -30,7 +30,7 @@ from support.ascend import compiled
 from support.paths import ROOT
 from tinyllama_ros.artifact.architecture import Architecture
 from tinyllama_ros.workbench.build import build
-from tinyllama_ros.workbench.checkpoints.random import byte_tokenizer, RandomCheckpoint
+from tinyllama_ros.workbench.checkpoints.random_checkpoint import byte_tokenizer, RandomCheckpoint
 
 NODE = 'import sys; from tinyllama_ros.ros.node import main; sys.exit(main())'
 PARROT = ('import runpy; runpy.run_path('

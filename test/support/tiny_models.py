@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from support.tiny_tokenizers import BPE, bpe_file, SENTENCEPIECE, sentencepiece_file
 from tinyllama_ros.artifact.architecture import Architecture
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint, TokenizerFile
-from tinyllama_ros.workbench.checkpoints.random import RandomCheckpoint, SHAPES
+from tinyllama_ros.workbench.checkpoints.random_checkpoint import RandomCheckpoint, SHAPES
 
 
 def bpe_tokenizer() -> TokenizerFile:

@@ -19,9 +19,9 @@ from tinyllama_ros.artifact.manifest import WEIGHTS
 from tinyllama_ros.errors import ArtifactError, ConfigError, ModelError
 from tinyllama_ros.workbench.build import build
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
-from tinyllama_ros.workbench.checkpoints.gguf import GgufCheckpoint
-from tinyllama_ros.workbench.checkpoints.random import RandomCheckpoint
-from tinyllama_ros.workbench.checkpoints.safetensors import SafetensorsCheckpoint
+from tinyllama_ros.workbench.checkpoints.gguf_checkpoint import GgufCheckpoint
+from tinyllama_ros.workbench.checkpoints.random_checkpoint import RandomCheckpoint
+from tinyllama_ros.workbench.checkpoints.safetensors_checkpoint import SafetensorsCheckpoint
 
 MEGABYTE = 1 << 20
 CHECKPOINTS: dict[str, Callable[[Path], Checkpoint]] = {

@@ -15,7 +15,7 @@ from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.engine.onnx import OnnxBackend
 from tinyllama_ros.errors import ArtifactError, ConfigError, ModelError
 from tinyllama_ros.workbench import make as workbench
-from tinyllama_ros.workbench.checkpoints.random import RandomCheckpoint
+from tinyllama_ros.workbench.checkpoints.random_checkpoint import RandomCheckpoint
 from tinyllama_ros.workbench.make import calibration_pieces, make_artifact
 from tinyllama_ros.workbench.quantization.calibrate import held_out
 

@@ -207,7 +207,7 @@ def _build(arguments: argparse.Namespace) -> None:
 
 
 def _random(arguments: argparse.Namespace) -> None:
-    from tinyllama_ros.workbench.checkpoints.random import RandomCheckpoint
+    from tinyllama_ros.workbench.checkpoints.random_checkpoint import RandomCheckpoint
     name = f'random-{arguments.shape}'
     _make(arguments, name, name, lambda: RandomCheckpoint.named(arguments.shape))
 

@@ -8,7 +8,7 @@ from tinyllama_ros.artifact.disk import disk_errors
 from tinyllama_ros.artifact.folder import new_artifact, refuse_other
 from tinyllama_ros.artifact.manifest import CompiledGraph, Manifest, OM
 from tinyllama_ros.errors import ArtifactError
-from tinyllama_ros.workbench.checkpoints.safetensors import read_architecture
+from tinyllama_ros.workbench.checkpoints.safetensors_checkpoint import read_architecture
 from tinyllama_ros.workbench.checkpoints.vocabulary import tokenizer_from_folder
 
 

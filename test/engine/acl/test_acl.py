@@ -32,7 +32,7 @@ from tinyllama_ros.engine.onnx import OnnxBackend
 from tinyllama_ros.engine.sampling import SamplingOptions
 from tinyllama_ros.errors import BackendError, BackendLost, ConfigError
 from tinyllama_ros.workbench.build import build
-from tinyllama_ros.workbench.checkpoints.random import RandomCheckpoint
+from tinyllama_ros.workbench.checkpoints.random_checkpoint import RandomCheckpoint
 
 import acl  # isort: skip  # after ascend, which puts it on the path
 from acl import simulator  # isort: skip

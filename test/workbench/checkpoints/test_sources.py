@@ -7,8 +7,8 @@ from support.tiny_models import tiny, write_folder, write_gguf
 
 from tinyllama_ros.errors import ModelError
 from tinyllama_ros.workbench.checkpoints import sources
-from tinyllama_ros.workbench.checkpoints.gguf import GgufCheckpoint
-from tinyllama_ros.workbench.checkpoints.safetensors import SafetensorsCheckpoint
+from tinyllama_ros.workbench.checkpoints.gguf_checkpoint import GgufCheckpoint
+from tinyllama_ros.workbench.checkpoints.safetensors_checkpoint import SafetensorsCheckpoint
 from tinyllama_ros.workbench.checkpoints.sources import open_checkpoint
 
 
@@ -37,7 +37,7 @@ def test_anything_else_says_what_it_can_be(tmp_path):
 
 def test_missing_package_is_named(tmp_path, monkeypatch):
     path = write_gguf(tmp_path / 'm.gguf', tiny())
-    monkeypatch.delitem(sys.modules, 'tinyllama_ros.workbench.checkpoints.gguf')
+    monkeypatch.delitem(sys.modules, 'tinyllama_ros.workbench.checkpoints.gguf_checkpoint')
     monkeypatch.setitem(sys.modules, 'gguf', None)
     with pytest.raises(ModelError, match=r'needs the Python package gguf.*pip install gguf'):
         open_checkpoint(path, tmp_path)

@@ -16,7 +16,7 @@ from support.tiny_tokenizers import sentencepiece_file
 from tokenizers import Tokenizer
 
 from tinyllama_ros.errors import ModelError
-from tinyllama_ros.workbench.checkpoints.gguf import GgufCheckpoint
+from tinyllama_ros.workbench.checkpoints.gguf_checkpoint import GgufCheckpoint
 from tinyllama_ros.workbench.checkpoints.named_values import NamedValues
 from tinyllama_ros.workbench.checkpoints.sentencepiece_model import (
     Piece,

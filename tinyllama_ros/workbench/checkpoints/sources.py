@@ -26,10 +26,12 @@ def open_checkpoint(source: str | Path, cache: Path) -> Checkpoint:
 def _open_path(path: Path) -> Checkpoint:
     """Return the checkpoint at a path; only the reader that it needs is imported."""
     if path.is_dir():
-        from tinyllama_ros.workbench.checkpoints.safetensors import SafetensorsCheckpoint
+        from tinyllama_ros.workbench.checkpoints.safetensors_checkpoint import (
+            SafetensorsCheckpoint,
+        )
         return SafetensorsCheckpoint(path)
     if path.is_file():
-        from tinyllama_ros.workbench.checkpoints.gguf import GgufCheckpoint
+        from tinyllama_ros.workbench.checkpoints.gguf_checkpoint import GgufCheckpoint
         return GgufCheckpoint(path)
     raise ModelError(f'there is no model {str(path)!r}; give a known name '
                      f'({", ".join(KNOWN_MODELS)}), the path of a .gguf file, or a Hugging Face '

@@ -6,7 +6,7 @@ import pytest
 from support.tiny_models import tiny, write_gguf
 
 from tinyllama_ros.errors import ModelError
-from tinyllama_ros.workbench.checkpoints.gguf import GgufCheckpoint
+from tinyllama_ros.workbench.checkpoints.gguf_checkpoint import GgufCheckpoint
 
 
 @pytest.mark.parametrize('changes', [

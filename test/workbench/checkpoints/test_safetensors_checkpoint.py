@@ -7,7 +7,7 @@ import pytest
 from support.tiny_models import rounded, tiny, write_folder
 
 from tinyllama_ros.errors import ModelError
-from tinyllama_ros.workbench.checkpoints.safetensors import SafetensorsCheckpoint
+from tinyllama_ros.workbench.checkpoints.safetensors_checkpoint import SafetensorsCheckpoint
 
 
 @pytest.mark.parametrize('shards', [1, 3])

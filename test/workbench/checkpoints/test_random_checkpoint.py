@@ -8,7 +8,11 @@ import pytest
 from tokenizers import Tokenizer
 
 from tinyllama_ros.errors import ModelError
-from tinyllama_ros.workbench.checkpoints.random import byte_tokenizer, RandomCheckpoint, SHAPES
+from tinyllama_ros.workbench.checkpoints.random_checkpoint import (
+    byte_tokenizer,
+    RandomCheckpoint,
+    SHAPES,
+)
 
 TOKENIZER = Tokenizer.from_str(byte_tokenizer(400).content.decode())
 QUERY, NORM = 'model.layers.1.self_attn.q_proj.weight', 'model.norm.weight'
