@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
+import json
 from os.path import commonprefix
 import random
 
@@ -23,6 +24,7 @@ from support.conversation_witness import (
 )
 from support.fake_backend import FakeBackend, hashed, Judge, repeating
 from support.tiny_models import tiny
+from support.tiny_tokenizers import bpe_file, CHATML
 
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.chat.conversation import Conversation, open_conversation
@@ -36,6 +38,7 @@ from tinyllama_ros.chat.events import (
 )
 from tinyllama_ros.chat.message import Message
 from tinyllama_ros.chat.template import ChatTemplate
+from tinyllama_ros.chat.tokenizer import BpeTokenizer
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.engine.onnx import OnnxBackend
 from tinyllama_ros.engine.sampling import SamplingOptions
@@ -89,11 +92,11 @@ COUNT = tuple(range(100, 200))
 """Tokens that stand one after the other in the answer of `talk`."""
 
 
-def saying(tokens: Sequence[int]) -> Judge:
+def saying(tokens: Sequence[int], vocab_size: int = TOKENIZER.vocab_size) -> Judge:
     """Return what answers each prompt with the same tokens, all different."""
     begin = ChatTemplate(SETTINGS, TOKENIZER).encode_structure('<|im_start|>assistant\n')[-1]
     following = dict(pairwise([begin, *tokens, END]))
-    return lambda seen: np.eye(TOKENIZER.vocab_size, dtype=np.float32)[
+    return lambda seen: np.eye(vocab_size, dtype=np.float32)[
         following.get(seen[-1], END)]
 
 
@@ -128,6 +131,30 @@ def test_answer_ends_where_the_model_ends_it():
 def test_answer_ends_at_its_limit():
     last = answer(talk()[0], max_tokens=3)
     assert (last.text, last.finish, last.generated_tokens) == (text(3), 'length', 3)
+
+
+@pytest.mark.parametrize(('is_marked', 'text'), [(False, 'a<think>b'), (True, 'ab')])
+def test_token_that_only_looks_special_does_not_end_an_answer(is_marked, text):
+    file = json.loads(bpe_file())
+    think = file['model']['vocab']['<think>'] = TOKENIZER.vocab_size
+    kind = replace(SETTINGS, control_tokens=SETTINGS.control_tokens | {'<think>': think},
+                   text_tokens=() if is_marked else (think,))
+    tokenizer = BpeTokenizer(json.dumps(file).encode(), kind.control_tokens, kind.text_tokens)
+    (a,), (b,) = map(TOKENIZER.encode, 'ab')
+    backend = FakeBackend(128, tokenizer.vocab_size, saying([a, think, b], tokenizer.vocab_size))
+    last = answer(Conversation(Engine(backend), kind, tokenizer))
+    assert (last.text, last.finish, last.generated_tokens) == (text, 'stop', 3)
+
+
+@pytest.mark.parametrize('field', ['eos_token', 'stop_tokens', 'chat_template'])
+def test_every_end_that_the_model_names_ends_an_answer(field):
+    ends = {'eos_token': {'eos_token': '<|endoftext|>'}, 'stop_tokens': {'stop_tokens': (0,)},
+            'chat_template': {'chat_template': CHATML.replace('<|im_end|>', '<|endoftext|>')}}
+    kind = replace(SETTINGS, **ends[field])
+    one, two = COUNT[:2]
+    backend = FakeBackend(128, TOKENIZER.vocab_size, saying([one, 0, two]))
+    last = answer(Conversation(Engine(backend), kind, TOKENIZER))
+    assert (last.text, last.finish) == (TOKENIZER.decode([one]), 'stop')
 
 
 def test_last_token_of_an_answer_is_not_read():

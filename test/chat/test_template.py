@@ -239,3 +239,20 @@ def test_control_token_of_one_character_is_never_structure() -> None:
 def test_longest_of_two_control_tokens_counts() -> None:
     kind = replace(BPE, control_tokens=BPE.control_tokens | {'<|im': 300})
     assert ChatTemplate(kind, bpe).encode_structure('<|im<|im_end|>') == [300, 2]
+
+
+@pytest.mark.parametrize('source, kind, end', [
+    pytest.param(BPE.chat_template, BPE, '<|im_end|>', id='chatml'),
+    pytest.param(SENTENCEPIECE.chat_template, SENTENCEPIECE, '</s>', id='zephyr'),
+    pytest.param('{% for m in messages %}<|im_start|>{{ m.content }}{% endfor %}', BPE,
+                 '<|im_start|>', id='without an end'),
+    pytest.param('{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}', BPE, None,
+                 id='without control tokens'),
+    pytest.param('{% for m in messages %}<|im_start|>{{ m.content }}\nEnd.<|im_end|>{% endfor %}',
+                 BPE, None, id='text before it'),
+    pytest.param('{{ messages[0].content }}', BPE, None, id='answer left out'),
+    pytest.param("{{ raise_exception('no') }}", BPE, None, id='refused'),
+])
+def test_end_of_a_turn_is_the_control_token_after_the_answer(
+        source: str, kind: TokenizerSettings, end: str | None) -> None:
+    assert template(source, kind).end_of_turn() == kind.control_tokens.get(end)

@@ -24,6 +24,14 @@ class TokenizerSettings:
     """Whether a conversation begins with the begin token even where the template has none."""
     control_tokens: Mapping[str, int] = field(default_factory=dict)
     """Ids, by their text, of the tokens that structure a conversation; text never becomes one."""
+    stop_tokens: tuple[int, ...] = ()
+    """
+    Ids of the tokens that end an answer, as the model's files name them; the end token always is.
+
+    The chat adds the token with which the chat template ends a turn of the assistant.
+    """
+    text_tokens: tuple[int, ...] = ()
+    """Ids of control tokens that the model's files do not mark as special: text in an answer."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(TokenizerKind):
@@ -32,6 +40,12 @@ class TokenizerSettings:
         if self.eos_token not in self.control_tokens:
             raise ModelError(f'the end token {self.eos_token!r} is not among the control tokens; '
                              'without it an answer never ends')
+        for name in ('stop_tokens', 'text_tokens'):
+            if not all(type(token) is int for token in getattr(self, name)):
+                raise ModelError(f'{name} is {getattr(self, name)}; it must hold ids of tokens')
+        stop_tokens = {self.control_tokens[self.eos_token], *self.stop_tokens}
+        object.__setattr__(self, 'stop_tokens', tuple(sorted(stop_tokens)))
+        object.__setattr__(self, 'text_tokens', tuple(self.text_tokens))
 
     @property
     def file_name(self) -> str:

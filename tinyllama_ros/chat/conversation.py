@@ -12,7 +12,6 @@ from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
 from tinyllama_ros.chat.events import ChatOptions, Exchange, TurnEvent
 from tinyllama_ros.chat.message import Message
-from tinyllama_ros.chat.template import ChatTemplate
 from tinyllama_ros.chat.tokenizer import load_tokenizer, Tokenizer
 from tinyllama_ros.chat.turn import ChatModel, Turn
 from tinyllama_ros.engine.engine import Engine
@@ -25,8 +24,7 @@ class Conversation:
     """Owns the messages; asks the engine for the rest."""
 
     def __init__(self, engine: Engine, settings: TokenizerSettings, tokenizer: Tokenizer) -> None:
-        self._model = ChatModel(engine, tokenizer, ChatTemplate(settings, tokenizer),
-                                frozenset(settings.control_tokens.values()))
+        self._model = ChatModel.of(engine, settings, tokenizer)
         self._exchanges: Sequence[Exchange] = ()
 
     @property

@@ -90,6 +90,21 @@ class ChatTemplate:
         """Return the tokens of a text that is trusted: what spells a control token is one."""
         return self._encode(text, chr(SEAMS[-1]))
 
+    def end_of_turn(self) -> int | None:
+        """
+        Return the control token that follows what the assistant says, None where none does.
+
+        That is the end of its turn, or, in a template without one, the beginning of the next.
+        """
+        mark = chr(SEAMS[0])
+        messages = [Message('user', '.'), Message('assistant', mark), Message('user', '.')]
+        try:
+            _, found, after = self.render(messages).rpartition(mark)
+        except (ModelError, PromptError):
+            return None
+        control = self._control_pattern.match(after.lstrip())
+        return self._control[control[0]] if found and control else None
+
     def _render(self, messages: list[dict[str, str]], answer: bool) -> str:
         try:
             return self._template.render(

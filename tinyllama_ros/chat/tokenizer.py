@@ -49,7 +49,7 @@ class Tokenizer(Protocol):
         ...
 
     def token_bytes(self, token: int) -> bytes:
-        """Return what a token stands for: b'' for a control token and for an id without token."""
+        """Return what a token stands for: b'' for a special token and for an id without token."""
         ...
 
     def decode(self, tokens: Iterable[int]) -> str:
@@ -67,7 +67,8 @@ def load_tokenizer(path: Path, settings: TokenizerSettings) -> Tokenizer:
     kinds: Mapping[str, type[BpeTokenizer] | type[SentencePieceTokenizer]] = {
         'bpe': BpeTokenizer, 'sentencepiece': SentencePieceTokenizer}
     try:
-        tokenizer = kinds[settings.kind](path.read_bytes(), settings.control_tokens)
+        tokenizer = kinds[settings.kind](path.read_bytes(), settings.control_tokens,
+                                         settings.text_tokens)
     except ConfigError:
         raise
     except Exception as error:  # the libraries raise whatever they like, also plain Exception
@@ -86,9 +87,11 @@ class BpeTokenizer(Tokenizer):
 
     starts_with_space = False
 
-    def __init__(self, data: bytes, control_tokens: Mapping[str, int]) -> None:
+    def __init__(self, data: bytes, control_tokens: Mapping[str, int],
+                 text_tokens: Iterable[int] = ()) -> None:
         self._model = _bpe_model(data)
         self._control = frozenset(control_tokens.values())
+        self._special = self._control.difference(text_tokens)
         self.vocab_size = max(self._model.get_vocab_size(), *(i + 1 for i in self._control))
 
     def encode(self, text: str, *, at_start: bool = True) -> list[int]:
@@ -104,7 +107,7 @@ class BpeTokenizer(Tokenizer):
         return [token for token in tokens if token is not None and token not in self._control]
 
     def token_bytes(self, token: int) -> bytes:
-        text = None if token in self._control else self.token_text(token)
+        text = None if token in self._special else self.token_text(token)
         # An added token stands as it is, so it may hold a character that stands for no byte.
         return b''.join(CHARACTER_TO_BYTE.get(character) or character.encode()
                         for character in text or '')
@@ -117,10 +120,12 @@ class BpeTokenizer(Tokenizer):
 class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece vocabulary with byte fallback, in a tokenizer.model."""
 
-    def __init__(self, data: bytes, control_tokens: Mapping[str, int]) -> None:
+    def __init__(self, data: bytes, control_tokens: Mapping[str, int],
+                 text_tokens: Iterable[int] = ()) -> None:
         self._at_start = _sentencepiece_model(data)
         self._in_the_middle = _sentencepiece_model(data + NO_DUMMY_PREFIX)
         self._control = {token: text for text, token in control_tokens.items()}
+        self._text_tokens = frozenset(text_tokens)
         self._pieces = self._at_start.get_piece_size()
         self.vocab_size = max(self._pieces, *(i + 1 for i in self._control))
         self.starts_with_space = self._at_start.encode('a') != self._in_the_middle.encode('a')
@@ -145,8 +150,11 @@ class SentencePieceTokenizer(Tokenizer):
         return [token for token in tokens if not model.is_unknown(token)]
 
     def token_bytes(self, token: int) -> bytes:
-        piece = None if token in self._control else self.token_text(token)
-        if piece is None or self._at_start.is_control(token) or self._at_start.is_unknown(token):
+        piece = self.token_text(token)
+        if token in self._text_tokens and piece is not None:
+            return piece.encode()
+        if (piece is None or token in self._control or self._at_start.is_control(token)
+                or self._at_start.is_unknown(token)):
             return b''
         if self._at_start.is_byte(token):
             return bytes.fromhex(piece[3:5])  # <0xNN>

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import logging
 import time
 
+from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
 from tinyllama_ros.chat.events import (
     Answer,
     CacheReset,
@@ -39,6 +40,19 @@ class ChatModel:
     tokenizer: Tokenizer
     template: ChatTemplate
     stop_tokens: frozenset[int]
+    """Tokens that end an answer: those of the model's files, and the end of a turn."""
+
+    @classmethod
+    def of(cls, engine: Engine, settings: TokenizerSettings, tokenizer: Tokenizer) -> 'ChatModel':
+        """
+        Return the model that an engine runs, with its tokenizer and its chat template.
+
+        :raises ModelError: the chat template cannot be used.
+        """
+        template = ChatTemplate(settings, tokenizer)
+        end_of_turn = template.end_of_turn()
+        return cls(engine, tokenizer, template, frozenset(settings.stop_tokens).union(
+            () if end_of_turn is None else (end_of_turn,)))
 
     def encode(self, system_prompt: str, exchanges: Sequence[Exchange],
                messages: Sequence[Message]) -> list[int]:

@@ -15,6 +15,7 @@ from support.tiny_models import (
 from support.tiny_tokenizers import sentencepiece_file
 from tokenizers import Tokenizer
 
+from tinyllama_ros.chat.tokenizer import BpeTokenizer, SentencePieceTokenizer
 from tinyllama_ros.errors import ModelError
 from tinyllama_ros.workbench.checkpoints.gguf_checkpoint import GgufCheckpoint
 from tinyllama_ros.workbench.checkpoints.named_values import NamedValues
@@ -151,8 +152,69 @@ def test_only_what_looks_special_becomes_control(tmp_path, kind, text, is_contro
     assert (len(pieces) - 1 in ids) != is_control
 
 
-@pytest.mark.parametrize('tokenizer', [bpe_tokenizer(), sentencepiece_tokenizer()],
-                         ids=['bpe', 'sentencepiece'])
+def test_gguf_token_that_is_not_marked_special_is_text_in_an_answer(tmp_path):
+    pieces = [*read_pieces(sentencepiece_file())[0], Piece('<think>', 0.0, PieceType.USER_DEFINED),
+              Piece('<turn>', 0.0, PieceType.CONTROL)]
+    made = tokenizer_from_metadata(pieces_metadata(tmp_path, pieces))
+    assert made.settings.text_tokens == (len(pieces) - 2,)
+    tokenizer = SentencePieceTokenizer(made.content, made.settings.control_tokens,
+                                       made.settings.text_tokens)
+    assert [tokenizer.token_bytes(len(pieces) - place) for place in (2, 1)] == [b'<think>', b'']
+
+
+def test_gguf_ends_of_turn_and_message_end_an_answer(tmp_path):
+    pieces = read_pieces(sentencepiece_file())[0]
+    metadata = pieces_metadata(tmp_path, pieces, eot_token_id=300, eom_token_id=301)
+    settings = tokenizer_from_metadata(metadata).settings
+    assert settings.stop_tokens == (2, 300, 301)
+    assert {pieces[300].text, pieces[301].text} <= settings.control_tokens.keys()
+
+
+def write_stops(folder, tokenizer, **stops):
+    write_tokenizer(folder, tokenizer)
+    for name, value in stops.items():
+        (folder / f'{name}.json').write_text(json.dumps({'eos_token_id': value}))
+    return tokenizer_from_folder(folder).settings
+
+
+both = pytest.mark.parametrize('tokenizer', [bpe_tokenizer(), sentencepiece_tokenizer()],
+                               ids=['bpe', 'sentencepiece'])
+
+
+@both
+@pytest.mark.parametrize(('stops', 'expected'), [
+    ({}, (2,)), ({'config': 300}, (2, 300)), ({'generation_config': [2, 300]}, (2, 300)),
+    ({'config': 300, 'generation_config': [301]}, (2, 300, 301)), ({'config': None}, (2,)),
+    ({'config': 99999}, (2,)), ({'generation_config': [-1, 10 ** 30]}, (2,))], ids=str)
+def test_folder_end_tokens_are_those_of_its_configurations(tmp_path, tokenizer, stops, expected):
+    settings = write_stops(tmp_path, tokenizer, **stops)
+    assert settings.stop_tokens == expected
+    assert set(expected) <= set(settings.control_tokens.values())
+
+
+@both
+@pytest.mark.parametrize('value', ['</s>', [2, '</s>'], True, {}], ids=str)
+def test_folder_end_token_that_is_no_id_is_refused(tmp_path, tokenizer, value):
+    with pytest.raises(ModelError, match=r'generation_config\.json: eos_token_id is .* int'):
+        write_stops(tmp_path, tokenizer, generation_config=value)
+
+
+def test_folder_token_that_is_not_marked_special_is_text_in_an_answer(tmp_path):
+    write_tokenizer(tmp_path, bpe_tokenizer())
+    path = tmp_path / 'tokenizer.json'
+    content = json.loads(path.read_text())
+    size = len(content['model']['vocab'])
+    content['added_tokens'].append(content['added_tokens'][0] | {
+        'id': size, 'content': '<think>', 'special': False})
+    path.write_text(json.dumps(content))
+    made = tokenizer_from_folder(tmp_path)
+    tokenizer = BpeTokenizer(made.content, made.settings.control_tokens,
+                             made.settings.text_tokens)
+    assert (made.settings.text_tokens, tokenizer.token_bytes(size)) == ((size,), b'<think>')
+    assert size not in tokenizer.encode('a <think> b')
+
+
+@both
 def test_folder_settings_come_back(tmp_path, tokenizer):
     write_tokenizer(tmp_path, tokenizer)
     found = tokenizer_from_folder(tmp_path).settings

@@ -43,6 +43,8 @@ PRE_TOKENIZERS: Mapping[str, Mapping[str, Any]] = {
          'invert': False},
         _BYTE_LEVEL | {'use_regex': False}]},
 }
+_GGUF_STOP_TOKENS = ('tokenizer.ggml.eot_token_id', 'tokenizer.ggml.eom_token_id')
+"""End of a turn and of a message, which end an answer as the end of the text does."""
 _LOOKS_SPECIAL = re.compile(r'<\S+>|\[/?[A-Z_]+\]')
 
 
@@ -134,10 +136,13 @@ def _settings_from_metadata(kind: TokenizerKind, metadata: NamedValues, *,
     end = _token_text(metadata, tokens, 'tokenizer.ggml.eos_token_id')
     begin = (_token_text(metadata, tokens, 'tokenizer.ggml.bos_token_id')
              if 'tokenizer.ggml.bos_token_id' in metadata else '')
+    stops = [_token_text(metadata, tokens, key) for key in _GGUF_STOP_TOKENS if key in metadata]
+    control, text_tokens = _control_tokens(tokens, (begin, end, *stops))
     return TokenizerSettings(
         kind=kind, chat_template=template, bos_token=begin, eos_token=end,
         add_bos=bool(begin) and metadata.optional('tokenizer.ggml.add_bos_token', bool, add_bos),
-        control_tokens=_control_tokens(tokens, (begin, end)))
+        control_tokens=control, stop_tokens=tuple(control[text] for text in stops),
+        text_tokens=text_tokens)
 
 
 def _token_text(metadata: NamedValues, tokens: list[Piece], key: str) -> str:
@@ -148,11 +153,19 @@ def _token_text(metadata: NamedValues, tokens: list[Piece], key: str) -> str:
     return tokens[number].text
 
 
-def _control_tokens(pieces: list[Piece], always: Iterable[str]) -> dict[str, int]:
-    """Return the ids of the tokens that structure a conversation, and of those named."""
-    return {piece.text: number for number, piece in enumerate(pieces)
-            if piece.type == PieceType.CONTROL or piece.text in always
-            or (piece.type == PieceType.USER_DEFINED and _LOOKS_SPECIAL.fullmatch(piece.text))}
+def _control_tokens(pieces: list[Piece], always: Iterable[str]
+                    ) -> tuple[dict[str, int], tuple[int, ...]]:
+    """
+    Return the tokens that structure a conversation, and those of them that are not special.
+
+    :param always: texts of tokens that are special, whatever their type.
+    """
+    special = {piece.text: number for number, piece in enumerate(pieces)
+               if piece.type == PieceType.CONTROL or piece.text in always}
+    others = {piece.text: number for number, piece in enumerate(pieces)
+              if piece.type == PieceType.USER_DEFINED and piece.text not in special
+              and _LOOKS_SPECIAL.fullmatch(piece.text)}
+    return special | others, tuple(others.values())
 
 
 def _sentencepiece_from_folder(folder: Path, config: NamedValues) -> TokenizerFile:
@@ -164,8 +177,11 @@ def _sentencepiece_from_folder(folder: Path, config: NamedValues) -> TokenizerFi
     pieces += _pieces_added(config, len(pieces))
     begin = _special_token(config, 'bos_token', '<s>')
     end = _special_token(config, 'eos_token', '</s>')
-    settings = _settings_from_folder('sentencepiece', folder, config, begin, end,
-                                     _control_tokens(pieces, (begin, end)))
+    stops = [number for number in _stop_tokens(folder) if number < len(pieces)]
+    control, text_tokens = _control_tokens(
+        pieces, (begin, end, *(pieces[number].text for number in stops)))
+    settings = _settings_from_folder('sentencepiece', folder, config, begin, end, control, stops,
+                                     text_tokens)
     return _sentencepiece_file(settings, path, pieces, others)
 
 
@@ -198,10 +214,16 @@ def _bpe_from_folder(folder: Path, config: NamedValues) -> TokenizerFile:
     added = _tokens_added(content)
     words: dict[str, Any] = NamedValues(path, model).required('vocab', dict)
     vocabulary = words | {token['content']: token['id'] for token in added}
-    control = {token['content']: token['id'] for token in added
-               if token.get('special') or _LOOKS_SPECIAL.fullmatch(token['content'])}
-    control |= {text: vocabulary[text] for text in (begin, end) if text in vocabulary}
-    settings = _settings_from_folder('bpe', folder, config, begin, end, control)
+    texts = {number: text for text, number in vocabulary.items()}
+    stops = [number for number in _stop_tokens(folder) if number in texts]
+    special = {token['content']: token['id'] for token in added if token.get('special')}
+    special |= {text: vocabulary[text] for text in (begin, end) if text in vocabulary}
+    special |= {texts[number]: number for number in stops}
+    others = {token['content']: token['id'] for token in added
+              if token['content'] not in special and _LOOKS_SPECIAL.fullmatch(token['content'])}
+    control = special | others
+    settings = _settings_from_folder('bpe', folder, config, begin, end, control, stops,
+                                     tuple(others.values()))
     return _bpe_file(settings, path, {
         'version': '1.0', 'normalizer': content.raw('normalizer'),
         'model': model | {'vocab': vocabulary},
@@ -233,7 +255,8 @@ def _is_byte_level(pre_tokenizer: Any) -> bool:
 
 
 def _settings_from_folder(kind: TokenizerKind, folder: Path, config: NamedValues, begin: str,
-                          end: str, control: dict[str, int]) -> TokenizerSettings:
+                          end: str, control: dict[str, int], stops: list[int],
+                          text_tokens: tuple[int, ...]) -> TokenizerSettings:
     for key, text in (('bos_token', begin), ('eos_token', end)):
         if text not in control and (text or key == 'eos_token'):
             raise ModelError(f'{config.path}: {key} is {text!r}, which the vocabulary does not '
@@ -241,7 +264,24 @@ def _settings_from_folder(kind: TokenizerKind, folder: Path, config: NamedValues
     return TokenizerSettings(
         kind=kind, chat_template=_folder_template(folder, config), bos_token=begin, eos_token=end,
         add_bos=bool(begin) and config.optional('add_bos_token', bool, kind == 'sentencepiece'),
-        control_tokens=control)
+        control_tokens=control, stop_tokens=tuple(stops), text_tokens=text_tokens)
+
+
+def _stop_tokens(folder: Path) -> list[int]:
+    """
+    Return the ids that the configurations of the model and of its generation call the end.
+
+    Some may be beyond the vocabulary: those are never produced.
+    """
+    stops: list[int] = []
+    for name in ('config.json', 'generation_config.json'):
+        if (folder / name).exists():
+            config = NamedValues.from_json(folder / name)
+            if isinstance(config.raw('eos_token_id'), list):
+                stops += config.several('eos_token_id', int)
+            else:
+                stops.append(config.optional('eos_token_id', int, -1))
+    return sorted({number for number in stops if number >= 0})
 
 
 def _folder_template(folder: Path, config: NamedValues) -> str:
