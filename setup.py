@@ -11,7 +11,7 @@ PACKAGE = 'tinyllama_ros'
 MANIFEST = ElementTree.parse('package.xml').getroot()
 
 RUN_TIME = [
-    'aiohttp',  # serves the page and the door for OpenAI clients
+    'aiohttp',  # serves the chat page and the OpenAI-compatible API
     'jinja2',  # renders the model's own chat template, sandboxed
     'numpy',  # logits, sampling
     'onnxruntime>=1.23',  # runs the static graph on the CPU; 1.19 attends wrongly beyond slot 0
@@ -45,7 +45,7 @@ EXTRAS = {
         'colcon-ros',  # teaches colcon ament_python packages
         'hypothesis',  # property tests
         'mypy',  # checks types
-        'openai',  # the real client at the door
+        'openai',  # the real client of the API server
         'pytest',  # runs the tests
         'pyyaml',  # reads config/ in tests
         'ruff',  # checks style

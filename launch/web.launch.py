@@ -1,4 +1,4 @@
-"""Start the page to chat in and the door for OpenAI clients, with or beside the model's node."""
+"""Start the web node (chat page and OpenAI-compatible API), with or beside the model's node."""
 
 from ament_index_python.packages import get_package_share_path
 from launch import LaunchContext, LaunchDescription
@@ -12,7 +12,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 SHARE = get_package_share_path('tinyllama_ros')
 CONFIG = SHARE / 'config'
 FROM_FILE = '; empty: as web_params_file says'
-TEXTS = ('host', 'token_file', 'allowed_hosts')
+TEXTS = ('host', 'token_file', 'allowed_hosts', 'allowed_origins')
 PASSED_ON = ('model', 'namespace', 'name', 'params_file')
 
 
@@ -44,8 +44,10 @@ def generate_launch_description() -> LaunchDescription:
                  'printed' + FROM_FILE),
         argument('port', '', 'port to serve at; 0 takes a free one' + FROM_FILE),
         argument('token_file', '', 'file that holds the token' + FROM_FILE),
-        argument('allowed_hosts', '', 'further names of this machine, parted by commas'
+        argument('allowed_hosts', '', 'further names of this machine, separated by commas'
                  + FROM_FILE),
+        argument('allowed_origins', '', 'origins of web pages and desktop programs that may use '
+                 '/v1/, separated by commas' + FROM_FILE),
         argument('web_params_file', str(CONFIG / 'tinyllama_web.yaml'),
                  'parameters of the web node, a YAML file; its model_node follows namespace '
                  'and name'),

@@ -1,4 +1,4 @@
-"""A web server in a thread of its own, on a free port, and a door behind which nothing is real."""
+"""A web server in a thread of its own, on a free port, and a fake model that answers."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection, HTTPResponse
 import json
 import socket
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest
@@ -16,19 +16,31 @@ from tinyllama_ros.web.server import make_app
 from tinyllama_ros.web.settings import WebSettings
 
 DEADLINE_S = 20.0
-SAID = ('I am', ' one', '.')
+PIECES = ('I am', ' one', '.')
+
+
+def _set_event() -> Event:
+    event = Event()
+    event.set()
+    return event
 
 
 @dataclass
-class FakeDoor:
+class FakeChatModel:
     """Answers every request with the same pieces, one request after the other."""
 
     model: str = '/models/tiny'
-    pieces: tuple[str, ...] = SAID
+    pieces: tuple[str, ...] = PIECES
     error: CompletionEvent | None = None
     """What comes after the pieces, instead of the end."""
     endless: bool = False
     """The last piece comes again and again."""
+    is_free: Event = field(default_factory=_set_event)
+    """While it is not set, requests wait in the queue."""
+    queue_depth: int = 10**6
+    """Requests at once; one more is refused as busy."""
+    at_once: int = 0
+    """Requests that are waiting or being answered now."""
     requests: list[CompletionRequest] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
 
@@ -36,9 +48,17 @@ class FakeDoor:
                        ) -> AsyncGenerator[CompletionEvent | None, None]:
         self.requests.append(request)
         is_over = False
+        self.at_once += 1
         try:
+            if self.at_once > self.queue_depth:
+                is_over = True
+                yield CompletionEvent(request.id, 'error', 'the queue is full', 'busy')
+                return
             yield CompletionEvent(request.id, 'accepted')
             yield None
+            while not self.is_free.is_set():
+                await asyncio.sleep(0.001)
+                yield None
             for piece in self.pieces:
                 yield CompletionEvent(request.id, 'token', piece)
             while self.endless:
@@ -49,6 +69,7 @@ class FakeDoor:
                 request.id, 'done', ''.join(self.pieces), finish='stop', prompt_tokens=9,
                 cached_tokens=4, completion_tokens=3)
         finally:
+            self.at_once -= 1
             if not is_over:
                 self.cancelled.append(request.id)
 
@@ -84,8 +105,9 @@ class Running:
     def url(self) -> str:
         return f'http://127.0.0.1:{self.port}'
 
-    def connect(self) -> socket.socket:
-        return socket.create_connection(('127.0.0.1', self.port), DEADLINE_S)
+    def connect(self, source: str = '') -> socket.socket:
+        """Return a connection, from another address of this machine where one is given."""
+        return socket.create_connection(('127.0.0.1', self.port), DEADLINE_S, (source, 0))
 
     def exchange(self, request: bytes) -> bytes:
         """Return all that comes back for some bytes, until the server closes."""
@@ -94,9 +116,10 @@ class Running:
             return read_all(connection)
 
     def request(self, path: str, *, method: str = 'GET', body: bytes | None = None,
-                **headers: str) -> 'Reply':
+                source: str = '', **headers: str) -> 'Reply':
         """Return the reply to one request; an underscore in a header's name is a hyphen."""
-        connection = HTTPConnection('127.0.0.1', self.port, timeout=DEADLINE_S)
+        connection = HTTPConnection('127.0.0.1', self.port, timeout=DEADLINE_S,
+                                    source_address=(source, 0))
         named = {name.replace('_', '-'): value for name, value in headers.items()}
         try:
             connection.request(method, path, body, named)
@@ -112,7 +135,7 @@ class Running:
 
 
 @contextmanager
-def running(door: Any, **settings: Any) -> Iterator[Running]:
+def running(chat_model: Any, **settings: Any) -> Iterator[Running]:
     """Run a server with these settings."""
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever, daemon=True)
@@ -124,7 +147,7 @@ def running(door: Any, **settings: Any) -> Iterator[Running]:
     async def start() -> Listener:
         wanted = WebSettings(**{'port': 0, 'requests_per_second': 1e6, 'burst': 10**6,
                                 **settings})
-        listener = Listener(make_app(wanted, door), wanted)
+        listener = Listener(make_app(wanted, chat_model), wanted)
         await listener.start()
         return listener
 

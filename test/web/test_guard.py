@@ -8,24 +8,27 @@ import pytest
 
 pytest.importorskip('aiohttp', reason='pip install aiohttp')
 
-from support.web_server import FakeDoor, running, SAID, status_of  # noqa: E402
+from support.web_server import FakeChatModel, PIECES, running, status_of  # noqa: E402
 
-from tinyllama_ros.web.guard import COOKIE, host_name, MOST_ADDRESSES, Rates  # noqa: E402
+from tinyllama_ros.web import guard  # noqa: E402
+from tinyllama_ros.web.guard import COOKIE, host_name  # noqa: E402
+from tinyllama_ros.web.settings import is_loopback  # noqa: E402
 
 TOKEN = 'correct-horse-battery'
+APP = 'app://obsidian.md'
 HELLO = {'messages': [{'role': 'user', 'content': 'hello'}]}
 
 
 @pytest.fixture(scope='module')
 def server():
-    with running(FakeDoor()) as server:
+    with running(FakeChatModel()) as server:
         yield server
 
 
 @pytest.fixture(scope='module')
 def locked():
     """Give a server that wants a token."""
-    with running(FakeDoor(), token=TOKEN) as server:
+    with running(FakeChatModel(), token=TOKEN) as server:
         yield server
 
 
@@ -94,7 +97,7 @@ def test_paths_that_do_not_exist_need_the_token_too(locked):
 
 def test_printed_address_puts_the_token_into_a_cookie(locked):
     reply = locked.request(f'/?token={TOKEN}')
-    assert (reply.status, reply.headers['Location']) == (303, '/')
+    assert (reply.status, reply.headers['Location']) == (303, './')
     cookie = reply.headers['Set-Cookie']
     assert cookie.startswith(f'{COOKIE}={TOKEN};')
     assert 'HttpOnly' in cookie and 'SameSite=Strict' in cookie
@@ -131,21 +134,21 @@ def test_stream_carries_the_security_headers(server):
 
 
 def test_body_is_bounded_by_its_announced_length():
-    with running(FakeDoor(), max_body_bytes=1000) as server:
+    with running(FakeChatModel(), max_body_bytes=1000) as server:
         assert server.post(b'x' * 1001).status == 413
         assert server.post(json.dumps(HELLO).encode().ljust(1000)).status == 200
 
 
 def test_body_is_bounded_where_its_length_is_not_announced():
-    door = FakeDoor()
+    chat_model = FakeChatModel()
     chunk = b'100\r\n' + b' ' * 256 + b'\r\n'
-    with running(door, max_body_bytes=1000) as server:
+    with running(chat_model, max_body_bytes=1000) as server:
         reply = server.exchange(
             b'POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n'
             b'Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n'
             + chunk * 4 + b'0\r\n\r\n')
     assert status_of(reply) == 413
-    assert door.requests == []
+    assert chat_model.requests == []
 
 
 def test_compressed_body_is_refused_unopened(server):
@@ -164,46 +167,71 @@ def test_what_a_form_of_another_page_could_send_is_refused(server, kind):
     b'GET / HTTP/1.1\r\nHost: localhost\r\nX: ' + b'x' * 9000 + b'\r\n\r\n',
     b'GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n',
     b'\x16\x03\x01\x02\x00\x01\x00\r\n\r\n'], ids=['line', 'header', 'smuggling', 'TLS'])
-def test_what_is_no_http_or_too_long_is_a_bad_request(server, request_):
+def test_what_is_no_http_or_too_long_is_a_bad_request_and_no_traceback(server, request_, caplog):
     assert status_of(server.exchange(request_)) == 400
+    assert caplog.records == []
 
 
-def test_burst_of_one_address_is_bounded():
-    with running(FakeDoor(), requests_per_second=0.001, burst=5) as server:
-        replies = [server.request('/v1/models') for _ in range(7)]
+def test_200_requests_of_this_machine_one_after_the_other_are_all_answered():
+    with running(FakeChatModel(), requests_per_second=0.001, burst=5) as server:
+        statuses = [server.request('/v1/models').status for _ in range(200)]
+    assert statuses == [200] * 200
+
+
+def test_burst_of_another_address_is_bounded(monkeypatch):
+    monkeypatch.setattr(guard, 'is_loopback', lambda address: address == '127.0.0.1')
+    with running(FakeChatModel(), requests_per_second=0.001, burst=5) as server:
+        replies = [server.request('/v1/models', source='127.0.0.2') for _ in range(7)]
+        assert server.request('/v1/models').status == 200
     assert [reply.status for reply in replies] == [200] * 5 + [429] * 2
     assert (replies[-1].error['code'], replies[-1].headers['Retry-After']) == (
         'rate_limit_exceeded', '1')
 
 
-class Clock:
-    now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-def test_bucket_fills_at_its_rate_and_never_over():
-    clock = Clock()
-    rates = Rates(2.0, 4, clock)
-    assert [rates.allow('a') for _ in range(5)] == [True] * 4 + [False]
-    clock.now_s += 1
-    assert [rates.allow('a') for _ in range(3)] == [True, True, False]
-    clock.now_s += 1000
-    assert [rates.allow('a') for _ in range(5)] == [True] * 4 + [False]
+@pytest.mark.parametrize(('address', 'expected'), [
+    ('127.0.0.1', True), ('127.9.9.9', True), ('::1', True), ('::ffff:127.0.0.1', True),
+    ('192.168.0.7', False), ('::ffff:192.168.0.7', False), ('2001:db8::1', False), ('', False)])
+def test_only_this_machine_is_loopback(address, expected):
+    assert is_loopback(address) == expected
 
 
-def test_addresses_are_counted_apart_and_networks_of_version_6_together():
-    rates = Rates(1.0, 1, Clock())
-    assert [rates.allow(address) for address in (
-        '10.0.0.1', '10.0.0.2', '2001:db8::1', '2001:db8::ffff', '2001:db8:0:1::1',
-        '::ffff:10.0.0.3', '::ffff:10.0.0.4')] == [True, True, True, False, True, True, True]
+@pytest.fixture(scope='module')
+def obsidian():
+    """Give a server that wants a token and allows one origin."""
+    with running(FakeChatModel(), token=TOKEN, allowed_origins=(APP,)) as server:
+        yield server
 
 
-def test_only_so_many_addresses_are_remembered():
-    rates = Rates(1.0, 1, Clock())
-    assert all(rates.allow(f'host {number}') for number in range(MOST_ADDRESSES + 1))
-    assert [rates.allow('host 0'), rates.allow(f'host {MOST_ADDRESSES}')] == [True, False]
+def test_allowed_origin_may_use_the_api(obsidian):
+    preflight = obsidian.request(
+        '/v1/chat/completions', method='OPTIONS', Origin=APP, Access_Control_Request_Method='POST',
+        Access_Control_Request_Headers='authorization,content-type,x-stainless-lang')
+    assert (preflight.status, preflight.headers['Access-Control-Allow-Origin']) == (204, APP)
+    assert preflight.headers['Access-Control-Allow-Headers'] == (
+        'authorization,content-type,x-stainless-lang')
+    assert 'POST' in preflight.headers['Access-Control-Allow-Methods']
+    for extra in ({}, {'stream': True}):
+        reply = obsidian.post(HELLO | extra, Origin=APP, Authorization=f'Bearer {TOKEN}')
+        assert (reply.status, reply.headers['Access-Control-Allow-Origin']) == (200, APP)
+        assert reply.headers['Vary'] == 'Origin'
+
+
+def test_errors_can_be_read_by_an_allowed_origin(obsidian):
+    for reply in (obsidian.post(HELLO, Origin=APP), obsidian.request('//v1/models', Origin=APP)):
+        assert (reply.status, reply.headers['Access-Control-Allow-Origin']) == (401, APP)
+
+
+@pytest.mark.parametrize('path', ['/', '/ws', '/static/chat.js'])
+def test_allowed_origin_may_not_use_the_chat_page(obsidian, path):
+    assert obsidian.request(path, Origin=APP, Authorization=f'Bearer {TOKEN}').status == 403
+
+
+@pytest.mark.parametrize('origin', ['app://obsidian.md.evil.example', 'app://', 'null',
+                                    'http://obsidian.md', 'APP://OBSIDIAN.MD'])
+def test_other_origins_stay_forbidden_beside_an_allowed_one(obsidian, origin):
+    reply = obsidian.post(HELLO, Origin=origin, Authorization=f'Bearer {TOKEN}')
+    assert (reply.status, reply.headers['Access-Control-Allow-Origin']) == (403, None)
+    assert 'allowed_origins' in reply.error['message']
 
 
 @given(st.text() | st.from_regex(r'[a-z0-9.:\[\]]+', fullmatch=True))
@@ -215,4 +243,4 @@ def test_host_name_is_part_of_its_header_or_nothing(header):
 
 def test_answer_comes_through_the_guard(locked):
     reply = locked.post(HELLO, Authorization=f'Bearer {TOKEN}')
-    assert json.loads(reply.body)['choices'][0]['message']['content'] == ''.join(SAID)
+    assert json.loads(reply.body)['choices'][0]['message']['content'] == ''.join(PIECES)

@@ -1,4 +1,4 @@
-"""Connections: never too many, never for ever, and nothing left of them."""
+"""Connections: not too many, none for ever, and nothing left of them."""
 
 from contextlib import ExitStack
 from itertools import count
@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip('aiohttp', reason='pip install aiohttp')
 
-from support.web_server import FakeDoor, read_all, running, status_of  # noqa: E402
+from support.web_server import FakeChatModel, read_all, running, status_of  # noqa: E402
 
 from tinyllama_ros.errors import ConfigError  # noqa: E402
 
@@ -38,8 +38,9 @@ def descriptors() -> int:
 
 
 def test_of_200_connections_at_once_those_beyond_the_limit_are_told_so():
-    with running(FakeDoor(), max_connections=64) as server, ExitStack() as stack:
-        held = [stack.enter_context(server.connect()) for _ in range(64)]
+    with running(FakeChatModel(), max_connections=64) as server, ExitStack() as stack:
+        held = [stack.enter_context(server.connect(source)) for _ in range(32)
+                for source in ('127.0.0.1', '127.0.0.2')]
         poll(lambda: status_of(server.exchange(MODELS)) == 503)  # all of them are taken in
         late = [stack.enter_context(server.connect()) for _ in range(136)]
         for connection in (*late, *held):
@@ -51,15 +52,16 @@ def test_of_200_connections_at_once_those_beyond_the_limit_are_told_so():
 
 
 def test_idle_connections_leave_room_for_nobody_until_they_are_slow():
-    with running(FakeDoor(), max_connections=8, slow_s=0.5) as server, ExitStack() as stack:
-        idle = [stack.enter_context(server.connect()) for _ in range(8)]
+    with running(FakeChatModel(), max_connections=8, slow_s=0.5) as server, ExitStack() as stack:
+        idle = [stack.enter_context(server.connect(source)) for _ in range(4)
+                for source in ('127.0.0.1', '127.0.0.2')]
         assert status_of(server.exchange(MODELS)) == 503
         assert [status_of(read_all(each)) for each in idle] == [408] * 8
         poll(lambda: status_of(server.exchange(MODELS)) == 200)
 
 
 def test_200_connections_leave_nothing_behind():
-    with running(FakeDoor(), max_connections=64, slow_s=0.2) as server:
+    with running(FakeChatModel(), max_connections=64, slow_s=0.2) as server:
         def flood():
             with ExitStack() as stack:
                 for number in range(200):
@@ -76,14 +78,22 @@ def test_200_connections_leave_nothing_behind():
         assert psutil.Process().memory_info().rss - memory < 4_000_000
 
 
+def test_one_address_leaves_connections_for_others():
+    with running(FakeChatModel(), max_connections=8) as server, ExitStack() as stack:
+        for _ in range(6):
+            stack.enter_context(server.connect())
+        poll(lambda: status_of(server.exchange(MODELS)) == 503)
+        assert server.request('/v1/models', source='127.0.0.2').status == 200
+
+
 @pytest.mark.parametrize('begin', [b'', b'GET', MODELS[:-2]], ids=['nothing', 'line', 'headers'])
 def test_slow_headers_end_with_their_status(begin):
-    with running(FakeDoor(), slow_s=0.2) as server:
+    with running(FakeChatModel(), slow_s=0.2) as server:
         assert status_of(server.exchange(begin)) == 408
 
 
 def test_headers_that_trickle_do_not_keep_a_connection():
-    with running(FakeDoor(), slow_s=0.3) as server, server.connect() as connection:
+    with running(FakeChatModel(), slow_s=0.3) as server, server.connect() as connection:
         connection.settimeout(0.02)
         connection.sendall(b'GET / HTTP/1.1\r\n')
         for number in count():
@@ -99,21 +109,21 @@ def test_headers_that_trickle_do_not_keep_a_connection():
 
 
 def test_slow_body_ends_with_its_status():
-    door = FakeDoor()
-    with running(door, slow_s=0.3) as server:
+    chat_model = FakeChatModel()
+    with running(chat_model, slow_s=0.3) as server:
         assert status_of(server.exchange(POST + b'Content-Length: 100\r\n\r\n{')) == 408
-    assert door.requests == []
+    assert chat_model.requests == []
 
 
 def test_quiet_connection_is_closed_after_its_request():
-    with running(FakeDoor(), slow_s=0.2) as server:
+    with running(FakeChatModel(), slow_s=0.2) as server:
         reply = server.exchange(MODELS.replace(b'close', b'keep-alive'))
         assert status_of(reply) == 200
 
 
 def test_answer_may_take_longer_than_a_slow_client():
-    door = FakeDoor(endless=True)
-    with running(door, slow_s=0.2) as server:
+    chat_model = FakeChatModel(endless=True)
+    with running(chat_model, slow_s=0.2) as server:
         with server.connect() as connection:
             connection.sendall(post(STREAM))
             began_s, found = time.monotonic(), b''
@@ -121,38 +131,68 @@ def test_answer_may_take_longer_than_a_slow_client():
                 assert (piece := connection.recv(65536))
                 found += piece
         assert status_of(found) == 200
-        poll(lambda: door.cancelled)
+        poll(lambda: chat_model.cancelled)
 
 
 def test_client_that_does_not_take_its_answer_is_given_up():
-    door = FakeDoor(endless=True, pieces=('x' * 100_000,))
-    with running(door, slow_s=0.3) as server, server.connect() as connection:
+    chat_model = FakeChatModel(endless=True, pieces=('x' * 100_000,))
+    with running(chat_model, slow_s=0.3) as server, server.connect() as connection:
         connection.sendall(post(STREAM))
-        poll(lambda: door.cancelled)
+        poll(lambda: chat_model.cancelled)
+
+
+@pytest.mark.parametrize('ending', [b'close', b'keep-alive'], ids=bytes.decode)
+def test_responses_that_nobody_reads_do_not_keep_a_connection(ending):
+    """Also those of a short request, and of one that was to be the last of its connection."""
+    with running(FakeChatModel(pieces=('x' * 100_000,) * 20), slow_s=0.2,
+                 max_connections=2) as server:
+        with server.connect() as connection:
+            connection.sendall(post(b'{"messages": [{"role": "user", "content": "hello"}]}')
+                               .replace(b'close', ending))
+            poll(lambda: status_of(server.exchange(MODELS)) == 503)
+            poll(lambda: status_of(server.exchange(MODELS)) == 200)
+
+
+def test_memory_goes_back_down_after_slow_readers():
+    chat_model = FakeChatModel(endless=True, pieces=('x' * 10_000,))
+    request = post(STREAM).replace(b'close', b'keep-alive')
+    with running(chat_model, slow_s=0.5) as server:
+        def read_slowly():
+            with ExitStack() as stack:
+                for _ in range(8):
+                    stack.enter_context(server.connect()).sendall(request * 80)
+                poll(lambda: len(chat_model.cancelled) >= 8)
+            chat_model.cancelled.clear()
+
+        read_slowly()
+        memory = psutil.Process().memory_info().rss
+        for _ in range(3):
+            read_slowly()
+        poll(lambda: psutil.Process().memory_info().rss - memory < 4_000_000)
 
 
 def test_closing_ends_what_is_under_way():
-    door = FakeDoor(endless=True)
-    with running(door) as server:
+    chat_model = FakeChatModel(endless=True)
+    with running(chat_model) as server:
         connection = server.connect()
         connection.sendall(post(STREAM))
         assert status_of(connection.recv(1000)) == 200
     read_all(connection)
     connection.close()
-    assert len(door.cancelled) == 1
+    assert len(chat_model.cancelled) == 1
 
 
 def test_port_that_is_taken_is_named():
     with socket.create_server(('127.0.0.1', 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(ConfigError, match=f'port {port} of 127.0.0.1 cannot be listened at'):
-            with running(FakeDoor(), port=port):
+            with running(FakeChatModel(), port=port):
                 pass
 
 
 def test_address_of_another_machine_is_named():
     with pytest.raises(ConfigError, match='cannot be listened at'):
-        with running(FakeDoor(), host='192.0.2.1', token='correct-horse-battery'):
+        with running(FakeChatModel(), host='192.0.2.1', token='correct-horse-battery'):
             pass
 
 
@@ -160,7 +200,7 @@ def test_version_6_is_served():
     if not socket.has_ipv6:
         pytest.skip('no IPv6 here')
     try:
-        with running(FakeDoor(), host='::1') as server:
+        with running(FakeChatModel(), host='::1') as server:
             with socket.create_connection(('::1', server.port), 10) as connection:
                 connection.sendall(MODELS)
                 assert status_of(read_all(connection)) == 200

@@ -36,9 +36,11 @@ def test_every_parameter_reaches_the_settings(tmp_path):
     token.write_text('t' * 32 + '\n')
     given = {'host': '::1', 'port': 1234, 'max_connections': 2, 'max_body_bytes': 3, 'slow_s': 4.0,
              'requests_per_second': 5.0, 'burst': 6}
-    values = DEFAULTS | given | {'token_file': str(token), 'allowed_hosts': 'one, two.example,'}
+    values = DEFAULTS | given | {'token_file': str(token), 'allowed_hosts': 'one, two.example,',
+                         'allowed_origins': 'app://obsidian.md'}
     assert web_settings(values) == WebSettings(
-        token='t' * 32, allowed_hosts=('one', 'two.example'), **given)
+        token='t' * 32, allowed_hosts=('one', 'two.example'),
+        allowed_origins=('app://obsidian.md',), **given)
 
 
 def test_other_machines_need_a_token_that_is_new_each_time():

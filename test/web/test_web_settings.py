@@ -1,3 +1,4 @@
+import re
 import socket
 
 from hypothesis import given, strategies as st
@@ -90,3 +91,10 @@ def test_open_address_is_known_by_addresses_and_given_names(name):
 def test_no_text_is_known_by_accident(name):
     settings = WebSettings(host='0.0.0.0', token=TOKEN)
     assert not settings.knows_host(f'x{name}.example')
+
+
+@pytest.mark.parametrize('origin', ['*', 'null', 'obsidian.md', 'app://', 'http://a.example/',
+                                    'http://a.example/path', 'http://*.example', 'HTTP://A'])
+def test_what_is_no_origin_is_refused_by_name(origin):
+    with pytest.raises(ConfigError, match=f'allowed_origins holds {re.escape(repr(origin))}'):
+        WebSettings(allowed_origins=('app://obsidian.md', 'http://localhost:3000', origin))

@@ -1,13 +1,13 @@
 """
-Who may come in: hosts, origins, tokens, and how much of anything.
+Checks every request before its handler: rate, host, origin, token and body size.
 
-A refusal is an aiohttp HTTP exception with a text that says what to do; paths under /v1/ get it in
-the form that OpenAI clients know.
+A request that is refused raises an aiohttp HTTP exception whose text says what to do; the API
+server turns it into OpenAI's form.
 
 ==== ==========================================================================================
 400  a request that is no HTTP, or whose headers are too long (aiohttp's own)
 401  no token, or another one
-403  a page of another origin
+403  a web page of an origin that is not allowed
 408  the request came too slowly
 413  the body is too large
 415  the body is compressed, which could unfold to anything
@@ -17,24 +17,23 @@ the form that OpenAI clients know.
 ==== ==========================================================================================
 """
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 import hmac
-import ipaddress
-import logging
 import re
 import time
 
 from aiohttp import web
 
-from tinyllama_ros.web.settings import is_address, WebSettings
+from tinyllama_ros.web.limits import RequestRates
+from tinyllama_ros.web.settings import is_loopback, WebSettings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 COOKIE = 'tinyllama_token'
 HOST = re.compile(r'(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::\d{1,5})?')
-MOST_ADDRESSES = 1024
-"""Whose requests are counted; the one that was silent longest is forgotten."""
+HEADER_NAMES = re.compile(r'[A-Za-z0-9-]+(?:, ?[A-Za-z0-9-]+)*')
+PAGE_PATHS = re.compile(r'/|/ws|/static/.*')
+"""The chat page is for its own origin alone; all else is the API."""
 SECURITY_HEADERS = {
     'Content-Security-Policy': (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -48,34 +47,41 @@ SECURITY_HEADERS = {
     'X-Frame-Options': 'DENY',
 }
 
-log = logging.getLogger(__name__)
-
 
 class Guard:
-    """The middleware through which every request goes, and what it remembers of them."""
+    """The middleware that checks requests."""
 
     def __init__(self, settings: WebSettings,
                  clock_s: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
-        self._rates = Rates(settings.requests_per_second, settings.burst, clock_s)
+        self._rates = RequestRates(settings.requests_per_second, settings.burst, clock_s)
 
     def install(self, app: web.Application) -> None:
-        """Stand in front of all routes of an application."""
+        """Check all requests of an application, and add headers to its responses."""
         guard = self
 
         @web.middleware
         async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-            guard.check(request)
+            guard.check_source(request)
+            if guard.is_preflight(request):
+                return web.Response(status=204, headers=_preflight_headers(request))
+            guard.check_content(request)
+            guard.check_token(request)
             if guard.brings_token(request):
-                raise guard.welcome(request)
+                raise guard.welcome()
             return await handler(request)
 
         app.middlewares.append(check)
-        app.on_response_prepare.append(_add_headers)
+        app.on_response_prepare.append(self._add_headers)
 
-    def check(self, request: web.Request) -> None:
-        """Refuse a request, by raising, that is not to be let in; the cheapest checks first."""
-        if not self._rates.allow(request.remote or ''):
+    def check_source(self, request: web.Request) -> None:
+        """
+        Check how often an address asks, for which host, and from a page of which origin.
+
+        :raises web.HTTPException: the request is refused.
+        """
+        address = request.remote or ''
+        if not (is_loopback(address) or self._rates.allow(address)):
             raise web.HTTPTooManyRequests(
                 text='too many requests; wait a second', headers={'Retry-After': '1'})
         host = request.headers.getall('Host', [])
@@ -84,8 +90,18 @@ class Guard:
                 text='the server is not known by this name; use its address, or name it in the '
                 'parameter allowed_hosts')
         origin = request.headers.get('Origin')
-        if origin is not None and origin not in (f'http://{host[0]}', f'https://{host[0]}'):
-            raise web.HTTPForbidden(text='pages of other origins may not talk to this server')
+        if not (origin in (None, f'http://{host[0]}', f'https://{host[0]}')
+                or self.allows_origin(request)):
+            raise web.HTTPForbidden(
+                text=f'web pages of the origin {origin!r:.100} may not use this server; the '
+                'parameter allowed_origins names those that may use /v1/')
+
+    def check_content(self, request: web.Request) -> None:
+        """
+        Check the announced body.
+
+        :raises web.HTTPException: it is compressed or too large.
+        """
         if request.headers.get('Content-Encoding', 'identity') != 'identity':
             raise web.HTTPUnsupportedMediaType(text='send the body uncompressed')
         most = self._settings.max_body_bytes
@@ -93,14 +109,31 @@ class Guard:
             raise web.HTTPRequestEntityTooLarge(
                 most, request.content_length or 0,
                 text=f'the body is {request.content_length} bytes; at most {most} are taken')
+
+    def check_token(self, request: web.Request) -> None:
+        """
+        Check the token.
+
+        :raises web.HTTPException: there is none, or a wrong one.
+        """
         if not (self.is_token(_token_of(request)) or self.brings_token(request)):
             raise web.HTTPUnauthorized(
                 text='a token is needed: open the address that the server printed when it '
                 'started, or send it as "Authorization: Bearer TOKEN" (an API key)',
                 headers={'WWW-Authenticate': 'Bearer'})
 
+    def allows_origin(self, request: web.Request) -> bool:
+        """Return whether a request for the API comes from a web page that the settings allow."""
+        return (not PAGE_PATHS.fullmatch(request.path)
+                and request.headers.get('Origin') in self._settings.allowed_origins)
+
+    def is_preflight(self, request: web.Request) -> bool:
+        """Return whether a browser asks what an allowed page may send; it sends no token yet."""
+        return (request.method == 'OPTIONS' and self.allows_origin(request)
+                and 'Access-Control-Request-Method' in request.headers)
+
     def is_token(self, text: str) -> bool:
-        """Return whether a text is the token, in a time that tells nothing; none may be needed."""
+        """Return whether a text is the token, or none is needed; compares in constant time."""
         token = self._settings.token
         return not token or hmac.compare_digest(text.encode('utf-8', 'surrogateescape'),
                                                 token.encode())
@@ -110,39 +143,24 @@ class Guard:
         return (request.method == 'GET' and request.path == '/' and 'token' in request.query
                 and self.is_token(request.query['token']))
 
-    def welcome(self, request: web.Request) -> web.HTTPException:
-        """Return what puts the token of the printed address into a cookie, and out of sight."""
-        answer = web.HTTPSeeOther('/')
+    def welcome(self) -> web.HTTPException:
+        """Return a redirect to the page that sets the token as a cookie and hides it."""
+        answer = web.HTTPSeeOther('./')  # relative: a proxy may serve us below a path of its own
         if self._settings.token:
             answer.set_cookie(COOKIE, self._settings.token, httponly=True, samesite='Strict',
                               max_age=30 * 24 * 3600, path='/')
         return answer
 
-
-class Rates:
-    """
-    A bucket of tokens for each address: full it holds a burst, and it fills at the rate.
-
-    The addresses of one IPv6 network (/64) share theirs.
-    """
-
-    def __init__(self, per_second: float, burst: int, clock_s: Callable[[], float]) -> None:
-        self._per_second = per_second
-        self._burst = burst
-        self._clock_s = clock_s
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # and when that was
-
-    def allow(self, address: str) -> bool:
-        """Count a request; return whether it is not one too many."""
-        key = _network(address)
-        now_s = self._clock_s()
-        left, then_s = self._left.pop(key, (float(self._burst), now_s))
-        left = min(float(self._burst), left + (now_s - then_s) * self._per_second)
-        is_allowed = left >= 1
-        self._left[key] = (left - is_allowed, now_s)
-        if len(self._left) > MOST_ADDRESSES:
-            self._left.popitem(last=False)
-        return is_allowed
+    async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        if self.allows_origin(request):
+            response.headers['Access-Control-Allow-Origin'] = request.headers['Origin']
+            response.headers['Access-Control-Expose-Headers'] = 'Retry-After, x-should-retry'
+            response.headers['Cross-Origin-Resource-Policy'] = 'cross-origin'
+        if self._settings.allowed_origins:
+            response.headers['Vary'] = 'Origin'
+        for name, value in SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
+        response.headers.setdefault('Cache-Control', 'no-store')
 
 
 def host_name(header: str) -> str:
@@ -158,16 +176,9 @@ def _token_of(request: web.Request) -> str:
     return request.cookies.get(COOKIE, '')
 
 
-def _network(address: str) -> str:
-    if not is_address(address):
-        return address
-    parsed = ipaddress.ip_address(address)
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is None:
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return address
-
-
-async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    for name, value in SECURITY_HEADERS.items():
-        response.headers.setdefault(name, value)
-    response.headers.setdefault('Cache-Control', 'no-store')
+def _preflight_headers(request: web.Request) -> dict[str, str]:
+    """Return what an allowed page may send."""
+    names = request.headers.get('Access-Control-Request-Headers', '')
+    return {'Access-Control-Allow-Methods': 'GET, POST', 'Access-Control-Max-Age': '600',
+            'Access-Control-Allow-Private-Network': 'true',
+            'Access-Control-Allow-Headers': names if HEADER_NAMES.fullmatch(names) else ''}

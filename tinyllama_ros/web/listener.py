@@ -1,25 +1,33 @@
 """
-Accepts connections: never more than so many, and none that is slow to ask.
+Accepts connections up to a limit, and closes those whose client is too slow.
 
-aiohttp bounds neither: a client that connects and says nothing, or sends a byte a minute, holds
-its connection for ever. Between two requests of one connection aiohttp's own keep-alive does it.
+aiohttp alone has no such limits: a client that connects and sends nothing, or sends a byte a
+minute, or does not read its response, would hold its connection for ever. Between two requests of
+one connection aiohttp's own keep-alive time-out applies.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 import logging
 import socket
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from tinyllama_ros.errors import ConfigError
+from tinyllama_ros.web.limits import network_of, share_of
 from tinyllama_ros.web.settings import WebSettings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 BACKLOG = 1024
 FULL = b'too many connections; try again later\n'
+SEND_BUFFER_BYTES = 65536
+"""Of the kernel for one connection, or it would take megabytes that the client does not read."""
+LOOKS = 4
+"""How often in `slow_s` the connections are looked at whose client does not read."""
 SLOW = b'the request came too slowly\n'
 LEAVE_S = 0.5
 LEAVE_BYTES = 65536
@@ -29,31 +37,54 @@ NO_FILES_S = 1.0
 """How long nothing is accepted when the process has run out of files."""
 
 log = logging.getLogger(__name__)
+http_log = logging.getLogger(f'{__name__}.http')
+http_log.addFilter(lambda record: not (
+    record.exc_info and isinstance(record.exc_info[1], (HttpProcessingError, ConnectionError))))
+"""Takes what aiohttp logs, but no traceback for the fault of a client."""
+
+
+@dataclass
+class _Connection:
+    """What is kept of an open connection."""
+
+    transport: asyncio.WriteTransport
+    socket: socket.socket
+    network: str
+    deadline: asyncio.TimerHandle
+    """Until the first request has come."""
+    unread_bytes: int = 0
+    unread_since_s: float = 0.0
+
+    @property
+    def is_closed(self) -> bool:
+        return self.socket.fileno() < 0
 
 
 class Listener:
-    """The server's socket, and the connections that came in through it."""
+    """The server's socket and its connections."""
 
     def __init__(self, app: web.Application, settings: WebSettings) -> None:
-        """Watch over an application; before it is started, as this adds a middleware to it."""
+        """Prepare to serve an application that is not started yet: this adds a middleware."""
         self._settings = settings
         self._runner = web.AppRunner(
-            app, access_log=None,  # an address with a token in it stays out of logs
-            keepalive_timeout=2 * settings.slow_s,  # says nothing when it closes; we are first
+            app, logger=http_log,
+            access_log=None,  # it would hold the address with the token
+            keepalive_timeout=2 * settings.slow_s,  # later than ours, which sends a reason
             lingering_time=settings.slow_s / 5,  # for the rest of a body that was refused
-            auto_decompress=False)  # or a few kilobytes unfold to fill the memory as they come
-        self._watches: dict[asyncio.BaseTransport, asyncio.TimerHandle] = {}
+            auto_decompress=False)  # a few kilobytes could become gigabytes
+        self._open: dict[asyncio.BaseTransport, _Connection] = {}
         self._leaving: set[socket.socket] = set()
         self._socket: socket.socket | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         listener = self
 
         @web.middleware
-        async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
-            listener._forget(request.transport)
+        async def stop_waiting(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if request.transport in listener._open:
+                listener._open[request.transport].deadline.cancel()
             return await handler(request)
 
-        app.middlewares.insert(0, note)
+        app.middlewares.insert(0, stop_waiting)
 
     @property
     def port(self) -> int:
@@ -69,20 +100,21 @@ class Listener:
         """
         self._socket = _listen(self._settings.host, self._settings.port)
         await self._runner.setup()
-        self._task = asyncio.create_task(self._accept())
+        self._tasks = [asyncio.create_task(self._accept()),
+                       asyncio.create_task(self._drop_slow_readers())]
 
     async def close(self) -> None:
         """Take no more connections and end those that are there."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+                await task
+        self._tasks = []
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-        for transport in list(self._watches):
-            self._forget(transport)
+        for open_connection in self._open.values():
+            open_connection.deadline.cancel()
         for connection in list(self._leaving):
             self._leave(connection)
         if (server := self._runner.server) is not None:
@@ -95,32 +127,57 @@ class Listener:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, _ = await loop.sock_accept(self._socket)
+                connection, address = await loop.sock_accept(self._socket)
             except OSError as error:
                 log.error('no connection can be accepted: %s', error)
                 await asyncio.sleep(NO_FILES_S)
                 continue
             connection.setblocking(False)
             try:
-                await self._take(connection)
+                await self._take(connection, str(address[0]))
             except OSError:  # it has gone already
                 connection.close()
 
-    async def _take(self, connection: socket.socket) -> None:
+    async def _drop_slow_readers(self) -> None:
+        """Break off connections whose client has read nothing of a response for `slow_s`."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._settings.slow_s / LOOKS)
+            self._forget_closed()
+            for connection in self._open.values():
+                size = connection.transport.get_write_buffer_size()
+                if size == 0 or size != connection.unread_bytes:
+                    connection.unread_bytes, connection.unread_since_s = size, loop.time()
+                elif loop.time() - connection.unread_since_s >= self._settings.slow_s:
+                    connection.transport.abort()
+
+    def _forget_closed(self) -> None:
+        self._open = {transport: connection for transport, connection in self._open.items()
+                      if not connection.is_closed}
+
+    async def _take(self, connection: socket.socket, address: str) -> None:
         server = self._runner.server
         assert server is not None
-        if len(server.connections) >= self._settings.max_connections:
+        self._forget_closed()
+        network, most = network_of(address), self._settings.max_connections
+        same = sum(other.network == network for other in self._open.values())
+        if len(self._open) >= most or same >= share_of(most):
             self._turn_away(connection)
             return
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         loop = asyncio.get_running_loop()
         transport, _ = await loop.connect_accepted_socket(server, connection)
-        if len(self._watches) >= self._settings.max_connections:
-            for gone in [each for each in self._watches if each.is_closing()]:
-                self._forget(gone)
-        self._watches[transport] = loop.call_later(self._settings.slow_s, self._end, transport)
+        self._open[transport] = _Connection(
+            transport, connection, network,
+            loop.call_later(self._settings.slow_s, self._time_out, transport))
 
     def _turn_away(self, connection: socket.socket) -> None:
-        """Say why and close; a little later, or what comes meanwhile would undo the saying."""
+        """
+        Send the reason and close.
+
+        The socket closes a little later: data that arrives at a closed socket would make the
+        client's system drop the response.
+        """
         connection.send(_response('503 Service Unavailable', FULL, 'Retry-After: 1\r\n'))
         connection.shutdown(socket.SHUT_WR)
         if len(self._leaving) < self._settings.max_connections:
@@ -135,14 +192,8 @@ class Listener:
             with connection, suppress(OSError):
                 connection.recv(LEAVE_BYTES)
 
-    def _forget(self, transport: asyncio.BaseTransport | None) -> None:
-        """Stop watching a connection, on which a request has come."""
-        if transport is not None and (watch := self._watches.pop(transport, None)) is not None:
-            watch.cancel()
-
-    def _end(self, transport: asyncio.WriteTransport) -> None:
-        """Close a connection on which nothing whole has come."""
-        del self._watches[transport]
+    def _time_out(self, transport: asyncio.WriteTransport) -> None:
+        """Close a connection on which no whole request has come in time."""
         if not transport.is_closing():
             transport.write(_response('408 Request Timeout', SLOW))
             transport.close()

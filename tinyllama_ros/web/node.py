@@ -19,10 +19,10 @@ except ImportError as missing:
                      "its wheels: pip install -e '.[ros]'") from missing
 try:
     from tinyllama_ros.ros.client import Link, Status
+    from tinyllama_ros.web.chat_page import ChatPage
     from tinyllama_ros.web.door_link import DoorLink
     from tinyllama_ros.web.listener import Listener
     from tinyllama_ros.web.log import ConversationLog
-    from tinyllama_ros.web.page import Page
     from tinyllama_ros.web.server import make_app
     from tinyllama_ros.web.settings import is_loopback, new_token, read_token, WebSettings
 except ImportError as missing:
@@ -36,14 +36,18 @@ PARAMETERS: Mapping[str, Parameter] = {
     'port': Parameter(8080, 'Port to listen at; 0 takes a free one.', (0, 65535), is_fixed=True),
     'token_file': Parameter('', 'File that holds the token; empty makes a new one at each start, '
                             'where one is needed, and prints it.', is_fixed=True),
-    'allowed_hosts': Parameter('', 'Names, parted by commas, under which browsers reach this '
+    'allowed_hosts': Parameter('', 'Names, separated by commas, under which browsers reach this '
                                'machine, beside those that it knows itself.', is_fixed=True),
+    'allowed_origins': Parameter('', 'Origins, separated by commas, of web pages and desktop '
+                                 'programs that may use /v1/, such as app://obsidian.md.',
+                                 is_fixed=True),
     'max_connections': Parameter(64, 'Connections at once.', (1, 10_000), is_fixed=True),
     'max_body_bytes': Parameter(262_144, 'Bytes of the body of a request.', (1, 100_000_000),
                                 is_fixed=True),
     'slow_s': Parameter(15.0, 'Seconds that a client may take to send a request.', (0.1, 3600),
                         is_fixed=True),
-    'requests_per_second': Parameter(10.0, 'Requests of one address in the long run.',
+    'requests_per_second': Parameter(10.0, 'Requests of one address in the long run; this '
+                                     'machine itself is not limited.',
                                      (0.1, 100_000), is_fixed=True),
     'burst': Parameter(60, 'Requests that one address may make at once.', (1, 100_000),
                        is_fixed=True),
@@ -77,9 +81,10 @@ def web_settings(values: Mapping[str, Any]) -> WebSettings:
         token = read_token(values['token_file'])
     elif not is_loopback(values['host']):
         token = new_token()
-    names = [name.strip() for name in values['allowed_hosts'].split(',')]
+    hosts, origins = (tuple(filter(None, map(str.strip, values[name].split(','))))
+                      for name in ('allowed_hosts', 'allowed_origins'))
     return WebSettings(host=values['host'], port=values['port'], token=token,
-                       allowed_hosts=tuple(filter(None, names)),
+                       allowed_hosts=hosts, allowed_origins=origins,
                        **{name: values[name] for name in LIMITS})
 
 
@@ -117,15 +122,15 @@ async def serve(node: WebNode, settings: WebSettings, stop: asyncio.Event) -> No
         return call
 
     def on_status(status: Status) -> None:
-        door.tell_status(status)
-        page.tell_status(status)
+        chat_model.tell_status(status)
+        page.on_status(status)
 
     target = node.values()['model_node'].rstrip('/')
-    door = DoorLink(node, target)
+    chat_model = DoorLink(node, target)
     link = Link(node, target, on_line=in_loop(conversation.hear),
                 on_piece=in_loop(conversation.piece), on_status=in_loop(on_status))
-    page = Page(conversation, link)
-    app = make_app(settings, door)
+    page = ChatPage(conversation, link)
+    app = make_app(settings, chat_model)
     page.add_routes(app)
     listener = Listener(app, settings)
     executor = SingleThreadedExecutor(context=node.context)

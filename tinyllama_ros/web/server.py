@@ -1,20 +1,20 @@
-"""The web application: the guard in front, the door for OpenAI clients behind it."""
+"""Puts the web application together: the guard in front, and the OpenAI-compatible API."""
 
 from aiohttp import web
 
-from tinyllama_ros.web import openai
+from tinyllama_ros.web import api_server
 from tinyllama_ros.web.guard import Guard
 from tinyllama_ros.web.settings import WebSettings
 
 
-def make_app(settings: WebSettings, door: openai.Door) -> web.Application:
+def make_app(settings: WebSettings, model: api_server.ChatModel) -> web.Application:
     """
     Return the application, to which more routes may be added; a Listener then serves it.
 
-    :param door: who answers requests that bring their own history.
+    :param model: answers the requests of API clients.
     """
     app = web.Application(client_max_size=settings.max_body_bytes + 1)  # some refuse the limit
-    app.middlewares.append(openai.say_errors)
+    app.middlewares.append(api_server.errors_as_json)
     Guard(settings).install(app)
-    openai.add_routes(app, door, settings)
+    api_server.add_routes(app, model, settings)
     return app

@@ -1,8 +1,9 @@
-"""What the web server is told: where it listens, who may talk to it, and how much."""
+"""Settings of the web server: where it listens, who may use it, and its limits."""
 
 from dataclasses import dataclass, field
 import ipaddress
 from pathlib import Path
+import re
 import secrets
 import socket
 
@@ -10,11 +11,12 @@ from tinyllama_ros.errors import ConfigError
 
 LOOPBACK_NAMES = ('localhost', '127.0.0.1', '::1')
 SHORTEST_TOKEN = 16
+ORIGIN = re.compile(r'[a-z][a-z0-9+.-]*://[^/\s*?#@]+')
 
 
 @dataclass(frozen=True)
 class WebSettings:
-    """All that the server needs to know; every limit is one that an honest client never meets."""
+    """All settings; an ordinary client never reaches the limits."""
 
     host: str = '127.0.0.1'
     """Address to listen at; any but loopback wants a token."""
@@ -24,13 +26,15 @@ class WebSettings:
     """What every request must carry; empty asks for none."""
     allowed_hosts: tuple[str, ...] = ()
     """Names under which clients reach the server, beside those it knows itself."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins of web pages and desktop programs that may use /v1/, such as app://obsidian.md."""
     max_connections: int = 64
     max_body_bytes: int = 262_144
     """Of a request; some ten times what a cache of 4096 slots holds."""
     slow_s: float = 15.0
-    """Seconds in which a client must send a request, or take a piece of an answer."""
+    """Seconds in which a client must send a request, or read some of its response."""
     requests_per_second: float = 10.0
-    """Of one address, in the long run."""
+    """Of one address in the long run; this machine itself is not limited."""
     burst: int = 60
     """Requests that one address may make at once."""
 
@@ -41,6 +45,10 @@ class WebSettings:
                      'burst'):
             if not getattr(self, name) > 0:
                 raise ConfigError(f'{name} is {getattr(self, name)}; it must be above 0')
+        for origin in self.allowed_origins:
+            if not ORIGIN.fullmatch(origin):
+                raise ConfigError(f'allowed_origins holds {origin!r}, which is no origin: it must '
+                                  'be scheme://host or scheme://host:port, without a path')
         if not (self.token or self.is_loopback):
             raise ConfigError(f'host is {self.host!r}, which other machines may reach: that takes '
                               'a token; give one, or listen at 127.0.0.1')
@@ -70,8 +78,12 @@ class WebSettings:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether an address to listen at is this machine's own."""
-    return host == 'localhost' or is_address(host) and ipaddress.ip_address(host).is_loopback
+    """Return whether an address or name is this machine's own, which no other can reach."""
+    if not is_address(host):
+        return host == 'localhost'
+    address = ipaddress.ip_address(host)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def is_address(name: str) -> bool:

@@ -21,7 +21,7 @@ TOLD = ('token', 'sentence', 'response', 'cache_reset', 'error')
 
 @pytest.fixture(scope='module')
 def robots(tmp_path_factory):
-    robots = Robots(tmp_path_factory.mktemp('doors'))
+    robots = Robots(tmp_path_factory.mktemp('api'))
     yield robots
     robots.close()
 

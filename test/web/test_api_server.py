@@ -1,7 +1,10 @@
-"""The door as the real OpenAI client finds it, and as whoever sends anything at all does."""
+"""The chat_model as the real OpenAI client finds it, and as whoever sends anything at all does."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 import json
+import socket
+import struct
 import time
 from typing import Any
 
@@ -14,23 +17,25 @@ openai = pytest.importorskip('openai', reason="pip install -e '.[test]'")
 from openai.types import Model  # noqa: E402
 from openai.types.chat import ChatCompletion, ChatCompletionChunk  # noqa: E402
 from pydantic import BaseModel  # noqa: E402
-from support.web_server import FakeDoor, running, SAID  # noqa: E402
+from support.web_server import FakeChatModel, PIECES, running  # noqa: E402
 
 from tinyllama_ros.chat.completion import CompletionEvent  # noqa: E402
 from tinyllama_ros.chat.message import Message  # noqa: E402
+from tinyllama_ros.web import api_server  # noqa: E402
+from tinyllama_ros.web.limits import ANSWERS_AT_ONCE  # noqa: E402
 
 HELLO: list[Any] = [{'role': 'user', 'content': 'hello'}]
 ASKED: dict[str, Any] = {'model': 'tiny', 'messages': HELLO}
 
 
 @pytest.fixture
-def door():
-    return FakeDoor()
+def chat_model():
+    return FakeChatModel()
 
 
 @pytest.fixture
-def server(door):
-    with running(door) as server:
+def server(chat_model):
+    with running(chat_model) as server:
         yield server
 
 
@@ -75,20 +80,20 @@ def test_client_finds_no_other_model(client):
     assert caught.value.code == 'model_not_found'
 
 
-def test_client_gets_an_answer(client, door):
+def test_client_gets_an_answer(client, chat_model):
     answer = client.chat.completions.create(**ASKED)
     choice = answer.choices[0]
-    assert (choice.message.content, choice.finish_reason) == (''.join(SAID), 'stop')
+    assert (choice.message.content, choice.finish_reason) == (''.join(PIECES), 'stop')
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens,
             answer.usage.total_tokens) == (9, 3, 12)
     assert answer.usage.prompt_tokens_details.cached_tokens == 4
-    assert answer.id == door.requests[0].id
+    assert answer.id == chat_model.requests[0].id
 
 
 def test_client_gets_an_answer_in_pieces(client):
     chunks = list(client.chat.completions.create(**ASKED, stream=True))
     said = [chunk.choices[0].delta.content for chunk in chunks]
-    assert said == ['', *SAID, None]
+    assert said == ['', *PIECES, None]
     assert chunks[0].choices[0].delta.role == 'assistant'
     assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * 4 + ['stop']
     assert len({chunk.id for chunk in chunks}) == 1
@@ -101,7 +106,7 @@ def test_client_gets_usage_last_where_it_wants_it(client):
     assert all(chunk.usage is None for chunk in chunks)
 
 
-def test_client_sends_all_that_is_supported(client, door):
+def test_client_sends_all_that_is_supported(client, chat_model):
     client.chat.completions.create(
         model='tiny', temperature=0.5, top_p=0.25, max_completion_tokens=7, seed=-3,
         stop=['\n', 'END'], n=1, user='me', frequency_penalty=0, presence_penalty=0.0,
@@ -111,27 +116,54 @@ def test_client_sends_all_that_is_supported(client, door):
                                                {'type': 'text', 'text': ' a robot?'}]},
                   {'role': 'assistant', 'content': 'A machine.', 'refusal': None},
                   {'role': 'user', 'content': 'Why?', 'name': 'me'}])
-    request, = door.requests
+    request, = chat_model.requests
     assert request.messages == (
-        Message('system', 'Be brief.'), Message('user', 'What is a robot?'),
+        Message('system', 'Be brief.'), Message('user', 'What is\n a robot?'),
         Message('assistant', 'A machine.'), Message('user', 'Why?'))
     assert (request.temperature, request.top_p, request.max_tokens, request.seed) == (
         0.5, 0.25, 7, 2**63 - 3)
     assert request.stop == ('\n', 'END')
 
 
-def test_what_is_not_said_is_left_to_the_node(client, door):
+def test_what_is_not_said_is_left_to_the_node(client, chat_model):
     client.chat.completions.create(**ASKED, temperature=None, stop=None)
-    request, = door.requests
+    request, = chat_model.requests
     assert (request.temperature, request.top_p, request.max_tokens, request.seed,
             request.stop) == (None, None, None, None, ())
 
 
-def test_client_may_send_back_what_it_got(client, door):
+def test_client_may_send_back_what_it_got(client, chat_model):
     message = client.chat.completions.create(**ASKED).choices[0].message
     client.chat.completions.create(model='tiny', messages=[*HELLO, message, *HELLO])
     client.chat.completions.create(model='tiny', messages=[*HELLO, message.to_dict(), *HELLO])
-    assert door.requests[1].messages[1] == Message('assistant', ''.join(SAID))
+    assert chat_model.requests[1].messages[1] == Message('assistant', ''.join(PIECES))
+
+
+@pytest.mark.parametrize('empty', [
+    {'reasoning_content': ''}, {'refusal': ''}, {'function_call': {}}, {'tool_calls': []},
+    {'audio': None}, {'annotations': []}, {'provider_specific_fields': {'a': 1}},
+    {'cache_control': {'type': 'ephemeral'}}], ids=str)
+def test_fields_that_clients_send_back_empty_or_without_effect_are_ignored(server, chat_model,
+                                                                           empty):
+    said = {'role': 'assistant', 'content': 'A machine.', **empty}
+    assert server.post({'messages': [*HELLO, said, *HELLO]}).status == 200
+    assert chat_model.requests[0].messages[1] == Message('assistant', 'A machine.')
+
+
+@pytest.mark.parametrize('empty', [
+    {'function_call': {}}, {'functions': []}, {'tools': []}, {'stop': ''}, {'stop': []},
+    {'logit_bias': {}}, {'metadata': {}}, {'response_format': {}}, {'model': ''}], ids=str)
+def test_empty_field_is_absent(server, chat_model, empty):
+    assert server.post({'messages': HELLO, **empty}).status == 200
+    assert chat_model.requests[0].stop == ()
+
+
+def test_parts_of_a_content_stay_on_lines_of_their_own(server, chat_model):
+    parts = [{'type': 'text', 'text': 'my name is Bob'},
+             {'type': 'text', 'text': 'What is my name?', 'cache_control': {'type': 'ephemeral'}}]
+    assert server.post({'messages': [{'role': 'user', 'content': parts}]}).status == 200
+    assert chat_model.requests[0].messages == (
+        Message('user', 'my name is Bob\nWhat is my name?'),)
 
 
 def test_three_clients_at_once_get_an_answer_each(client):
@@ -142,22 +174,112 @@ def test_three_clients_at_once_get_an_answer_each(client):
         return answer.choices[0].message.content
 
     with ThreadPoolExecutor(3) as pool:
-        assert list(pool.map(ask, [True, False, True])) == [''.join(SAID)] * 3
+        assert list(pool.map(ask, [True, False, True])) == [''.join(PIECES)] * 3
 
 
-def test_client_that_leaves_in_mid_stream_cancels(client, door):
-    door.endless = True
+def test_client_that_leaves_in_mid_stream_cancels(client, chat_model):
+    chat_model.endless = True
     with client.chat.completions.create(**ASKED, stream=True) as chunks:
         for _, chunk in zip(range(10), chunks, strict=False):
             assert chunk.choices
-    wait_for(door.cancelled)
+    wait_for(chat_model.cancelled)
 
 
-def test_client_that_does_not_wait_for_its_answer_cancels(client, door):
-    door.endless = True
+def test_stream_that_waits_in_the_queue_gets_headers_and_comments(server, chat_model, monkeypatch):
+    monkeypatch.setattr(api_server, 'HEADERS_AFTER_S', 0.01)
+    monkeypatch.setattr(api_server, 'COMMENT_PERIOD_S', 0.02)
+    chat_model.is_free.clear()
+    body = json.dumps({'messages': HELLO, 'stream': True}).encode()
+    with server.connect() as connection:
+        connection.sendall(post(body).replace(b'Host', b'Connection: close\r\nHost'))
+        lines = connection.makefile('rb')
+        assert lines.readline() == b'HTTP/1.1 200 OK\r\n'
+        while lines.readline() != b'\r\n':
+            pass
+        comments = [line for line, _ in zip(lines, range(30), strict=False) if line[:1] == b':']
+        assert comments[:3] == [b': waiting\n'] * 3
+        chat_model.is_free.set()
+        assert b'data: [DONE]\n' in lines.read()
+
+
+def test_client_ignores_the_comments_of_a_stream(client, chat_model, monkeypatch):
+    monkeypatch.setattr(api_server, 'HEADERS_AFTER_S', 0.01)
+    monkeypatch.setattr(api_server, 'COMMENT_PERIOD_S', 0.01)
+    chat_model.is_free.clear()
+    chunks = client.chat.completions.create(**ASKED, stream=True)
+    assert chunks.response.status_code == 200  # while the request waits
+    chat_model.is_free.set()
+    assert ''.join(chunk.choices[0].delta.content or '' for chunk in chunks) == ''.join(PIECES)
+
+
+def test_request_that_fails_after_it_waited_is_an_error_in_the_stream(client, chat_model,
+                                                                      monkeypatch):
+    monkeypatch.setattr(api_server, 'HEADERS_AFTER_S', 0.0)
+    chat_model.pieces = ()
+    chat_model.error = CompletionEvent('', 'error', 'it is too long', 'too_long')
+    with pytest.raises(openai.APIError, match='it is too long') as caught:
+        list(client.chat.completions.create(**ASKED, stream=True))
+    assert caught.value.code == 'context_length_exceeded'
+
+
+def test_client_that_leaves_the_queue_cancels(server, chat_model):
+    chat_model.is_free.clear()
+    with server.connect() as connection:
+        connection.sendall(post(json.dumps({'messages': HELLO, 'stream': True}).encode()))
+        wait_for(chat_model.requests)
+    wait_for(chat_model.cancelled)
+
+
+@pytest.mark.parametrize('is_stream', [False, True], ids=['whole', 'stream'])
+def test_client_that_leaves_in_mid_answer_leaves_no_traceback(server, chat_model, caplog,
+                                                              is_stream):
+    chat_model.endless = True
+    with server.connect() as connection:
+        connection.sendall(post(json.dumps({'messages': HELLO, 'stream': is_stream}).encode()))
+        wait_for(chat_model.requests)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    wait_for(chat_model.cancelled)
+    assert server.request('/v1/models').status == 200
+    assert caplog.records == []
+
+
+def post(body: bytes) -> bytes:
+    """Return a request as bytes, after which the connection may go on."""
+    return (b'POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n'
+            b'Content-Type: application/json\r\nContent-Length: %d\r\n\r\n' % len(body)) + body
+
+
+def test_connections_that_ask_80_times_and_do_not_read_leave_room_for_others():
+    body = json.dumps({'messages': HELLO, 'stream': True}).encode()
+    chat_model = FakeChatModel(queue_depth=16)
+    chat_model.is_free.clear()
+    with running(chat_model, slow_s=60) as server, ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(server.connect()).sendall(post(body) * 80)
+        deadline_s = time.monotonic() + 10
+        while chat_model.at_once < ANSWERS_AT_ONCE:
+            assert time.monotonic() < deadline_s
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(server.post, {'messages': HELLO}, source='127.0.0.2')
+            while chat_model.at_once <= ANSWERS_AT_ONCE:
+                assert time.monotonic() < deadline_s
+            assert chat_model.at_once == ANSWERS_AT_ONCE + 1
+            chat_model.is_free.set()
+            assert other.result().status == 200
+
+
+def test_requests_beyond_the_share_of_an_address_wait_for_their_turn(server, chat_model):
+    chat_model.queue_depth = ANSWERS_AT_ONCE
+    with ThreadPoolExecutor(12) as pool:
+        replies = list(pool.map(lambda _: server.post({'messages': HELLO}), range(12)))
+    assert [reply.status for reply in replies] == [200] * 12
+
+
+def test_client_that_does_not_wait_for_its_answer_cancels(client, chat_model):
+    chat_model.endless = True
     with pytest.raises(openai.APITimeoutError):
         client.chat.completions.create(**ASKED, timeout=0.2)
-    wait_for(door.cancelled)
+    wait_for(chat_model.cancelled)
 
 
 def wait_for(found: list[Any]) -> None:
@@ -176,42 +298,43 @@ def wait_for(found: list[Any]) -> None:
     ('cancelled', openai.InternalServerError, 'cancelled'),
     ('failed', openai.InternalServerError, None)])
 @pytest.mark.parametrize('is_stream', [False, True], ids=['whole', 'stream'])
-def test_refused_request_is_the_clients_own_error(client, door, code, error, told, is_stream):
-    door.pieces, door.error = (), CompletionEvent('', 'error', 'it is so', code)
+def test_refused_request_is_the_clients_own_error(client, chat_model, code, error, told,
+                                                  is_stream):
+    chat_model.pieces, chat_model.error = (), CompletionEvent('', 'error', 'it is so', code)
     with pytest.raises(error, match='it is so') as caught:
         list(client.chat.completions.create(**ASKED, stream=is_stream))
     assert caught.value.code == told
 
 
-def test_answer_that_fails_in_mid_stream_is_an_error(client, door):
-    door.error = CompletionEvent('', 'error', 'the device is gone', 'failed')
+def test_answer_that_fails_in_mid_stream_is_an_error(client, chat_model):
+    chat_model.error = CompletionEvent('', 'error', 'the device is gone', 'failed')
     chunks = client.chat.completions.create(**ASKED, stream=True)
     heard = ''
     with pytest.raises(openai.APIError, match='the device is gone'):
         for chunk in chunks:
             heard += chunk.choices[0].delta.content or ''
-    assert heard == ''.join(SAID)
+    assert heard == ''.join(PIECES)
 
 
 @pytest.mark.parametrize(('code', 'retries'), [('busy', 2), ('cancelled', 1)])
-def test_client_tries_again_where_that_is_of_use(server, door, code, retries):
-    door.pieces, door.error = (), CompletionEvent('', 'error', 'no', code)
+def test_client_tries_again_where_that_is_of_use(server, chat_model, code, retries):
+    chat_model.pieces, chat_model.error = (), CompletionEvent('', 'error', 'no', code)
     with openai.OpenAI(base_url=f'{server.url}/v1', api_key='none', max_retries=1) as client:
         with pytest.raises(openai.InternalServerError):
             client.chat.completions.create(**ASKED, timeout=10)
-    assert len(door.requests) == retries
+    assert len(chat_model.requests) == retries
 
 
-def test_no_model_is_no_list_and_an_error(client, door):
-    door.model = ''
+def test_no_model_is_no_list_and_an_error(client, chat_model):
+    chat_model.model = ''
     assert list(client.models.list()) == []
     with pytest.raises(openai.InternalServerError, match='no language model is there') as caught:
         client.chat.completions.create(**ASKED)
     assert caught.value.response.headers['Retry-After'] == '1'
 
 
-def test_broken_door_is_a_server_error_without_its_reasons(server, door):
-    door.pieces = None
+def test_broken_door_is_a_server_error_without_its_reasons(server, chat_model):
+    chat_model.pieces = None
     reply = server.post({'messages': HELLO})
     assert (reply.status, reply.error['message']) == (
         500, 'the server failed; its log says why')
@@ -220,7 +343,7 @@ def test_broken_door_is_a_server_error_without_its_reasons(server, door):
 @pytest.mark.parametrize(('changes', 'param', 'why'), [
     ({'messages': None}, 'messages', 'messages must be a list'),
     ({'messages': []}, 'messages', 'there are 0 messages; it must be 1 to 2048'),
-    ({'messages': HELLO * 2049}, 'messages', 'there are 2049 messages; it may be 2048'),
+    ({'messages': HELLO * 2049}, 'messages', 'there are 2049 messages; at most 2048 are taken'),
     ({'messages': ['hello']}, 'messages[0]', 'messages[0] must be an object'),
     ({'messages': [{'content': 'x'}]}, 'messages[0]', 'messages[0] must be an object with a role'),
     ({'messages': [{'role': 'robot', 'content': 'x'}]}, 'messages[0]', "role 'robot' is unknown"),
@@ -238,8 +361,8 @@ def test_broken_door_is_a_server_error_without_its_reasons(server, door):
     ({'max_tokens': 1.5}, 'max_tokens', 'it must be a whole number in 1..'),
     ({'seed': 'x'}, 'seed', 'it must be a whole number'),
     ({'stop': ['a'] * 5}, 'stop', 'stop must be at most 4 texts'),
-    ({'stop': ''}, 'stop', 'stop must be at most 4 texts'),
-    ({'stop': {}}, 'stop', 'stop must be a list'),
+    ({'stop': ['']}, 'stop', 'stop must be at most 4 texts'),
+    ({'stop': {'a': 1}}, 'stop', 'stop must be a list'),
     ({'stream': 1}, 'stream', 'stream must be true or false'),
     ({'stream_options': {'include_usage': True}}, 'stream_options', 'are for stream: true'),
     ({'stream': True, 'stream_options': {'x': 1}}, 'stream_options', 'x of stream_options'),
@@ -247,12 +370,17 @@ def test_broken_door_is_a_server_error_without_its_reasons(server, door):
     ({'n': 2}, 'n', 'n is supported only as 1'),
     ({'n': True}, 'n', 'n is supported only as 1'),
     ({'logprobs': True}, 'logprobs', 'logprobs is supported only as false'),
-    ({'logit_bias': {'5': 1}}, 'logit_bias', 'logit_bias is supported only as {}'),
+    ({'logit_bias': {'5': 1}}, 'logit_bias', 'logit_bias is supported only as empty'),
     ({'presence_penalty': 0.5}, 'presence_penalty', 'presence_penalty is supported only as 0'),
     ({'response_format': {'type': 'json_object'}}, 'response_format',
      'response_format is supported only as {"type": "text"}'),
-    ({'tools': [{'type': 'function'}]}, 'tools', 'tools is supported only as []'),
+    ({'tools': [{'type': 'function'}]}, 'tools', 'tools is supported only as empty'),
     ({'reasoning_effort': 'high'}, 'reasoning_effort', 'reasoning_effort is not supported'),
+    ({'function_call': {'name': 'f'}}, 'function_call', 'function_call is supported only as'),
+    ({'messages': [{'role': 'assistant', 'content': 'x', 'reasoning_content': 'I think'}]},
+     'messages[0].reasoning_content', 'messages[0].reasoning_content is not supported'),
+    ({'messages': [{'role': 'assistant', 'refusal': 'I will not'}]}, 'messages[0].refusal',
+     'messages[0].refusal is not supported'),
     ({'tempreature': 1}, 'tempreature', 'tempreature is not supported')],
     ids=lambda value: str(value)[:40])
 def test_what_cannot_be_done_is_named(shared, changes, param, why):
@@ -281,8 +409,26 @@ def test_paths_and_methods_that_are_not_there_say_so(shared, method, path, statu
     reply = shared.request(path, method=method, body=b'{}' if method == 'POST' else None,
                            **{'Content-Type': 'application/json'})
     assert reply.status == status
-    if path.startswith('/v1/'):
-        assert reply.error['type'] == 'invalid_request_error'
+    assert reply.error['type'] == 'invalid_request_error'
+
+
+@pytest.mark.parametrize(('method', 'path', 'right'), [
+    ('POST', '//v1/chat/completions', '/v1/chat/completions'),
+    ('POST', '/v1//chat/completions', '/v1/chat/completions'),
+    ('POST', '/v1/chat/completions/', '/v1/chat/completions'),
+    ('POST', '/chat/completions', '/v1/chat/completions'),
+    ('POST', '/v1/v1/chat/completions', '/v1/chat/completions'),
+    ('POST', '/api/v1/chat/completions', '/v1/chat/completions'),
+    ('GET', '/models', '/v1/models'), ('GET', '//v1/models', '/v1/models'),
+    ('GET', '//models/tiny', '/v1/models/tiny'), ('GET', '/v1', 'GET /v1/models'),
+    ('GET', '/v1/', 'POST /v1/chat/completions'), ('POST', '/v1/completions', 'GET /v1/models')])
+def test_address_one_slash_off_is_told_the_right_one(shared, method, path, right):
+    reply = shared.request(path, method=method, body=b'{}' if method == 'POST' else None,
+                           **{'Content-Type': 'application/json'})
+    assert (reply.status, reply.error['code']) == (404, 'unknown_url')
+    message = reply.error['message']
+    assert message.startswith(f'there is no {path}; ')
+    assert right in message.partition('; ')[2]
 
 
 def test_every_response_keeps_to_the_published_format(shared):
@@ -318,7 +464,7 @@ def test_the_check_of_the_format_can_fail(shared, broken):
 
 @pytest.fixture(scope='module')
 def shared():
-    with running(FakeDoor()) as server:
+    with running(FakeChatModel()) as server:
         yield server
 
 

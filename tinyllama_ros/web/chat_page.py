@@ -1,18 +1,18 @@
 """
-The page: its files, and the websocket over which it hears and speaks.
+The chat page: its files, and the websocket between an open page and the conversation.
 
-All messages are JSON objects with a `type`. The page begins with `hello`, which it repeats where
-it has missed something, and is sent a `log`; then `item` and `piece` as they come, `status` when
-it changes and at least every few seconds, and `error` for what could not be done. It may send
-`say`, `stop` and `reset`.
+All messages are JSON objects with a `type`. The page sends `hello` first, and again when it finds
+that a message is missing, and gets a `log`; then `item` and `piece` as they come, `status` when it
+changes and at least every few seconds, and `error` for a request that failed. It may send `say`,
+`stop` and `reset`.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 import json
-import logging
 from pathlib import Path
 from typing import Protocol
 
@@ -20,39 +20,38 @@ from aiohttp import web, WSCloseCode, WSMsgType
 
 from tinyllama_ros.errors import PromptError
 from tinyllama_ros.ros.client import Reply, Status
+from tinyllama_ros.web.limits import network_of, share_of
 from tinyllama_ros.web.log import ConversationLog, LONGEST_PROMPT, Message
 
 STATIC = Path(__file__).parent / 'static'
 FILES = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob('*')
          if path.suffix in ('.html', '.css', '.js', '.svg')}
 BEAT_S = 3.0
-"""A page that hears nothing for some of these connects anew."""
+"""A page that gets no message for some of these periods connects again."""
 BACKLOG = 2000
-"""Messages that a page may lag behind; beyond, it is sent away, and catches up on its return."""
+"""Messages that may wait for a slow page; one more disconnects it, and it connects again."""
 LONGEST_MESSAGE = 4 * LONGEST_PROMPT + 1000
 """Bytes."""
 MOST_PAGES = 32
 PER_SECOND = 20
 """Messages of a page."""
 
-log = logging.getLogger(__name__)
-
 
 class Services(Protocol):
-    """What the page asks of the node besides prompts."""
+    """The services of the language model's node."""
 
     def trigger(self, service: str, reply: Reply) -> None:
         """Call a service and hand on its reply, from any thread."""
 
 
-class Page:
-    """The routes of the page, and the pages that are open."""
+class ChatPage:
+    """The routes of the chat page, and the pages that are open."""
 
     def __init__(self, conversation: ConversationLog, services: Services) -> None:
         self._conversation = conversation
         self._services = services
         self._status = Status()
-        self._pages: set[_Connection] = set()
+        self._pages: list[_OpenPage] = []
 
     def add_routes(self, app: web.Application) -> None:
         """Add the page's routes to an application."""
@@ -61,8 +60,8 @@ class Page:
         app.router.add_get('/ws', self._connect)
         app.on_shutdown.append(self._close)
 
-    def tell_status(self, status: Status) -> None:
-        """Tell all pages how the node is."""
+    def on_status(self, status: Status) -> None:
+        """Send all pages the state of the node, and the node the prompts that waited for it."""
         self._status = status
         for page in self._pages:
             page.put(self._status_message())
@@ -70,13 +69,18 @@ class Page:
             self._conversation.send_waiting()
 
     async def _connect(self, request: web.Request) -> web.StreamResponse:
-        if len(self._pages) >= MOST_PAGES:
+        address = network_of(request.remote or '')
+        same = sum(page.address == address for page in self._pages)
+        if len(self._pages) >= MOST_PAGES or same >= share_of(MOST_PAGES):
             raise web.HTTPServiceUnavailable(
-                text=f'{MOST_PAGES} pages are open already; close one')
-        socket = web.WebSocketResponse(max_msg_size=LONGEST_MESSAGE, heartbeat=20, timeout=2)
+                text='too many pages are open already; close one')
+        # Without compression: aiohttp compresses large messages in a task of its own, which fails
+        # with a traceback in the log where the page has gone meanwhile
+        socket = web.WebSocketResponse(max_msg_size=LONGEST_MESSAGE, heartbeat=20, timeout=2,
+                                       compress=False)
         await socket.prepare(request)
-        page = _Connection(socket, request.transport)
-        self._pages.add(page)
+        page = _OpenPage(socket, request.transport, address, self._conversation)
+        self._pages.append(page)
         unlisten = None
         try:
             async for message in socket:
@@ -85,19 +89,18 @@ class Page:
                     break
                 unlisten = self._take(page, _read(message.data)) or unlisten
         finally:
-            self._pages.discard(page)
+            self._pages.remove(page)
             page.end()
             if unlisten is not None:
                 unlisten()
         return socket
 
-    def _take(self, page: '_Connection', message: Message
+    def _take(self, page: '_OpenPage', message: Message
               ) -> Callable[[], None] | None:
-        """Do what a page asks; return what ends its listening, where that begins."""
+        """Handle a message of a page; return what unsubscribes it, where that subscribes it."""
         kind = message.get('type')
         if kind == 'hello':
-            page.put(self._conversation.since(_text(message, 'epoch'),
-                                              _count(message.get('version'))))
+            page.put_log(_text(message, 'epoch'), _count(message.get('version')))
             page.put(self._status_message())
             if page.start(self._status_message):
                 return self._conversation.listen(page.put)
@@ -107,13 +110,13 @@ class Page:
             self._trigger(page, kind)
         return None
 
-    def _say(self, page: '_Connection', text: str, key: str) -> None:
+    def _say(self, page: '_OpenPage', text: str, key: str) -> None:
         try:
             self._conversation.say(text, key)
         except PromptError as error:
             page.put({'type': 'error', 'what': 'say', 'key': key, 'why': str(error)})
 
-    def _trigger(self, page: '_Connection', kind: str) -> None:
+    def _trigger(self, page: '_OpenPage', kind: str) -> None:
         loop = asyncio.get_running_loop()
 
         def reply(is_done: bool, why: str) -> None:
@@ -131,29 +134,42 @@ class Page:
                                for page in self._pages])
 
 
-class _Connection:
-    """One open page: a queue of what it is to hear, and the task that sends it."""
+class _OpenPage:
+    """One open page: a bounded queue of messages for it, and the task that sends them."""
 
-    def __init__(self, socket: web.WebSocketResponse,
-                 transport: asyncio.Transport | None) -> None:
+    def __init__(self, socket: web.WebSocketResponse, transport: asyncio.Transport | None,
+                 address: str, conversation: ConversationLog) -> None:
         self.socket = socket
+        self.address = address
         self._transport = transport
-        self._queue: asyncio.Queue[Message] = asyncio.Queue(BACKLOG)
+        self._conversation = conversation
+        self._wanted_log: tuple[str, int] | None = None  # epoch, version
+        self._messages: deque[Message] = deque()
+        self._has_messages = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._second, self._count = 0, 0
 
     def put(self, message: Message) -> None:
-        """Have a message sent; a page that is too far behind is sent away."""
-        try:
-            self._queue.put_nowait(message)
-        except asyncio.QueueFull:
+        """Have a message sent; a page that is too far behind is disconnected."""
+        self._messages.append(message)
+        self._has_messages.set()
+        if len(self._messages) > BACKLOG:
             self.end()
             if self._transport is not None:
                 self._transport.abort()
 
+    def put_log(self, epoch: str, version: int) -> None:
+        """
+        Have the log sent that a page needs which has seen another up to a version.
+
+        It is made only when it is sent, once however often a page asks meanwhile.
+        """
+        self._wanted_log = epoch, version
+        self._has_messages.set()
+
     def allow(self) -> bool:
-        """Count a message of the page; return whether it is not one too many."""
+        """Count a message of the page; return whether it is within the limit."""
         second = int(self._loop.time())
         self._count = self._count + 1 if second == self._second else 1
         self._second = second
@@ -163,7 +179,7 @@ class _Connection:
         """
         Begin to send, and a beat whenever there was nothing to send for a while.
 
-        :return: whether that had not begun already.
+        :return: False where it had begun already.
         """
         if self._task is not None:
             return False
@@ -175,13 +191,24 @@ class _Connection:
             self._task.cancel()
 
     async def _send(self, beat: Callable[[], Message]) -> None:
-        with suppress(ConnectionError):  # it has gone; the reading side notices
+        with suppress(ConnectionError):  # it has gone; the task that reads ends as well
             while True:
-                try:
-                    message = await asyncio.wait_for(self._queue.get(), BEAT_S)
-                except asyncio.TimeoutError:
-                    message = beat()
-                await self.socket.send_json(message)
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._has_messages.wait(), BEAT_S)
+                await self.socket.send_json(self._next() or beat())
+
+    def _next(self) -> Message | None:
+        """Take the next message; None where there is none."""
+        message = None
+        if self._wanted_log is not None:
+            message, self._wanted_log = self._conversation.since(*self._wanted_log), None
+            self._messages = deque(each for each in self._messages  # the log has the others
+                                   if each['type'] not in ('item', 'piece'))
+        elif self._messages:
+            message = self._messages.popleft()
+        if not self._messages:
+            self._has_messages.clear()
+        return message
 
 
 def _read(text: str) -> Message:
