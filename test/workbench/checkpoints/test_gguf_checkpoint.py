@@ -1,5 +1,7 @@
 """A GGUF file gives back the weights that were written, or says what is wrong with it."""
 
+import struct
+
 from gguf import GGMLQuantizationType, GGUFWriter
 import numpy as np
 import pytest
@@ -126,3 +128,74 @@ def test_weight_of_another_name_is_refused(tmp_path):
     read = GgufCheckpoint(write_gguf(tmp_path / 'm.gguf', tiny(tied_embeddings=True)))
     with pytest.raises(ModelError, match=r'has no weight lm_head\.weight'):
         read.tensor('lm_head.weight')
+
+
+def altered(path, name, change):
+    """Write other bytes behind a name in a GGUF file; `change` gets and gives what follows it."""
+    content = path.read_bytes()
+    end = content.index(name.encode()) + len(name)
+    path.write_bytes(content[:end] + change(content[end:]))
+    return path
+
+
+@pytest.mark.parametrize('kind', [4, 31, 33, 200])
+def test_unknown_tensor_type_is_named_with_what_to_use_instead(tmp_path, kind):
+    path = write_gguf(tmp_path / 'm.gguf', tiny())
+    altered(path, 'blk.1.attn_q.weight', lambda rest: (  # n_dims, two dims, then the type
+        rest[:20] + struct.pack('<I', kind) + rest[24:]))
+    message = rf'blk\.1\.attn_q\.weight is stored as GGML type {kind}, .*; use a file in F16 or Q'
+    with pytest.raises(ModelError, match=message):
+        GgufCheckpoint(path)
+
+
+def test_known_tensor_type_without_floats_is_named(tmp_path):
+    path = write_gguf(tmp_path / 'm.gguf', tiny())
+    altered(path, 'output_norm.weight', lambda rest: (
+        rest[:12] + struct.pack('<I', GGMLQuantizationType.I8) + rest[16:]))
+    with pytest.raises(ModelError, match=r'output_norm\.weight is stored as I8, .*; use a file'):
+        GgufCheckpoint(path)
+
+
+def test_weights_in_f64_are_read(tmp_path):
+    written = tiny()
+    path = tmp_path / 'm.gguf'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('support.tiny_models.quantize', lambda weight, _: weight.astype(np.float64))
+        write_gguf(path, written, kind=GGMLQuantizationType.F64)
+    name = 'model.layers.0.self_attn.q_proj.weight'
+    np.testing.assert_array_equal(GgufCheckpoint(path).tensor(name), written.tensor(name))
+
+
+def test_layout_that_the_formats_page_names_is_taken(tmp_path):
+    path = write_gguf(tmp_path / 'm.gguf', tiny(),
+                      llama__tensor_data_layout='Meta AI original pth')
+    GgufCheckpoint(path)
+
+
+def test_other_layout_is_refused_by_name(tmp_path):
+    path = write_gguf(tmp_path / 'm.gguf', tiny(), llama__tensor_data_layout='reference')
+    with pytest.raises(ModelError, match=r"tensor_data_layout is 'reference', which is not supp"):
+        GgufCheckpoint(path)
+
+
+@pytest.mark.parametrize('layers', [10 ** 9, 2 ** 31])
+def test_more_layers_than_weights_are_refused_before_they_are_listed(tmp_path, layers):
+    path = write_gguf(tmp_path / 'm.gguf', tiny(), llama__block_count=layers)
+    with pytest.raises(ModelError, match=rf'm\.gguf names {layers} layers and has \d+ weights'):
+        GgufCheckpoint(path)
+
+
+@pytest.mark.parametrize(('key', 'skip'), [('tokenizer.ggml.tokens', 8),
+                                           ('tokenizer.ggml.token_type', 8)])
+def test_list_longer_than_the_file_is_refused_before_it_is_read(tmp_path, key, skip):
+    path = write_gguf(tmp_path / 'm.gguf', tiny())
+    altered(path, key, lambda rest: rest[:skip] + struct.pack('<Q', 10 ** 9) + rest[skip + 8:])
+    with pytest.raises(ModelError, match=rf'{key}. (has|ends at) \d+'):
+        GgufCheckpoint(path)
+
+
+def test_file_of_the_other_byte_order_is_refused_by_its_version(tmp_path):
+    path = tmp_path / 'm.gguf'
+    path.write_bytes(b'GGUF' + struct.pack('>IQQ', 3, 0, 0))
+    with pytest.raises(ModelError, match=r'of GGUF version 50331648; supported: little-endian'):
+        GgufCheckpoint(path)

@@ -39,22 +39,26 @@ class Checkpoint(Protocol):
 
 
 def check_weights(path: Path, architecture: Architecture,
-                  found: Mapping[str, tuple[int, ...]]) -> None:
+                  stored: Mapping[str, tuple[int, ...]]) -> None:
     """
     Refuse weights that are not exactly those of the architecture.
 
     :param path: the file or folder they lie in, for the message.
-    :param found: shapes by name. A weight too many is refused as well: left out, it would change
-        the answers without a word.
+    :param stored: shapes by name. A weight too many is refused as well: left out, it would change
+        the answers in silence.
     """
+    if architecture.layers > len(stored):  # weight_shapes lists every layer
+        raise ModelError(f'{path} names {architecture.layers} layers and has {len(stored)} '
+                         'weights; use a complete checkpoint')
     expected = architecture.weight_shapes()
     for name, shape in expected.items():
-        if name not in found:
-            raise ModelError(f'{path}: the weight {name} is missing; fetch the model again')
-        if found[name] != shape:
-            raise ModelError(f'{path}: {name} has shape {found[name]}; '
+        if name not in stored:
+            raise ModelError(f'{path}: the weight {name} is missing; use a complete checkpoint '
+                             'of the Llama family')
+        if stored[name] != shape:
+            raise ModelError(f'{path}: {name} has shape {stored[name]}; '
                              f'the rest of the checkpoint asks for {shape}')
-    extra = sorted(found.keys() - expected.keys())
+    extra = sorted(stored.keys() - expected.keys())
     if extra:
         raise ModelError(f'{path}: the weight {extra[0]} has no place in a Llama decoder '
                          '(no biases, adapters or rope tables); use a plain Llama checkpoint')

@@ -1,14 +1,14 @@
 """
 A checkpoint in a GGUF file.
 
-Format: docs/gguf.md of github.com/ggml-org/ggml at 9d32513; names and the order of q and k rows as
-convert_hf_to_gguf.py of llama.cpp writes them.
+Names of tensors and the order of q and k rows are those that convert_hf_to_gguf.py of llama.cpp
+writes, which docs/gguf.md of github.com/ggml-org/ggml calls the layout "Meta AI original pth".
 """
 
 from pathlib import Path
 import re
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, ReaderField
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tinyllama_ros.artifact.architecture import Architecture
 from tinyllama_ros.errors import ModelError
 from tinyllama_ros.workbench.checkpoints.checkpoint import check_weights
+from tinyllama_ros.workbench.checkpoints.gguf_file import GgufFile, StoredTensor
 from tinyllama_ros.workbench.checkpoints.named_values import NamedValues
 from tinyllama_ros.workbench.checkpoints.vocabulary import tokenizer_from_metadata
 
@@ -46,7 +47,7 @@ _USED_KEYS = {
 _NEUTRAL_KEYS = {
     'llama.rope.scaling.type': 'none', 'llama.rope.scaling.factor': 1.0,
     'llama.rope.scale_linear': 1.0, 'llama.expert_count': 0, 'llama.expert_used_count': 0,
-    'llama.attention.causal': True,
+    'llama.attention.causal': True, 'llama.tensor_data_layout': 'Meta AI original pth',
 }
 
 
@@ -55,74 +56,41 @@ class GgufCheckpoint:
 
     def __init__(self, path: Path) -> None:
         """Open a file; ModelError where it is no Llama in GGUF, cut short or altered."""
-        self._path = path
-        reader = _open(path)
-        metadata = _metadata(path, reader)
-        self._stored = {_weight_name(tensor.name): tensor for tensor in reader.tensors}
+        self._file = GgufFile(path)
+        metadata = NamedValues(path, self._file.metadata)
+        self._stored = {_weight_name(name): _readable(path, tensor)
+                        for name, tensor in self._file.tensors.items()}
         self.architecture = _architecture(metadata, tied='lm_head.weight' not in self._stored)
-        check_weights(path, self.architecture, {
-            name: tuple(int(size) for size in reversed(tensor.shape))
-            for name, tensor in self._stored.items()})
+        check_weights(path, self.architecture,
+                      {name: tensor.shape for name, tensor in self._stored.items()})
         self.tokenizer = tokenizer_from_metadata(metadata)
 
     def tensor(self, name: str) -> NDArray[np.float32]:
         """Return a fresh float32 copy of one weight, as the Checkpoint protocol says."""
         if name not in self._stored:
-            raise ModelError(f'{self._path} has no weight {name}')
+            raise ModelError(f'{self._file.path} has no weight {name}')
         stored = self._stored[name]
-        try:
-            values = dequantize(stored.data, stored.tensor_type)
-        except NotImplementedError as error:
-            raise ModelError(f'{self._path}: {stored.name} is stored as '
-                             f'{stored.tensor_type.name}, which cannot be read; '
-                             'use a file in F16 or Q8_0') from error
+        values = _floats(self._file.data(stored), stored.kind).reshape(stored.shape)
         if name.endswith(('q_proj.weight', 'k_proj.weight')):
             return _halves_together(values, self.architecture.head_dim)
         return np.require(values, np.float32, ('C', 'W'))
 
 
-class _Reader(GGUFReader):  # type: ignore[misc]  # gguf is not followed by mypy
-    """GGUFReader that names the tensor at which a file is cut short."""
-
-    def _build_tensors(self, start_offs: int, fields: list[ReaderField]) -> None:
-        for field in fields:
-            _, name, _, dims, kind, offset = field.parts
-            per_block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind[0])]
-            end = start_offs + int(offset[0]) + int(np.prod(dims)) // per_block * block_bytes
-            if end > self.data.size:
-                raise ModelError(f'{bytes(name).decode()} ends at {end}, '
-                                 f'the file at {self.data.size}')
-        super()._build_tensors(start_offs, fields)
-
-
-def _open(path: Path) -> GGUFReader:
-    _check_magic(path)
+def _readable(path: Path, stored: StoredTensor) -> StoredTensor:
+    """Return a tensor; ModelError names its type where no float32 can be made of it."""
     try:
-        return _Reader(path)
-    except ModelError as error:
-        raise ModelError(f'{path} is cut short: {error}; fetch it again') from error
-    except Exception as error:  # the reader raises whatever the bytes lead it to
-        raise ModelError(f'{path} is cut short or altered, its header cannot be read: {error}; '
-                         'fetch it again') from error
+        _floats(np.zeros((1, GGML_QUANT_SIZES[stored.kind][1]), np.uint8), stored.kind)
+    except NotImplementedError as error:
+        raise ModelError(f'{path}: {stored.name} is stored as {stored.kind.name}, which is not '
+                         'supported; use a file in F16 or Q8_0') from error
+    return stored
 
 
-def _check_magic(path: Path) -> None:
-    try:
-        with path.open('rb') as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise ModelError(f'{path} cannot be read: {error}') from error
-    if magic != b'GGUF':
-        raise ModelError(f'{path} is not a GGUF file: it begins with {magic!r}; '
-                         'give the path of a .gguf file')
-
-
-def _metadata(path: Path, reader: GGUFReader) -> NamedValues:
-    try:
-        return NamedValues(path, {key: field.contents() for key, field in reader.fields.items()})
-    except UnicodeDecodeError as error:
-        raise ModelError(f'{path} is altered, its metadata are not UTF-8: {error}; '
-                         'fetch it again') from error
+def _floats(rows: NDArray[np.uint8], kind: GGMLQuantizationType) -> NDArray[np.float32]:
+    if kind == GGMLQuantizationType.F64:
+        return rows.view(np.float64).astype(np.float32)
+    values: NDArray[np.float32] = dequantize(rows, kind)
+    return values
 
 
 def _weight_name(name: str) -> str:
