@@ -28,8 +28,9 @@ EXTRAS = {
         'gguf',  # reads GGUF checkpoints
         'huggingface_hub',  # fetches checkpoints: resumes, verifies, knows mirrors
         'matplotlib',  # draws the loss over the positions of a window
+        'ml_dtypes',  # bfloat16 in numpy, for safetensors; onnx needs it, too
         'onnx',  # writes the static graph
-        'safetensors',  # keeps what calibration gathered
+        'safetensors',  # reads checkpoints; keeps what calibration gathered
     ],
     # ROS 2 Jazzy for a machine without ROS. Pinned together: these versions are one release.
     'ros': [

@@ -14,6 +14,8 @@ from tinyllama_ros.artifact.architecture import Architecture
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint, TokenizerFile
 from tinyllama_ros.workbench.checkpoints.random_checkpoint import RandomCheckpoint, SHAPES
 
+_TYPES = {'F64': np.float64, 'F32': np.float32, 'F16': np.float16}
+
 
 def bpe_tokenizer() -> TokenizerFile:
     """Return a small byte-level BPE vocabulary with merges and SmolLM2's template."""
@@ -115,7 +117,7 @@ def write_tokenizer(folder: Path, tokenizer: TokenizerFile, **config: Any) -> No
 def write_safetensors(path: Path, tensors: dict[str, NDArray[np.float32]], dtype: str) -> None:
     """Write tensors with the safetensors library, bfloat16 included."""
     from safetensors import serialize_file, TensorSpec
-    names = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16'}
+    names = {'F64': 'float64', 'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16'}
     stored = {name: _stored(values, dtype) for name, values in tensors.items()}
     serialize_file({name: TensorSpec(dtype=names[dtype], shape=list(values.shape),
                                      data_ptr=values.ctypes.data, data_len=values.nbytes)
@@ -126,13 +128,13 @@ def rounded(values: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
     """Return values as they come back from a file of a type."""
     if dtype == 'BF16':  # cut off, not rounded: half the digits of the mantissa do not matter here
         return (values.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
-    return values.astype({'F32': np.float32, 'F16': np.float16}[dtype]).astype(np.float32)
+    return values.astype(_TYPES[dtype]).astype(np.float32)
 
 
 def _stored(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
     if dtype == 'BF16':
         return (values.view(np.uint32) >> 16).astype(np.uint16)
-    return values.astype({'F32': np.float32, 'F16': np.float16}[dtype])
+    return values.astype(_TYPES[dtype])
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:

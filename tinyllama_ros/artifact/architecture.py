@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from tinyllama_ros.errors import ModelError
 
+_LARGEST = (1 << 31) - 1
+"""Graphs count in 32 bits; the bases of RoPE that are in use are far below."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -24,11 +27,12 @@ class Architecture:
     def __post_init__(self) -> None:
         for name in ('layers', 'hidden', 'ffn', 'heads', 'kv_heads', 'head_dim', 'vocab_size',
                      'context_length', 'rope_base', 'norm_eps'):
-            if not getattr(self, name) > 0:
-                raise ModelError(f'{name} is {getattr(self, name)}; it must be above 0')
+            if not 0 < getattr(self, name) <= _LARGEST:
+                raise ModelError(f'{name} is {getattr(self, name)!s:.40}; it must be above 0 and '
+                                 f'at most {_LARGEST}')
         if self.heads % self.kv_heads:
             raise ModelError(f'{self.heads} query heads cannot share {self.kv_heads} key/value '
-                             'heads evenly; the checkpoint is not of the Llama family')
+                             'heads evenly')
         if self.head_dim % 2:
             raise ModelError(f'head_dim is {self.head_dim}; RoPE needs an even number')
 

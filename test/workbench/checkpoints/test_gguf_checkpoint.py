@@ -178,7 +178,7 @@ def test_other_layout_is_refused_by_name(tmp_path):
         GgufCheckpoint(path)
 
 
-@pytest.mark.parametrize('layers', [10 ** 9, 2 ** 31])
+@pytest.mark.parametrize('layers', [300, 10 ** 9])
 def test_more_layers_than_weights_are_refused_before_they_are_listed(tmp_path, layers):
     path = write_gguf(tmp_path / 'm.gguf', tiny(), llama__block_count=layers)
     with pytest.raises(ModelError, match=rf'm\.gguf names {layers} layers and has \d+ weights'):

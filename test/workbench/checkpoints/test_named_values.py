@@ -34,9 +34,45 @@ def test_value_of_another_kind_is_refused(key, kind):
 
 def test_list_holds_one_kind():
     assert VALUES.several('names', str) == ['a', 'b']
-    with pytest.raises(ModelError, match=r"c\.json: mixed is '1'; it must be of kind str"):
+    with pytest.raises(ModelError, match=r'c\.json: mixed is 1; it must be of kind str'):
         VALUES.several('mixed', str)
 
 
 def test_values_are_found_by_prefix():
     assert VALUES.with_prefix('rope.') == {'rope.a': 1}
+
+
+def test_section_is_named_in_messages():
+    rope = NamedValues(Path('c.json'), {'rope': {'base': 'x'}}).section('rope')
+    with pytest.raises(ModelError, match=r"c\.json: rope\.base is 'x'; it must be of kind float"):
+        rope.required('base', float)
+    assert 'base' not in VALUES.section('absent')
+
+
+def test_number_too_large_for_a_float_is_refused():
+    with pytest.raises(ModelError, match=r'c\.json: n is 1000+\.\.\.; it must be of kind float'):
+        NamedValues(Path('c.json'), {'n': 10 ** 400}).required('n', float)
+
+
+@pytest.mark.parametrize(('value', 'allowed'), [
+    (1.0, True), (1, True), (None, True), (True, False), (2, False), ([1], False)], ids=repr)
+def test_key_that_changes_numbers_is_refused_unless_it_is_neutral(value, allowed):
+    values = NamedValues(Path('c.json'), {'factor': value})
+    if allowed:
+        values.refuse_others({'factor': (1,)})
+    else:
+        with pytest.raises(ModelError, match=r'factor is .*, which is not supp.* where it is 1$'):
+            values.refuse_others({'factor': (1,)})
+
+
+@pytest.mark.parametrize('content', [b'{', b'\xff', b'[' * 100_000, b'{"a": "\\ud800"}'],
+                         ids=['cut', 'no_utf8', 'deep', 'half_a_character'])
+def test_file_that_is_no_json_is_refused(tmp_path, content):
+    (tmp_path / 'c.json').write_bytes(content)
+    with pytest.raises(ModelError, match=r'c\.json is no JSON, cut short or altered: .*again$'):
+        NamedValues.from_json(tmp_path / 'c.json')
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(ModelError, match=r'c\.json is missing; fetch it, too'):
+        NamedValues.from_json(tmp_path / 'c.json')

@@ -352,7 +352,7 @@ def test_added_token_that_is_no_text_is_refused(tmp_path):
     size = len(read_pieces(sentencepiece_file())[0])
     write_tokenizer(tmp_path, sentencepiece_tokenizer(),
                     added_tokens_decoder={str(size): {'content': '\ud800'}})
-    with pytest.raises(ModelError, match='the vocabulary cannot be used: .* surrogates'):
+    with pytest.raises(ModelError, match=r'config\.json is no JSON, .* surrogates'):
         tokenizer_from_folder(tmp_path)
 
 

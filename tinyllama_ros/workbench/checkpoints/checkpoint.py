@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,14 @@ class Checkpoint(Protocol):
 
         :raises ModelError: names the weight that is missing, cut short or of another shape.
         """
+
+
+def architecture_of(path: Path, **numbers: Any) -> Architecture:
+    """Return an architecture; ModelError names the file whose numbers make none."""
+    try:
+        return Architecture(**numbers)
+    except ModelError as error:
+        raise ModelError(f'{path}: {error}; use a checkpoint of the Llama family') from error
 
 
 def check_weights(path: Path, architecture: Architecture,

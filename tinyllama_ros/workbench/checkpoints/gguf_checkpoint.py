@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tinyllama_ros.artifact.architecture import Architecture
 from tinyllama_ros.errors import ModelError
-from tinyllama_ros.workbench.checkpoints.checkpoint import check_weights
+from tinyllama_ros.workbench.checkpoints.checkpoint import architecture_of, check_weights
 from tinyllama_ros.workbench.checkpoints.gguf_file import GgufFile, StoredTensor
 from tinyllama_ros.workbench.checkpoints.named_values import NamedValues
 from tinyllama_ros.workbench.checkpoints.vocabulary import tokenizer_from_metadata
@@ -109,7 +109,8 @@ def _architecture(metadata: NamedValues, *, tied: bool) -> Architecture:
     hidden = metadata.required('llama.embedding_length', int)
     heads = metadata.required('llama.attention.head_count', int)
     vocab_size = len(metadata.required('tokenizer.ggml.tokens', list))
-    architecture = Architecture(
+    architecture = architecture_of(
+        metadata.path,
         layers=metadata.required('llama.block_count', int),
         hidden=hidden,
         ffn=metadata.required('llama.feed_forward_length', int),

@@ -1,6 +1,6 @@
 """Named values of a file (GGUF metadata, a JSON object), read with errors that name them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import json
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,9 +13,15 @@ T = TypeVar('T')
 class NamedValues:
     """Values by key. One that is None counts as missing, as JSON files write it."""
 
-    def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, values: Mapping[str, Any], prefix: str = '') -> None:
+        """
+        Hold the values of a file.
+
+        :param prefix: of the keys in messages: the name of a section and a dot.
+        """
         self.path = path
         self._values = {key: value for key, value in values.items() if value is not None}
+        self._prefix = prefix
 
     @classmethod
     def from_json(cls, path: Path) -> 'NamedValues':
@@ -26,14 +32,25 @@ class NamedValues:
         """
         try:
             values = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise ModelError(f'{path} cannot be read: {error}; fetch the model again') from error
+            json.dumps(values, ensure_ascii=False).encode()  # "\\ud800" is no character
+        except FileNotFoundError as error:
+            raise ModelError(f'{path} is missing; fetch it, too') from error
+        except OSError as error:
+            raise ModelError(f'{path} cannot be read: {error}') from error
+        except (ValueError, RecursionError) as error:
+            raise ModelError(f'{path} is no JSON, cut short or altered: {error}; fetch it again'
+                             ) from error
         if not isinstance(values, dict):
-            raise ModelError(f'{path} holds no JSON object; fetch the model again')
+            raise ModelError(f'{path} holds no JSON object; fetch it again')
         return cls(path, values)
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
+
+    def section(self, key: str) -> 'NamedValues':
+        """Return the values under a key, none where it is missing; ModelError where it is none."""
+        values: dict[str, Any] = self.optional(key, dict, {})
+        return NamedValues(self.path, values, f'{self._prefix}{key}.')
 
     def with_prefix(self, prefix: str) -> dict[str, Any]:
         """Return the values whose key begins with a prefix."""
@@ -46,8 +63,8 @@ class NamedValues:
     def required(self, key: str, kind: type[T]) -> T:
         """Return a value; ModelError where it is missing or of another kind."""
         if key not in self._values:
-            raise ModelError(f'{self.path}: {key} is missing; the file is not complete, '
-                             'fetch the model again')
+            raise ModelError(f'{self.path}: {self._prefix}{key} is missing; use a complete '
+                             'checkpoint of the Llama family')
         return self._of_kind(key, self._values[key], kind)
 
     def optional(self, key: str, kind: type[T], default: T) -> T:
@@ -59,10 +76,39 @@ class NamedValues:
         values = self.required(key, list)
         return [self._of_kind(key, value, kind) for value in values]
 
+    def refuse_others(self, neutral: Mapping[str, Collection[Any]]) -> None:
+        """Refuse each key that would change the numbers: one that has none of these values."""
+        for key, values in neutral.items():
+            if key in self._values and not _is_one_of(self._values[key], values):
+                raise self._unsupported(key, f'where it is {" or ".join(map(repr, values))}'
+                                        if values else 'without it')
+
+    def refuse_unknown(self, known: Collection[str]) -> None:
+        """Refuse each key that is not known, because it may change the numbers."""
+        for key in self._values:
+            if key not in known:
+                raise self._unsupported(key, 'without it')
+
+    def _unsupported(self, key: str, remedy: str) -> ModelError:
+        return ModelError(f'{self.path}: {self._prefix}{key} is {_short(self._values[key])}, '
+                          f'which is not supported; use a checkpoint {remedy}')
+
     def _of_kind(self, key: str, value: Any, kind: type[T]) -> T:
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) < 1 << 64:
             value = float(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise ModelError(f'{self.path}: {key} is {str(value)[:60]!r}; '
+            raise ModelError(f'{self.path}: {self._prefix}{key} is {_short(value)}; '
                              f'it must be of kind {kind.__name__}')
         return value
+
+
+def _is_one_of(value: Any, values: Collection[Any]) -> bool:
+    """Whether a value is there; True is not 1."""
+    return any(value == known and isinstance(value, bool) == isinstance(known, bool)
+               for known in values)
+
+
+def _short(value: Any) -> str:
+    """Return a value as a message can hold it."""
+    text = repr(value)
+    return text if len(text) <= 80 else f'{text[:77]}...'
