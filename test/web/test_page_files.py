@@ -1,4 +1,4 @@
-"""The files of the page: what they may not do, and that what is vendored is what npm has."""
+"""The files of the chat page: what they must not do, and that vendored files are those of npm."""
 
 import re
 
@@ -17,6 +17,13 @@ def test_file_makes_no_html_of_text_and_asks_nobody_else(path):
     text = path.read_text(encoding='utf-8').replace('xmlns="http://www.w3.org/2000/svg"', '')
     assert not re.search(r'innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b', text)
     assert not re.search(r"""['"(](https?:)?//""", text)
+
+
+@pytest.mark.parametrize('path', OURS, ids=lambda path: path.name)
+def test_page_works_below_a_path_of_a_proxy(path):
+    """No address begins with a slash: that would leave the proxy's path."""
+    assert not re.search(r"""(?:href|src|action)="/|(?:URL|WebSocket|fetch|import)\(?\s*['"`]/"""
+                         r"""|from '/|url\(/|location\.host\b""", path.read_text('utf-8'))
 
 
 def test_page_runs_no_script_and_no_style_of_its_own_html():

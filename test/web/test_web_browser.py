@@ -178,6 +178,65 @@ def test_markdown_becomes_elements(person):
 
 
 @pytest.mark.parametrize('text', [
+    '2*3*4', 'a*b*c = (a)*(b)*(c)', 'x**2 + y**2 = r**2', '2*(3+4)*5 and 6*7*8',
+    r'\( a \) and \( b_1 * c_2 * d \)', r'\[ a_{1} * b * c \\ \{d\} \]',
+    '$a*b*c$ and $$x_1 *y* z_2$$', r'an open \( a', 'it costs $5 or $6',
+    '\\[\n- a\n+ b\n= c * d * e\n\\]', '$$\n# x\n> 1*2*3\n$$'], ids=lambda text: text[:12])
+def test_formula_or_product_is_shown_as_it_was_written(person, text):
+    person.find('prompt').send_keys(text.replace('\n', Keys.SHIFT + Keys.ENTER + Keys.SHIFT),
+                                    Keys.ENTER)
+    person.wait_for_turn(text, 'answered')
+    answer = person.driver.find_elements('css selector', '.answer')[-1]
+    assert answer.text == text
+    assert answer.find_elements('css selector', 'em, strong, ul, ol, h3, blockquote') == []
+
+
+@pytest.mark.parametrize(('text', 'emphasis'), [
+    ('a *b* c', ['b']), ('**Note**s', ['Note']), ('中文**粗体**中文', ['粗体']), ('(*a*)', ['a']),
+    ('2*3*4 is *more* than 2**3', ['more'])])
+def test_emphasis_that_is_no_product_stays(person, text, emphasis):
+    person.ask(text)
+    answer = person.driver.find_elements('css selector', '.answer')[-1]
+    assert [each.text for each in answer.find_elements('css selector', 'em, strong')] == emphasis
+
+
+TABLE = """| Operator | Description | Uppercase example | Result of it |
+| :-- | --- | --- | --: |
+| upper | makes uppercase letters | `text.upper()` | ABCDEFGHIJKL |
+| lower | makes lowercase letters | `text.lower()` | abcdefghijkl |"""
+
+
+def test_table_on_a_narrow_screen_scrolls_sideways_and_breaks_no_word(person):
+    resize(person.driver, 360, 740)
+    person.open()
+    prompt = person.find('prompt')
+    person.driver.execute_script('arguments[0].value = arguments[1]', prompt, TABLE)
+    prompt.send_keys(Keys.ENTER)
+    person.wait_for_turn(TABLE, 'answered')
+    frame = person.driver.find_elements('css selector', '.answer .table')[-1]
+    assert len(frame.find_elements('tag name', 'tr')) == 3
+    assert person.driver.execute_script(
+        'return [arguments[0].scrollWidth > arguments[0].clientWidth, '
+        'document.documentElement.scrollWidth, document.getElementById("log").scrollWidth]',
+        frame) == [True, 360, 360]
+    # A word that is broken has a rectangle on each of its lines
+    assert person.driver.execute_script(BROKEN_WORDS, frame) == []
+
+
+BROKEN_WORDS = """
+    const broken = [], walker = document.createTreeWalker(arguments[0], NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+        for (const word of walker.currentNode.data.matchAll(/\\S+/g)) {
+            const range = document.createRange();
+            range.setStart(walker.currentNode, word.index);
+            range.setEnd(walker.currentNode, word.index + word[0].length);
+            if (range.getClientRects().length > 1) broken.push(word[0]);
+        }
+    }
+    return broken;"""
+
+
+@pytest.mark.parametrize('text', [
     "<script>document.title='taken'</script>",
     "<img src=x onerror=document.title='taken'>",
     '![picture](http://127.0.0.1:9/x.png)',

@@ -1,12 +1,12 @@
-// The websocket to the server, which comes back by itself.
+// The websocket to the server, which connects again by itself.
 
 const FIRST_WAIT_MS = 300;
 const LONGEST_WAIT_MS = 4000;
-const SILENCE_MS = 10000;  // the server says something every 3 s
+const SILENCE_MS = 10000;  // the server sends a message every 3 s
 
 export class Connection {
-  // onOpen is called whenever the server can be told something; onMessage with each message;
-  // onLost when the connection has gone.
+  // onOpen is called when the connection is open; onMessage with each message; onLost when the
+  // connection is lost.
   constructor({onOpen, onMessage, onLost}) {
     this.handlers = {onOpen, onMessage, onLost};
     this.wait = FIRST_WAIT_MS;
@@ -20,7 +20,7 @@ export class Connection {
     return this.socket.readyState === WebSocket.OPEN;
   }
 
-  // Returns whether a message is on its way, which does not say that it arrives.
+  // Returns whether the message was sent; it may still be lost.
   send(message) {
     if (this.isOpen) {
       this.socket.send(JSON.stringify(message));
@@ -31,8 +31,9 @@ export class Connection {
   open() {
     clearTimeout(this.retry);
     this.retry = null;
-    const scheme = location.protocol === 'https:' ? 'wss' : 'ws';
-    const socket = new WebSocket(`${scheme}://${location.host}/ws`);
+    const address = new URL('ws', location.href);  // a proxy may serve the page below a path
+    address.protocol = location.protocol === 'https:' ? 'wss:' : 'ws:';
+    const socket = new WebSocket(address);
     this.socket = socket;
     socket.onopen = () => {
       this.watch(socket);
@@ -47,7 +48,7 @@ export class Connection {
     this.watch(socket);
   }
 
-  // Gives a connection up that says nothing: a network that went away closes none.
+  // Gives up a connection without messages: a network that goes away does not close it.
   watch(socket) {
     clearTimeout(this.silence);
     this.silence = setTimeout(() => this.lose(socket), SILENCE_MS);

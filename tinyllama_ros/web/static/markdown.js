@@ -1,15 +1,15 @@
-// Markdown as elements of the page.
+// Turns markdown into elements of the page.
 //
-// The parser gives tokens, and these become elements one by one, from a list of tags: no HTML is
-// ever made, so there is none that a text could smuggle in. Images would be fetched from
-// elsewhere, and stay what was written.
+// The parser gives tokens, each of which becomes an element with a tag of a fixed list. No HTML is
+// made, so a text cannot inject any. Images would be fetched from other servers, so they stay text.
 
+import {formulas} from './formulas.js';
 import markdownit from './vendor/markdown-it.js';
 
 const TAGS = new Set(['a', 'blockquote', 'br', 'code', 'em', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6',
   'hr', 'li', 'ol', 'p', 'pre', 's', 'strong', 'table', 'tbody', 'td', 'th', 'thead', 'tr', 'ul']);
 const ALIGNMENTS = new Set(['left', 'center', 'right']);
-const parser = markdownit({html: false, breaks: true}).disable('image');
+const parser = markdownit({html: false, breaks: true}).disable('image').use(formulas);
 
 // Returns the blocks of a text, each with the line on which it begins.
 export function blocks(text) {
@@ -45,14 +45,15 @@ function append(parent, token) {
     case 'code_block':
     case 'fence': {
       const block = document.createElement('pre');
-      block.tabIndex = 0;  // it may scroll
+      block.tabIndex = 0;  // it may scroll, also by keyboard
       block.append(code(token.content.replace(/\n$/, '')));
       parent.append(block);
       return parent;
     }
   }
   if (token.nesting < 0) {
-    return token.hidden ? parent : parent.parentNode;
+    const closed = token.tag === 'table' ? parent.parentNode : parent;
+    return token.hidden ? parent : closed.parentNode;
   }
   if (token.hidden) {
     return parent;  // a paragraph in a tight list
@@ -62,7 +63,7 @@ function append(parent, token) {
     return parent;
   }
   const node = element(token);
-  parent.append(node);
+  parent.append(token.tag === 'table' ? scrolling(node) : node);
   return token.nesting > 0 ? node : parent;
 }
 
@@ -82,6 +83,14 @@ function element(token) {
     node.style.textAlign = alignment;
   }
   return node;
+}
+
+function scrolling(table) {
+  const frame = document.createElement('div');
+  frame.className = 'table';
+  frame.tabIndex = 0;
+  frame.append(table);
+  return frame;
 }
 
 function link(node, address) {
