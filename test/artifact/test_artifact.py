@@ -107,6 +107,13 @@ def test_file_that_the_manifest_does_not_vouch_for_is_named(folder, name):
         Artifact.open(folder)
 
 
+def test_artifact_whose_heads_onnx_runtime_cannot_run_is_refused_when_it_is_opened(
+        folder, manifest):
+    edit(folder, architecture=vars(manifest.architecture) | {'head_dim': 24})
+    with pytest.raises(ArtifactError, match=r'head_dim is 24; .* multiples of 16: build for'):
+        Artifact.open(folder)
+
+
 def test_folder_in_a_files_place_is_refused(folder):
     (folder / GRAPH).unlink()
     (folder / GRAPH).mkdir()

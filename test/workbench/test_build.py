@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 import onnx
 import pytest
+from support import numpy_llama
 from support.paths import TEST
+from support.probes import Altered
 from support.tiny_models import tiny, write_folder, write_gguf
 
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.manifest import WEIGHTS
+from tinyllama_ros.engine.onnx import OnnxBackend
 from tinyllama_ros.errors import ArtifactError, ConfigError, ModelError
 from tinyllama_ros.workbench.build import build
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
@@ -146,6 +149,28 @@ def test_unfit_options_are_refused_before_anything_is_written(tmp_path, changes,
     with pytest.raises(error, match=message):
         make(tmp_path / 'tiny', tiny(), **changes)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize('head_dim', [8, 20, 24, 100, 120])
+@pytest.mark.parametrize('quantization', ['fp32', 'w8a8'])
+def test_head_dim_that_onnx_runtime_cannot_run_is_refused_before_a_weight_is_read(
+        tmp_path, head_dim, quantization):
+    checkpoint = Altered(tiny(head_dim=head_dim), {'model.embed_tokens.weight': fail})
+    with pytest.raises(ModelError, match=f'head_dim is {head_dim}; ONNX Runtime on a CPU runs '
+                                         'only multiples of 16: build for the target ascend'):
+        make(tmp_path / 'tiny', checkpoint, quantization)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize('head_dim', [16, 48, 80, 112])
+def test_head_dim_of_any_multiple_of_16_runs_on_a_cpu(tmp_path, head_dim):
+    checkpoint = tiny(head_dim=head_dim)
+    backend = OnnxBackend(make(tmp_path / 'tiny', checkpoint, 'fp32'))
+    tokens = np.arange(9, 29)
+    found = np.concatenate([backend.forward(tokens[:16], 0, logits=16).copy(),
+                            backend.forward(tokens[16:], 16, logits=4)])
+    backend.close()
+    np.testing.assert_allclose(found, numpy_llama.logits(checkpoint, tokens), atol=1e-3)
 
 
 def test_folder_of_something_else_is_left_alone(tmp_path):

@@ -231,6 +231,19 @@ def test_interruption_leaves_the_old_artifact(make, tmp_path, read):
     assert not [name for name in os.listdir(tmp_path) if name.endswith(('.partial', '.part'))]
 
 
+@pytest.mark.parametrize('head_dim', [8, 20, 24, 100, 120])
+def test_head_dim_that_cannot_be_calibrated_is_refused_before_a_weight_is_read(make, tmp_path,
+                                                                               head_dim):
+    def read(weight):
+        raise AssertionError('a weight was read')
+    names = tiny().architecture.weight_shapes()
+    checkpoint = Altered(tiny(head_dim=head_dim), dict.fromkeys(names, read))
+    with pytest.raises(ModelError, match=f'head_dim is {head_dim}; .*calibrated on a CPU.* fp16'):
+        make(checkpoint, target='ascend')
+    assert os.listdir(tmp_path) == ['text.txt']
+    make(tiny(head_dim=head_dim), target='ascend', smoothing='none')
+
+
 def test_what_cannot_be_built_is_refused_before_the_calibration(tmp_path):
     (tmp_path / 'diary.txt').write_text('dear diary')
     with pytest.raises(ArtifactError, match='holds something that is no artifact'):

@@ -20,6 +20,12 @@ GRAPH = 'decoder.onnx'
 WEIGHTS = 'decoder.onnx.data'
 OM = 'decoder.om'
 DIALECTS = ('cpu', 'ascend')
+CPU_HEAD_DIM = 16
+"""
+The CPU dialect takes a head_dim that is a multiple of this.
+
+ONNX Runtime's GroupQueryAttention refuses others where it rotates, and so do kernels/.
+"""
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,9 @@ class Manifest:
         if self.om and self.dialect != 'ascend':
             raise ModelError(f'a compiled graph cannot come from the {self.dialect} dialect, only '
                              'from ascend')
+        if self.dialect == 'cpu':
+            check_cpu_head_dim(self.architecture, 'build for the target ascend, or use another '
+                               'model')
         if self.kv_length < 2:
             raise ModelError(f'kv_length is {self.kv_length}; a cache needs at least 2 slots')
         if self.kv_length > self.architecture.context_length:
@@ -128,6 +137,13 @@ class Manifest:
             })
         except (KeyError, TypeError, AttributeError, ModelError) as error:
             raise ArtifactError(f'has a missing or wrong field ({error})') from error
+
+
+def check_cpu_head_dim(architecture: Architecture, remedy: str) -> None:
+    """Raise a ModelError with the remedy where the CPU dialect cannot have such heads."""
+    if architecture.head_dim % CPU_HEAD_DIM:
+        raise ModelError(f'head_dim is {architecture.head_dim}; ONNX Runtime on a CPU runs only '
+                         f'multiples of {CPU_HEAD_DIM}: {remedy}')
 
 
 def _held_out(fields: dict[str, Any] | None) -> HeldOutLoss | None:

@@ -10,7 +10,7 @@ import tempfile
 import numpy as np
 
 from tinyllama_ros.artifact.folder import Artifact, record_held_out
-from tinyllama_ros.artifact.manifest import HeldOutLoss
+from tinyllama_ros.artifact.manifest import check_cpu_head_dim, HeldOutLoss
 from tinyllama_ros.chat.tokenizer import load_tokenizer
 from tinyllama_ros.engine.backend import open_backend
 from tinyllama_ros.engine.loss import window_loss
@@ -59,6 +59,8 @@ def make_artifact(checkpoint: Checkpoint, folder: Path, *, name: str, quantizati
     if quantization != 'w8a8' or smoothing == 'none':
         write_target(checkpoint)
         return
+    check_cpu_head_dim(checkpoint.architecture, 'the model is calibrated on a CPU whatever the '
+                       'target is, so take the quantization fp16, or the smoothing none')
     pieces = calibration_pieces(checkpoint, text)
     path = folder.with_name(f'{name}.calibration.safetensors')
     calibration = calibrate(checkpoint, pieces, path, progress=progress)

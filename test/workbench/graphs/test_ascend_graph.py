@@ -331,6 +331,17 @@ def test_static_graph_agrees_with_the_oracle(tmp_path, quantization, chunk):
     np.testing.assert_allclose(found, expected, rtol=0, atol=2 * HALF)
 
 
+@pytest.mark.parametrize('quantization', ['fp16', 'w8a8'])
+@pytest.mark.parametrize('head_dim', [8, 20, 24, 100, 120])
+def test_head_dim_may_be_any_even_number(tmp_path, quantization, head_dim):
+    checkpoint = tiny(heads=6, kv_heads=2, head_dim=head_dim)
+    subject = Subject(tmp_path, checkpoint, quantization, [16], 'all')
+    tokens = subject.tokens(32)
+    expected = numpy_llama.logits(checkpoint, tokens)
+    error = subject.read(tokens, [16, 16]) - expected
+    assert np.sqrt(np.square(error).mean()) < (2e-3 if quantization == 'fp16' else 0.04)
+
+
 def test_cache_holds_what_the_cpu_dialect_holds(tmp_path):
     checkpoint = tiny(heads=6, kv_heads=2)
     subject = Subject(tmp_path, checkpoint, 'fp32', [16])
