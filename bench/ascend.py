@@ -34,6 +34,7 @@ from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.places import find_artifact
 from tinyllama_ros.commands.perplexity import Loss, measure_loss, text_windows
 from tinyllama_ros.engine.backend import Backend, open_backend
+from tinyllama_ros.engine.host import prefer_plain_attention
 from tinyllama_ros.errors import TinyLlamaError
 
 GOLDEN = Path(__file__).parents[1] / 'test' / 'data' / 'smollm2-135m-golden.json'
@@ -85,8 +86,9 @@ def print_answers(cpu: Backend, ascend: Backend) -> None:
     golden = json.loads(GOLDEN.read_text(encoding='utf-8'))
     for number, case in enumerate(golden['cases']):
         prompt, end = case['input_ids'], 2
-        expected, again = (answer(cpu, prompt, end, chunk) for chunk in (cpu.chunk_sizes[-1], 1))
-        found = answer(ascend, prompt, end, ascend.chunk_sizes[-1])
+        expected, again = (answer(cpu, prompt, end, chunk)
+                           for chunk in (cpu.shape.chunk_sizes[-1], 1))
+        found = answer(ascend, prompt, end, ascend.shape.chunk_sizes[-1])
         print(f'| {number} | {len(expected.tokens)} | {same(expected, found)} | '
               f'{parting(expected, found)} | {same(expected, again)} |', flush=True)
 
@@ -110,6 +112,7 @@ def print_perplexity(cpu: Backend, ascend: Backend, windows: list[NDArray[np.int
 
 def main() -> int:
     """Print the tables; an error is one line on stderr."""
+    prefer_plain_attention()
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('cpu', help='artifact for the CPU: its folder, or its name in the cache')

@@ -67,7 +67,7 @@ def measure(artifact: Artifact, form: str, every: int) -> Counter[Traffic]:
                      disable=not sys.stderr.isatty()):
         for start in range(max(read, fill - 1), fill + 1):  # where not all are, its predecessor
             moved, calls = Counter(simulator.moved), len(simulator.calls)
-            backend.forward(random.integers(0, backend.vocab_size, 1), start)
+            backend.forward(random.integers(0, backend.shape.vocab_size, 1), start)
         read = fill + 1
         found[_traffic(simulator.moved - moved, simulator.calls[calls:], manifest, form)] += 1
     backend.close()

@@ -33,7 +33,7 @@ from tinyllama_ros.artifact.places import artifacts_folder, default_cache, find_
 from tinyllama_ros.commands.cli import main as tinyllama_model
 from tinyllama_ros.engine.backend import open_backend
 from tinyllama_ros.engine.engine import Engine
-from tinyllama_ros.engine.onnx import physical_cores
+from tinyllama_ros.engine.host import physical_cores, prefer_plain_attention
 from tinyllama_ros.workbench.checkpoints.random_checkpoint import RandomCheckpoint
 
 KV_LENGTH = 1024
@@ -102,7 +102,7 @@ def write_gguf(checkpoint: RandomCheckpoint, path: Path) -> None:
 def run_ours(path: Path, threads: int) -> dict[str, float]:
     """Return what this project does."""
     artifact = Artifact.open(path)
-    engine = Engine(open_backend('onnx', artifact, threads=threads))
+    engine = Engine(lambda: open_backend('onnx', artifact, threads=threads))
 
     def read(tokens: list[int]) -> None:
         engine.clear()
@@ -169,6 +169,7 @@ def compare(shape: str, rounds: int, threads: int) -> None:
 
 def main() -> int:
     """Compare the shapes named, or be the process that one engine is measured in."""
+    prefer_plain_attention()
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('shapes', nargs='*', choices=[*SHAPES_COMPARED, []],

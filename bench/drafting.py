@@ -25,7 +25,7 @@ from tinyllama_ros.chat.conversation import Conversation, open_conversation
 from tinyllama_ros.chat.events import ChatOptions, TextDelta
 from tinyllama_ros.engine.backend import open_backend
 from tinyllama_ros.engine.engine import Engine
-from tinyllama_ros.engine.onnx import physical_cores
+from tinyllama_ros.engine.host import physical_cores, prefer_plain_attention
 from tinyllama_ros.engine.sampling import SamplingOptions
 
 STORY = (
@@ -86,7 +86,7 @@ class Bench:
     """One loaded artifact, asked again and again from an empty cache."""
 
     def __init__(self, artifact: Artifact, threads: int, tokens: int) -> None:
-        self._engine = Engine(open_backend('onnx', artifact, threads=threads))
+        self._engine = Engine(lambda: open_backend('onnx', artifact, threads=threads))
         self._conversation: Conversation = open_conversation(artifact, self._engine)
         self._max_tokens = tokens
 
@@ -133,6 +133,7 @@ def difference(plain: Run, drafted: Run) -> str:
 
 def main() -> int:
     """Compare both sets of prompts."""
+    prefer_plain_attention()
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('artifact', nargs='?', default='smollm2-135m-instruct-w8a8',

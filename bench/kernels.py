@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper, TensorProto
 import onnxruntime as ort
 
-from tinyllama_ros.engine.onnx import physical_cores
+from tinyllama_ros.engine.host import physical_cores
 from tinyllama_ros.kernels import find_library
 from tinyllama_ros.workbench.graphs.cpu_functions import cpu_functions, OPSETS, OURS
 from tinyllama_ros.workbench.quantization.quantize import GROUP

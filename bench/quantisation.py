@@ -25,6 +25,7 @@ from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.places import default_cache
 from tinyllama_ros.commands.perplexity import Loss, measure_loss, text_windows
 from tinyllama_ros.engine.backend import Backend, open_backend
+from tinyllama_ros.engine.host import prefer_plain_attention
 from tinyllama_ros.errors import TinyLlamaError
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.checkpoints.sources import open_checkpoint
@@ -72,7 +73,7 @@ def change(before: Loss, after: Loss) -> str:
 def divergence(reference: Backend, backend: Backend, pieces: list[NDArray[np.int64]]
                ) -> Float64Array:
     """Return how far the predictions of a backend are from the reference's: nats, per token."""
-    longest = min(reference.chunk_sizes[-1], backend.chunk_sizes[-1])
+    longest = min(reference.shape.chunk_sizes[-1], backend.shape.chunk_sizes[-1])
     found = []
     for piece in tqdm(pieces, unit='piece'):
         for start in range(0, len(piece), longest):
@@ -121,6 +122,7 @@ def print_table(text: Path, windows: int, window: int) -> None:
 
 def main() -> int:
     """Print the table; an error is one line on stderr."""
+    prefer_plain_attention()
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--text', type=Path, required=True, metavar='FILE',

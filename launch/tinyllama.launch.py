@@ -7,6 +7,8 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 from launch_ros.parameter_descriptions import ParameterValue
 
+from tinyllama_ros.engine.backend import BACKENDS
+
 CONFIG = get_package_share_path('tinyllama_ros') / 'config' / 'tinyllama.yaml'
 LEVELS = ['debug', 'info', 'warn', 'error', 'fatal']
 FROM_FILE = '; empty: as params_file says'
@@ -35,7 +37,7 @@ def generate_launch_description() -> LaunchDescription:
 
     return LaunchDescription([
         argument('model', '', 'artifact folder, or name of a model built here' + FROM_FILE),
-        argument('backend', '', 'what runs the model' + FROM_FILE, choices=['', 'onnx', 'acl']),
+        argument('backend', '', 'what runs the model' + FROM_FILE, choices=['', *BACKENDS]),
         argument('autostart', '', 'configure and activate by itself' + FROM_FILE,
                  choices=['', 'true', 'false']),
         argument('namespace', '', "namespace of the node, such as a robot's name"),

@@ -21,6 +21,7 @@ from tinyllama_ros.chat.conversation import open_conversation
 from tinyllama_ros.chat.events import CacheReset, ChatOptions, TextDelta
 from tinyllama_ros.engine.backend import Backend, open_backend
 from tinyllama_ros.engine.engine import Engine
+from tinyllama_ros.engine.host import prefer_plain_attention
 from tinyllama_ros.engine.sampling import SamplingOptions
 
 PICTURE = Path(__file__).parents[1] / 'docs' / 'static-graph.svg'
@@ -56,9 +57,7 @@ class Recorder:
     """A backend that notes its passes."""
 
     def __init__(self, backend: Backend, run: Run) -> None:
-        self.kv_length = backend.kv_length
-        self.vocab_size = backend.vocab_size
-        self.chunk_sizes, self.pads = backend.chunk_sizes, backend.pads
+        self.shape = backend.shape
         self.purpose = 'reading'
         self._backend = backend
         self._run = run
@@ -77,7 +76,7 @@ def converse() -> Run:
     artifact = Artifact.open(find_artifact(MODEL))
     run = Run(artifact.manifest.kv_length)
     recorder = Recorder(open_backend('onnx', artifact), run)
-    with closing(open_conversation(artifact, Engine(recorder))) as conversation:
+    with closing(open_conversation(artifact, Engine(lambda: recorder))) as conversation:
         for prompt in PROMPTS:
             run.turns.append(len(run.passes))
             recorder.purpose = 'reading'
@@ -197,6 +196,7 @@ def _text(x: float, y: float, text: str, *, size: int = 13, anchor: str = 'start
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    prefer_plain_attention()
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     PICTURE.write_text(draw(converse()), encoding='utf-8')
     print(PICTURE)

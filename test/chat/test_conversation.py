@@ -104,7 +104,7 @@ def talk(slots: int = 128, count: int = 4, tokens: Sequence[int] = COUNT
          ) -> tuple[Conversation, FakeBackend]:
     """Return a conversation whose answers are the first of some tokens, and what it runs on."""
     backend = FakeBackend(slots, TOKENIZER.vocab_size, saying(tokens[:count]))
-    return Conversation(Engine(backend), SETTINGS, TOKENIZER), backend
+    return Conversation(Engine(lambda: backend), SETTINGS, TOKENIZER), backend
 
 
 def answer(conversation: Conversation, prompt: str = 'robot?', **changes: object) -> Answer:
@@ -142,7 +142,7 @@ def test_token_that_only_looks_special_does_not_end_an_answer(is_marked, text):
     tokenizer = BpeTokenizer(json.dumps(file).encode(), kind.control_tokens, kind.text_tokens)
     (a,), (b,) = map(TOKENIZER.encode, 'ab')
     backend = FakeBackend(128, tokenizer.vocab_size, saying([a, think, b], tokenizer.vocab_size))
-    last = answer(Conversation(Engine(backend), kind, tokenizer))
+    last = answer(Conversation(Engine(lambda: backend), kind, tokenizer))
     assert (last.text, last.finish, last.generated_tokens) == (text, 'stop', 3)
 
 
@@ -153,7 +153,7 @@ def test_every_end_that_the_model_names_ends_an_answer(field):
     kind = replace(SETTINGS, **ends[field])
     one, two = COUNT[:2]
     backend = FakeBackend(128, TOKENIZER.vocab_size, saying([one, 0, two]))
-    last = answer(Conversation(Engine(backend), kind, TOKENIZER))
+    last = answer(Conversation(Engine(lambda: backend), kind, TOKENIZER))
     assert (last.text, last.finish) == (TOKENIZER.decode([one]), 'stop')
 
 
@@ -352,7 +352,7 @@ def test_same_seed_gives_the_same_answer():
 def test_conversation_of_an_artifact_answers(tmp_path):
     build(tiny(), tmp_path / 'tiny', name='tiny', quantization='w8a8', kv_length=48)
     artifact = Artifact.open(tmp_path / 'tiny')
-    conversation = open_conversation(artifact, Engine(OnnxBackend(artifact, threads=1)))
+    conversation = open_conversation(artifact, Engine(lambda: OnnxBackend(artifact, threads=1)))
     assert answer(conversation, max_tokens=5).generated_tokens <= 5
     assert conversation.capacity == 48
     conversation.close()

@@ -53,7 +53,7 @@ class Device:
         return backend
 
     def conversation(self) -> Conversation:
-        return Conversation(Engine(self.open(), self.open), BPE, TOKENIZER)
+        return Conversation(Engine(self.open), BPE, TOKENIZER)
 
 
 def options(max_tokens: int = 12, *, seed: int = 0, drafting: bool = False) -> ChatOptions:
@@ -169,13 +169,6 @@ def test_cancel_while_the_conversation_is_read_again_leaves_what_was_said():
     assert conversation.messages[-1].content == ''.join(said(seen)) != ''
     assert conversation.fill == 0
     assert isinstance(list(conversation.answer('and?', options()))[-1], Answer)
-
-
-def test_backend_that_nobody_can_open_again_fails_with_its_own_reason():
-    backend = Device(lives=iter([3])).open()
-    conversation = Conversation(Engine(backend), BPE, TOKENIZER)
-    with pytest.raises(BackendError, match='the device is gone.*cannot be opened again here'):
-        list(conversation.answer(PROMPT, options()))
 
 
 def test_lost_backend_is_closed_once():

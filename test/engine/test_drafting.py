@@ -122,7 +122,7 @@ def start(tokens: list[int], slots: int = 64, chunk_sizes: tuple[int, ...] = (1,
           ) -> tuple[Engine, FakeBackend]:
     """Return an engine that has read some tokens, and its backend, which goes round."""
     backend = FakeBackend(slots, 30, cycling(30), chunk_sizes)
-    engine = Engine(backend)
+    engine = Engine(lambda: backend)
     list(engine.prefill(tokens))
     backend.passes.clear()
     return engine, backend
@@ -194,7 +194,7 @@ def endless(judge: Judge) -> Judge:
 def pieces_and_passes(slots: int, options: ChatOptions) -> tuple[list[TurnEvent], int]:
     """Return the pieces of a conversation that repeats itself, and what it takes."""
     backend = FakeBackend(slots, SIZE, endless(repeating(SIZE)))
-    conversation = Conversation(Engine(backend), BPE, TOKENIZER)
+    conversation = Conversation(Engine(lambda: backend), BPE, TOKENIZER)
     events = [event for prompt in ('robot', 'What is a robot?', 'robot')
               for event in conversation.answer(prompt, options)]
     return [event for event in events if isinstance(event, TextDelta)], len(backend.passes)
@@ -236,8 +236,9 @@ def artifact(request, tmp_path_factory):
 @pytest.mark.parametrize('seed', range(8))
 def test_greedy_answers_of_a_real_model_are_the_same(artifact, seed):
     prompt = np.random.default_rng(seed).integers(0, SIZE, 10).tolist() * 2
-    plain, drafted = (greedy_answer(Engine(OnnxBackend(artifact, threads=1)), prompt, drafter)
-                      for drafter in (None, Drafter()))
+    plain, drafted = (
+        greedy_answer(Engine(lambda: OnnxBackend(artifact, threads=1)), prompt, drafter)
+        for drafter in (None, Drafter()))
     assert drafted == plain
 
 
@@ -271,7 +272,7 @@ def test_drafted_samples_have_the_distribution_of_the_model():
     options = SamplingOptions(seed=7)
     sampler, counts, backend = Sampler(options), Counter(), FakeBackend(
         16, 3, lambda seen: CHAIN[seen[-1]])
-    engine, runs = Engine(backend), 4000
+    engine, runs = Engine(lambda: backend), 4000
     for _ in range(runs):
         list(engine.prefill([0, 1, 2, 0, 1, 2, 0, 1]))
         drafter, drawn = Drafter(), []
@@ -292,7 +293,7 @@ def test_drafted_samples_have_the_distribution_of_the_model():
 def talk() -> tuple[Conversation, FakeBackend]:
     backend = FakeBackend(512, SIZE, lambda seen: cycling()(
         [seen[-1] if seen[-1] in CYCLE else CYCLE[-1]]))
-    return Conversation(Engine(backend), BPE, TOKENIZER), backend
+    return Conversation(Engine(lambda: backend), BPE, TOKENIZER), backend
 
 
 @pytest.mark.parametrize('max_tokens', [1, 2, 12, 14, 15, 40])

@@ -25,7 +25,7 @@ def test_table_lists_what_an_active_node_hears_says_and_serves(tmp_path):
     rclpy = pytest.importorskip('rclpy', reason='no ROS 2 is sourced or installed')
     from rclpy.parameter import Parameter
     from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
-    from robot import build_model
+    from support.robot import build_model
 
     from tinyllama_ros.ros.node import TinyLlamaNode
     from tinyllama_ros.workbench.checkpoints.random_checkpoint import SHAPES

@@ -17,6 +17,7 @@ import onnxruntime as ort
 
 from tinyllama_ros.artifact.architecture import Architecture
 from tinyllama_ros.artifact.folder import Artifact
+from tinyllama_ros.engine.backend import BackendShape
 from tinyllama_ros.engine.onnx import _has_vnni
 
 CONSTANTS = {'lowest': np.float32(-128), 'highest': np.float32(127), 'shift': np.float32(128),
@@ -62,11 +63,9 @@ def open_session(path: Path, threads: int = 1) -> ort.InferenceSession:
 class ReferenceBackend:
     """A backend that runs the Ascend dialect, and takes a chunk of any length."""
 
-    pads = False
-
     def __init__(self, session: ort.InferenceSession, arch: Architecture, slots: int) -> None:
-        self._session, self.kv_length = session, slots
-        self.vocab_size, self.chunk_sizes = arch.vocab_size, (1, slots)
+        self._session = session
+        self.shape = BackendShape(slots, arch.vocab_size, (1, slots), pads=False)
         self.cache = np.zeros((arch.layers, 2, 1, arch.kv_heads, slots, arch.head_dim),
                               np.float16)
 
@@ -81,9 +80,9 @@ class ReferenceBackend:
                 padding: int = 0) -> NDArray[np.float32]:
         """Run one chunk, with tokens of padding behind it; see Backend."""
         length = len(tokens)
-        mask = np.zeros((1, self.kv_length + length + padding), np.int64)
+        mask = np.zeros((1, self.shape.kv_length + length + padding), np.int64)
         mask[0, :start] = 1
-        mask[0, self.kv_length:self.kv_length + length] = 1
+        mask[0, self.shape.kv_length:self.shape.kv_length + length] = 1
         found, rows = self._session.run(['logits', 'out_key_values'], {
             'input_ids': np.pad(tokens, (0, padding))[None], 'attention_mask': mask,
             'position_ids': np.arange(start, start + length + padding)[None],

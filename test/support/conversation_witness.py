@@ -65,10 +65,10 @@ class Witness:
     def __init__(self, backend: FakeBackend, longer: Backend, vocabulary: str = 'bpe') -> None:
         settings, tokenizer = VOCABULARIES[vocabulary]
         self.backend = backend
-        self.engine = Engine(backend)
+        self.engine = Engine(lambda: backend)
         self.conversation = Conversation(self.engine, settings, tokenizer)
         self._template = ChatTemplate(settings, tokenizer)
-        self._longer = Engine(longer)
+        self._longer = Engine(lambda: longer)
 
     @classmethod
     def of_fakes(cls, slots: int, vocabulary: str = 'bpe',
@@ -163,7 +163,7 @@ class Witness:
         if self.seen:
             whole = len(self.encode(self._was, self.turn)) + self.turn.options.room
             assert [place for place in resets if place < first] == (
-                [0] if whole > self.backend.kv_length else [])
+                [0] if whole > self.backend.shape.kv_length else [])
         returns = sum(fill < before for before, fill in pairwise(self._fills))
         announced = sum(place > first for place in resets)
         cut_short = bool(self.seen) and isinstance(self.seen[-1], (CacheReset, PrefillProgress))
@@ -211,8 +211,9 @@ class Watched(FakeBackend):
     """A real backend that is held to the contract."""
 
     def __init__(self, real: OnnxBackend) -> None:
-        super().__init__(real.kv_length, real.vocab_size, chunk_sizes=real.chunk_sizes,
-                         pads=real.pads)
+        shape = real.shape
+        super().__init__(shape.kv_length, shape.vocab_size, chunk_sizes=shape.chunk_sizes,
+                         pads=shape.pads)
         self._real = real
 
     def forward(self, tokens: NDArray[np.int64], start: int, *, logits: int = 1

@@ -6,6 +6,7 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyllama_ros.engine.backend import BackendShape
 from tinyllama_ros.errors import BackendError
 
 Judge = Callable[[Sequence[int]], NDArray[np.float32]]
@@ -24,9 +25,7 @@ class FakeBackend:
     def __init__(self, kv_length: int, vocab_size: int, judge: Judge | None = None,
                  chunk_sizes: tuple[int, ...] = (1, 4, 8),
                  failure: type[BackendError] = BackendError, pads: bool = True) -> None:
-        self.kv_length = kv_length
-        self.vocab_size = vocab_size
-        self.chunk_sizes, self.pads = chunk_sizes, pads
+        self.shape = BackendShape(kv_length, vocab_size, chunk_sizes, pads)
         self.rows: list[int] = []
         """The token in each slot that was ever written, stale ones included."""
         self.passes: list[tuple[int, int]] = []
@@ -41,9 +40,9 @@ class FakeBackend:
                 ) -> NDArray[np.float32]:
         end = start + len(tokens)
         assert tokens.dtype == np.int64 and tokens.ndim == 1
-        assert 0 < len(tokens) <= self.chunk_sizes[-1]
+        assert 0 < len(tokens) <= self.shape.chunk_sizes[-1]
         assert 0 <= start <= len(self.rows), f'slots {len(self.rows)}..{start - 1} hold nothing'
-        assert end <= self.kv_length, f'{end} rows, {self.kv_length} slots'
+        assert end <= self.shape.kv_length, f'{end} rows, {self.shape.kv_length} slots'
         self.passes.append((start, len(tokens)))
         self.rows[start:end] = tokens.tolist()
         self.passes_to_failure -= 1
@@ -52,7 +51,7 @@ class FakeBackend:
             raise self._failure('the device is gone')
         assert 0 <= logits <= len(tokens)
         found = [self._judge(self.rows[:each]) for each in range(end - logits + 1, end + 1)]
-        return np.stack(found) if found else np.zeros((0, self.vocab_size), np.float32)
+        return np.stack(found) if found else np.zeros((0, self.shape.vocab_size), np.float32)
 
     def close(self) -> None:
         self.closed += 1

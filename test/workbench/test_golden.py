@@ -34,7 +34,7 @@ class Model:
 
     def read(self, tokens: list[int]) -> np.ndarray:
         """Return the logits after tokens that are read from an empty cache on."""
-        longest = self.backend.chunk_sizes[-1]
+        longest = self.backend.shape.chunk_sizes[-1]
         for start in range(0, len(tokens), longest):
             logits = self.backend.forward(np.array(tokens[start:start + longest]), start)
         return logits[0].astype(np.float64)

@@ -12,7 +12,8 @@ from typing import Any
 
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.places import artifacts_folder, default_cache, find_artifact
-from tinyllama_ros.engine.backend import BACKENDS, open_backend
+from tinyllama_ros.engine.backend import BACKENDS, open_backend, OPTIONS
+from tinyllama_ros.engine.host import prefer_plain_attention
 from tinyllama_ros.errors import ArtifactError, TinyLlamaError
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.quantization.quantize import W8A16_CHOICES
@@ -27,6 +28,7 @@ TARGETS = ('cpu', 'ascend')
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; results go to stdout, an error is one line on stderr."""
+    prefer_plain_attention()
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     try:
@@ -172,19 +174,16 @@ def _chunk_sizes(text: str) -> tuple[int, ...]:
 
 
 def _add_backend_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--backend', choices=BACKENDS, default=BACKENDS[0],
+    parser.add_argument('--backend', choices=BACKENDS, default=next(iter(BACKENDS)),
                         help='what runs the graph (default: %(default)s)')
-    parser.add_argument('--threads', type=int, default=0,
-                        help='threads (default: 0, the physical cores)')
-    parser.add_argument('--device', type=int, default=0,
-                        help='number of the Ascend device (default: 0)')
-    parser.add_argument('--form', default='auto',
-                        help="memory of the Ascend device: the host's (rc), its own (ep), or "
-                        'auto, which asks it (default: auto)')
+    for option in OPTIONS:
+        parser.add_argument(f'--{option.name}', type=type(option.default), default=option.default,
+                            choices=option.choices or None,
+                            help=f'{option.description} (default: %(default)s)')
 
 
 def _backend_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(arguments, name) for name in ('threads', 'device', 'form')}
+    return {option.name: getattr(arguments, option.name) for option in OPTIONS}
 
 
 def _fetch(arguments: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from tinyllama_ros.artifact.places import find_artifact
 from tinyllama_ros.cann.atc import SMALL_MEMORY
 from tinyllama_ros.cann.npu import Npu, read_npu
 from tinyllama_ros.cann.toolkit import Toolkit
-from tinyllama_ros.engine.backend import open_backend
+from tinyllama_ros.engine.backend import BACKENDS, open_backend
 from tinyllama_ros.errors import TinyLlamaError
 from tinyllama_ros.kernels import find_library
 
@@ -218,7 +218,7 @@ def _atc(toolkit: Toolkit | None) -> Finding:
 def _artifact(artifact: Artifact, backend: str, soc: str, toolkit: Toolkit | None) -> Finding:
     manifest, folder = artifact.manifest, artifact.folder
     text = f'{folder}: sound, {manifest.quantization}, {manifest.kv_length} slots'
-    dialect = 'ascend' if backend == 'acl' else 'cpu'
+    dialect = BACKENDS[backend].dialect
     if manifest.dialect != dialect:
         return Finding('artifact', FAULT, f'{text}, but of the {manifest.dialect} dialect',
                        f'tinyllama-model build NAME --target {dialect}')

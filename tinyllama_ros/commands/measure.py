@@ -24,8 +24,9 @@ from tinyllama_ros.chat.conversation import Conversation
 from tinyllama_ros.chat.events import ChatOptions, ResetReason
 from tinyllama_ros.chat.serving import RecordKind, Server, State
 from tinyllama_ros.chat.tokenizer import load_tokenizer
-from tinyllama_ros.engine.backend import Backend, open_backend
+from tinyllama_ros.engine.backend import Backend, BACKENDS, open_backend
 from tinyllama_ros.engine.engine import Engine
+from tinyllama_ros.engine.host import physical_cores
 from tinyllama_ros.engine.sampling import Sampler, SamplingOptions
 from tinyllama_ros.errors import ConfigError, PromptError
 
@@ -57,13 +58,11 @@ class Measurement:
         return cls(name, unit, median(values), min(values), max(values), len(values))
 
 
-def measure(folder: Path, *, backend: str, threads: int, runs: int, device: int = 0,
-            form: str = 'auto') -> list[Measurement]:
+def measure(folder: Path, *, backend: str, runs: int, **options: Any) -> list[Measurement]:
     """
     Return what was measured of an artifact, in an order to read.
 
-    :param device: see open_backend, as for form.
-
+    :param options: of the backend, as open_backend takes them.
     :raises ArtifactError, BackendError, ConfigError: it could not be loaded.
     :raises ConfigError: there are to be no runs.
     """
@@ -72,16 +71,16 @@ def measure(folder: Path, *, backend: str, threads: int, runs: int, device: int 
     began_s = time.perf_counter()
     artifact = Artifact.open(folder)
     verified_s = time.perf_counter()
-    loaded = open_backend(backend, artifact, threads=threads, device=device, form=form)
+    loaded = open_backend(backend, artifact, **options)
     ready_s = time.perf_counter()
     try:
         found = [Measurement.of('verify', 's', [verified_s - began_s]),
                  Measurement.of('load', 's', [ready_s - verified_s])]
         found += _speeds(loaded, runs)
-        if backend == 'onnx':  # an NPU reads its weights by a bus of its own
-            found += _bus(loaded, artifact.manifest, threads, runs)
+        if BACKENDS[backend].hardware == 'CPU':  # an NPU reads its weights by a bus of its own
+            found += _bus(loaded, artifact.manifest, options.get('threads', 0), runs)
         found += [_first_token(loaded, length, runs) for length in PROMPTS
-                  if length < loaded.kv_length]
+                  if length < loaded.shape.kv_length]
         found += _outside(loaded, artifact, runs)
         resident = psutil.Process().memory_info().rss / 1e6
         return [*found, Measurement.of('resident memory', 'MB', [resident])]
@@ -112,9 +111,10 @@ def _speeds(backend: Backend, runs: int) -> list[Measurement]:
 
     All of them in turn, since a virtual machine is not as fast from minute to minute.
     """
-    sizes = [size for size in backend.chunk_sizes if size <= backend.kv_length]
-    last = backend.kv_length - sizes[-1]
-    cases = [(size, fill) for fill in sorted({0, min(backend.kv_length // 2, last), last})
+    slots = backend.shape.kv_length
+    sizes = [size for size in backend.shape.chunk_sizes if size <= slots]
+    last = slots - sizes[-1]
+    cases = [(size, fill) for fill in sorted({0, min(slots // 2, last), last})
              for size in sizes]
     rates = [[_rate(backend, size, fill) for size, fill in cases] for _ in range(runs)]
     return [Measurement.of(f'chunk {size} at fill {fill}', 'tok/s', list(found))
@@ -123,7 +123,7 @@ def _speeds(backend: Backend, runs: int) -> list[Measurement]:
 
 def _rate(backend: Backend, size: int, fill: int) -> float:
     """Return tokens per second, after a pass to warm up."""
-    tokens = np.arange(size, dtype=np.int64) % backend.vocab_size
+    tokens = np.arange(size, dtype=np.int64) % backend.shape.vocab_size
     backend.forward(tokens, fill)
     steps = max(2, STEPS // size)
     began_s = time.perf_counter()
@@ -139,7 +139,6 @@ def _bus(backend: Backend, manifest: Manifest, threads: int, runs: int) -> list[
     Both in turn, and as many bytes of either: the bandwidth of a virtual machine may be higher for
     a moment than it is for long.
     """
-    from tinyllama_ros.engine.onnx import physical_cores
     threads = threads or physical_cores()
     size = weight_bytes(manifest)
     bandwidths, shares = [], []
@@ -183,11 +182,11 @@ def weight_bytes(manifest: Manifest) -> int:
 
 def _first_token(backend: Backend, length: int, runs: int) -> Measurement:
     """Measure from an empty cache to the first token drawn."""
-    tokens = [index % backend.vocab_size for index in range(length)]
+    tokens = [index % backend.shape.vocab_size for index in range(length)]
     sampler = Sampler(SamplingOptions())
     times_s = []
     for _ in range(runs + 1):
-        engine = Engine(backend)
+        engine = Engine(lambda: backend)
         began_s = time.perf_counter()
         for _ in engine.prefill(tokens):
             pass
@@ -204,9 +203,9 @@ def _outside(backend: Backend, artifact: Artifact, runs: int) -> list[Measuremen
     """
     settings = artifact.manifest.tokenizer
     timed = _Timed(backend, sorted(settings.control_tokens.values()))
-    conversation = Conversation(Engine(timed), settings,
+    conversation = Conversation(Engine(lambda: timed), settings,
                                 load_tokenizer(artifact.tokenizer, settings))
-    room = max(2, min(ANSWER, backend.kv_length // 2))
+    room = max(2, min(ANSWER, backend.shape.kv_length // 2))
     options = ChatOptions(max_tokens=room, answer_room=room, drafting=False,
                           sampling=SamplingOptions(temperature=0.7, top_p=0.9))
     try:
@@ -235,10 +234,7 @@ class _Timed:
     def __init__(self, backend: Backend, stop_tokens: list[int]) -> None:
         self._backend = backend
         self._stop_tokens = stop_tokens
-        self.kv_length = backend.kv_length
-        self.vocab_size = backend.vocab_size
-        self.chunk_sizes = backend.chunk_sizes
-        self.pads = backend.pads
+        self.shape = backend.shape
         self.steps = 0
         self.seconds = 0.0
 

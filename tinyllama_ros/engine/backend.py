@@ -1,6 +1,8 @@
-"""What the engine asks of whatever runs the static graph."""
+"""What the engine asks of whatever runs the static graph, and the table of what can run it."""
 
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +10,18 @@ from numpy.typing import NDArray
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.errors import ConfigError
 
-BACKENDS = ('onnx', 'acl')
+
+@dataclass(frozen=True)
+class BackendShape:
+    """The sizes of a backend's graph."""
+
+    kv_length: int
+    """Slots of the cache."""
+    vocab_size: int
+    chunk_sizes: tuple[int, ...]
+    """Chunk lengths that it runs well, ascending; it takes any length up to the last."""
+    pads: bool
+    """Whether a chunk is padded to the next of these lengths, and takes the time of that one."""
 
 
 class Backend(Protocol):
@@ -19,13 +32,7 @@ class Backend(Protocol):
     the rows themselves.
     """
 
-    kv_length: int
-    """Slots of the cache."""
-    vocab_size: int
-    chunk_sizes: tuple[int, ...]
-    """Chunk lengths that it runs well, ascending; it takes any length up to the last."""
-    pads: bool
-    """Whether a chunk is padded to the next of these lengths, and takes the time of that one."""
+    shape: BackendShape
 
     def forward(self, tokens: NDArray[np.int64], start: int, *, logits: int = 1
                 ) -> NDArray[np.float32]:
@@ -41,25 +48,84 @@ class Backend(Protocol):
         """Free what the backend holds; once closed it may be closed again."""
 
 
-def open_backend(name: str, artifact: Artifact, *, threads: int = 0, device: int = 0,
-                 form: str = 'auto') -> Backend:
+@dataclass(frozen=True)
+class BackendOption:
+    """An option of a backend; its type is that of its default."""
+
+    parameter: str
+    """Its name as a parameter of the node."""
+    default: int | str
+    description: str
+    range: tuple[int, int] | None = None
+    """Lowest and highest value, both allowed."""
+    choices: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Its name on the command line, and as an argument of `open_backend`."""
+        return self.parameter.rpartition('.')[2]
+
+    def check(self, value: Any) -> None:
+        """Raise ConfigError where a value is not allowed."""
+        if self.range and not self.range[0] <= value <= self.range[1]:
+            raise ConfigError(f'{self.parameter} is {value}; it must be in '
+                              f'{self.range[0]}..{self.range[1]}')
+        if self.choices and value not in self.choices:
+            raise ConfigError(f'{self.parameter} is {value!r}; it must be one of '
+                              f'{", ".join(self.choices)}')
+
+
+@dataclass(frozen=True)
+class BackendKind:
+    """A kind of backend."""
+
+    hardware: str
+    dialect: str
+    """The dialect of the graph that it runs."""
+    options: tuple[BackendOption, ...]
+    open: Callable[..., Backend]
+    """Loads an artifact; takes the options by name. Its library is imported here, not before."""
+
+
+def _open_onnx(artifact: Artifact, **options: Any) -> Backend:
+    from tinyllama_ros.engine.onnx import OnnxBackend
+    return OnnxBackend(artifact, **options)
+
+
+def _open_acl(artifact: Artifact, **options: Any) -> Backend:
+    from tinyllama_ros.engine.acl.backend import AclBackend
+    return AclBackend(artifact, **options)
+
+
+BACKENDS: Mapping[str, BackendKind] = {
+    'onnx': BackendKind('CPU', 'cpu', (
+        BackendOption('threads', 0, 'Threads of the CPU backend; 0 takes the physical cores.',
+                      (0, 256)),
+    ), _open_onnx),
+    'acl': BackendKind('Ascend NPU', 'ascend', (
+        BackendOption('acl.device', 0, 'Number of the Ascend device.', (0, 1023)),
+        BackendOption('acl.form', 'auto', "Memory of the device: the host's (rc, Orange Pi), its "
+                      'own (ep), or auto, which asks the device.', choices=('auto', 'rc', 'ep')),
+    ), _open_acl),
+}
+"""Every kind of backend by its name; the first is the default."""
+OPTIONS: tuple[BackendOption, ...] = tuple(
+    option for kind in BACKENDS.values() for option in kind.options)
+
+
+def open_backend(name: str, artifact: Artifact, **options: Any) -> Backend:
     """
     Return the backend of this name, loaded with an artifact.
 
-    :param threads: of the CPU backend; 0 means the physical cores that this process may use.
-    :param device: number of the Ascend device.
-    :param form: whether its memory is the host's (``rc``) or not (``ep``); ``auto`` asks it.
-    :raises ConfigError: the name or the form is unknown, or a number is negative.
+    :param options: by the names in OPTIONS; those of other backends are not used.
+    :raises ConfigError: the name is unknown, or an option has a value that is not allowed.
     :raises BackendError: the graph could not be loaded.
     """
     if name not in BACKENDS:
         raise ConfigError(f'backend {name!r} is unknown; known: {", ".join(BACKENDS)}')
-    if threads < 0:
-        raise ConfigError(f'threads is {threads}; it must be 0 (physical cores) or above')
-    if device < 0:
-        raise ConfigError(f'acl.device is {device}; it must be 0 or above')
-    if name == 'acl':
-        from tinyllama_ros.engine.acl.backend import AclBackend
-        return AclBackend(artifact, device=device, form=form)
-    from tinyllama_ros.engine.onnx import OnnxBackend
-    return OnnxBackend(artifact, threads=threads)
+    assert options.keys() <= {option.name for option in OPTIONS}, options
+    for option in OPTIONS:
+        option.check(options.get(option.name, option.default))
+    kind = BACKENDS[name]
+    return kind.open(artifact, **{option.name: options.get(option.name, option.default)
+                                  for option in kind.options})

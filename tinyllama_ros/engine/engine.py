@@ -1,5 +1,5 @@
 """
-Token ids in, token ids out: reads tokens into the cache and draws the next ones.
+Token ids in, token ids out: prefills the cache with tokens and samples the next ones.
 
 Knows nothing of text, messages or ROS. Every generator yields between two forward passes, so
 whoever iterates may stop there.
@@ -15,63 +15,66 @@ from tinyllama_ros.engine.backend import Backend
 from tinyllama_ros.engine.cache import Cache
 from tinyllama_ros.engine.drafting import Drafter
 from tinyllama_ros.engine.sampling import Sampler
-from tinyllama_ros.errors import BackendError, BackendLost
+from tinyllama_ros.errors import BackendLost
 
 
 class Engine:
     """
     One backend, and the cache that lies in it.
 
-    Drafted tokens are verified beyond the fill, where nothing counts them: each enters the cache
-    when it was drawn and is appended, and needs no pass then.
+    Drafted tokens are computed in the pass of the token before them, in slots beyond the fill. One
+    that is then sampled needs no pass of its own: `decode` only counts it.
     """
 
-    def __init__(self, backend: Backend, open_anew: Callable[[], Backend] | None = None) -> None:
+    def __init__(self, open_backend: Callable[[], Backend]) -> None:
         """
-        Own a backend.
+        Open a backend and own it.
 
-        :param open_anew: returns another one like it, once this one is closed; without it a
-            backend that is lost stays lost.
+        :param open_backend: called again to replace a backend that was lost, once that is closed.
+        :raises BackendError: it cannot be opened.
         """
-        self.cache = Cache(backend.kv_length)
+        self._open_backend = open_backend
+        self._backend: Backend | None = open_backend()
+        self._shape = self._backend.shape
+        self.cache = Cache(self._shape.kv_length)
         self.is_broken = False
         """The last forward pass failed."""
-        self._backend: Backend | None = backend
-        self._chunk = backend.chunk_sizes[-1]
-        self._pads = backend.pads
-        self._open_anew = open_anew
         self._logits: NDArray[np.float32] | None = None  # a row for each token of the draft, + 1
-        self._draft: list[int] = []  # tokens of the last pass that nobody had drawn yet
+        self._draft: list[int] = []  # tokens of the last pass that were not sampled before it
         self._accepted = 0
 
     def prefill(self, tokens: Sequence[int]) -> Iterator[int]:
         """
-        Make the cache hold exactly these tokens, reading only those that it does not hold.
+        Make the cache hold exactly these tokens, computing only those that it does not hold.
 
-        At least the last token is read, for its logits. Yields the number of tokens read, once
-        before the first pass (0) and after each.
+        At least the last token is computed, for its logits. Yields the number of tokens that were
+        computed, once before the first pass (0) and after each.
 
         :param tokens: at least one, at most as many as the cache has slots.
         """
         assert 0 < len(tokens) <= self.cache.capacity, f'{len(tokens)} tokens'
-        kept = min(self.cache.shared_prefix(tokens), len(tokens) - 1)
-        self.rewind(kept)
+        cached = min(self.cache.shared_prefix(tokens), len(tokens) - 1)
+        self.rewind(cached)
         yield 0
-        count = math.ceil((len(tokens) - kept) / self._chunk)
-        for index in range(1, count + 1):
-            # Of as many tokens each where none is padded: every pass reads all the weights
-            read = index * self._chunk if self._pads else index * (len(tokens) - kept) // count
-            self._forward(tokens[self.cache.fill:kept + read], logits=int(index == count))
-            yield self.cache.fill - kept
+        longest, missing = self._shape.chunk_sizes[-1], len(tokens) - cached
+        passes = math.ceil(missing / longest)
+        for index in range(1, passes + 1):
+            # Chunks of equal length where none is padded: every pass reads all the weights
+            end = index * longest if self._shape.pads else index * missing // passes
+            self._forward(tokens[self.cache.fill:cached + end], logits=int(index == passes))
+            yield self.cache.fill - cached
 
     def sample(self, sampler: Sampler) -> int:
-        """Return the token that a sampler draws to follow the cache; it is not yet read."""
-        assert self._logits is not None, 'nothing was read yet'
+        """Return the token that a sampler draws to follow the cache; `decode` takes it in."""
+        assert self._logits is not None, 'nothing was prefilled yet'
         return sampler.sample(self._logits[self._accepted], self.cache.tokens)
 
     def decode(self, token: int, drafter: Drafter | None = None, at_most: int = 0) -> None:
         """
-        Count one more token, read with what is drafted to follow it; the cache must have room.
+        Put one more token into the cache, which must have room, and compute what follows it.
+
+        One pass computes it together with the tokens that are drafted to follow it, unless an
+        earlier pass did.
 
         :param at_most: tokens that may be drafted.
         """
@@ -82,12 +85,12 @@ class Engine:
         draft: list[int] = []
         if drafter:
             drafter.record(len(self._draft), self._accepted)
-            at_most = min(at_most, self._chunk - 1, self.cache.room - 1)
+            at_most = min(at_most, self._shape.chunk_sizes[-1] - 1, self.cache.room - 1)
             draft = drafter.draft([*self.cache.tokens, token], at_most)
         self._forward([token], draft, logits=1 + len(draft))
 
     def rewind(self, fill: int) -> None:
-        """Take back the newest tokens, down to a fill; something must be read before a draw."""
+        """Take back the newest tokens, down to a fill; then prefill comes before sample."""
         self.cache.rewind(fill)
         self._draft, self._accepted = [], 0
 
@@ -97,15 +100,13 @@ class Engine:
 
     def reopen(self) -> None:
         """
-        Put a new backend in the place of this one; nothing is in the cache then.
+        Close the backend and open it again, with an empty cache.
 
-        :raises BackendError: there is none; every pass is BackendLost until this succeeds.
+        :raises BackendError: it cannot be opened; every pass is BackendLost until this succeeds.
         """
-        if self._open_anew is None:
-            raise BackendError('the backend cannot be opened again here')
         self.clear()
         self.close()  # first: the device need not have room for two
-        self._backend = self._open_anew()
+        self._backend = self._open_backend()
         self.is_broken = False
 
     def close(self) -> None:

@@ -15,10 +15,10 @@ def losses(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[n
 
 def window_loss(backend: Backend, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the negative log-likelihood (nats) of every token but the first: (window - 1,)."""
-    longest = backend.chunk_sizes[-1]
-    found = []
+    longest = backend.shape.chunk_sizes[-1]
+    parts = []
     for start in range(0, len(tokens) - 1, longest):
         chunk = tokens[start:min(start + longest, len(tokens) - 1)]
         logits = backend.forward(chunk, start, logits=len(chunk))
-        found.append(losses(logits, tokens[start + 1:start + 1 + len(chunk)]))
-    return np.concatenate(found)
+        parts.append(losses(logits, tokens[start + 1:start + 1 + len(chunk)]))
+    return np.concatenate(parts)

@@ -11,7 +11,6 @@ It must not import anything of this project but the errors.
 
 import ctypes
 from dataclasses import dataclass
-import os
 from pathlib import Path
 
 PATH = Path(__file__).with_name('library.so.1')
@@ -28,16 +27,6 @@ class Library:
 def find_library() -> Library | None:
     """Return the library, or None where it was not compiled."""
     return Library(PATH, _instructions(PATH)) if PATH.exists() else None
-
-
-def prefer_plain_attention() -> None:
-    """
-    Let ONNX Runtime's own attention be the plain one in sessions that are made from now on.
-
-    The tiled one of newer releases takes 2 to 2.5 times as long at these lengths, differs in last
-    places, and saves memory that is small here (8 MB at 1024 slots).
-    """
-    os.environ.setdefault('ORT_GQA_DISABLE_FLASH_ATTENTION', '1')
 
 
 def _instructions(path: Path) -> str:

@@ -17,8 +17,9 @@ from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest, re
 from tinyllama_ros.chat.conversation import Conversation, open_conversation
 from tinyllama_ros.chat.events import ChatOptions, ResetReason
 from tinyllama_ros.chat.serving import RecordKind, Server, State
-from tinyllama_ros.engine.backend import Backend, open_backend
+from tinyllama_ros.engine.backend import open_backend, OPTIONS
 from tinyllama_ros.engine.engine import Engine
+from tinyllama_ros.engine.host import prefer_plain_attention
 from tinyllama_ros.errors import ConfigError, RequestError, TinyLlamaError
 from tinyllama_ros.ros.diagnostics import describe
 from tinyllama_ros.ros.parameters import chat_options, PARAMETERS
@@ -180,13 +181,9 @@ class TinyLlamaNode(LifecycleNode):
         artifact = Artifact.open(folder)
         _check_room(self._options(), artifact.manifest.kv_length)
         name = self._value('backend')
-        options = {'threads': self._value('threads'), 'device': self._value('acl.device'),
-                   'form': self._value('acl.form')}
-
-        def open_anew() -> Backend:
-            return open_backend(name, artifact, **options)
-
-        self._conversation = open_conversation(artifact, Engine(open_anew(), open_anew))
+        options = {option.name: self._value(option.parameter) for option in OPTIONS}
+        engine = Engine(lambda: open_backend(name, artifact, **options))
+        self._conversation = open_conversation(artifact, engine)
         self._server = Server(self._conversation, self._topics, options=self._options,
                               depth=self._value('queue_depth'))
         if self._has_namesake():
@@ -350,6 +347,7 @@ def _check_room(options: ChatOptions, capacity: int) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; 1 where it could not start."""
+    prefer_plain_attention()
     return run_in_ros('tinyllama_node', _run_node, args)
 
 

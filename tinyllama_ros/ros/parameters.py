@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from tinyllama_ros.chat.events import ChatOptions
+from tinyllama_ros.engine.backend import BACKENDS, OPTIONS
 from tinyllama_ros.engine.sampling import SamplingOptions
 
 
@@ -25,13 +26,10 @@ PARAMETERS: Mapping[str, Parameter] = {
     'model': Parameter('smollm2-135m-instruct-w8a8',
                        'Artifact: the path of its folder, or its name in the cache folder.',
                        is_fixed=True),
-    'backend': Parameter('onnx', 'What runs the graph: onnx (CPU) or acl (Ascend NPU).',
-                         is_fixed=True),
-    'threads': Parameter(0, 'Threads of the CPU backend; 0 takes the physical cores.', (0, 256),
-                         is_fixed=True),
-    'acl.device': Parameter(0, 'Number of the Ascend device.', (0, 1023), is_fixed=True),
-    'acl.form': Parameter('auto', "Memory of the device: the host's (rc, Orange Pi), its own "
-                          '(ep), or auto, which asks the device.', is_fixed=True),
+    'backend': Parameter(next(iter(BACKENDS)), 'What runs the graph: ' + ' or '.join(
+        f'{name} ({kind.hardware})' for name, kind in BACKENDS.items()) + '.', is_fixed=True),
+    **{option.parameter: Parameter(option.default, option.description, option.range,
+                                   is_fixed=True) for option in OPTIONS},
     'autostart': Parameter(True, 'Configure and activate at once; false waits for lifecycle '
                            'transitions.', is_fixed=True),
     'queue_depth': Parameter(16, 'Prompts that may wait; one more is refused on ~/error.',

@@ -101,7 +101,7 @@ def _measured(folder: Path, calibration: Calibration, pieces: list[list[int]]) -
     """Return what a finished graph of the CPU dialect loses on the text that was held out."""
     artifact = Artifact.open(folder)
     backend = open_backend('onnx', artifact)
-    slots, read = backend.kv_length, held_out(pieces)
+    slots, read = backend.shape.kv_length, held_out(pieces)
     try:
         found = np.concatenate([window_loss(backend, np.array(piece[:slots])) for piece in read])
     finally:

@@ -123,7 +123,7 @@ def test_last_row_is_that_of_the_last_token_and_not_of_the_padding(board, geared
     every = backend.forward(TOKENS[:3], 0, logits=3).copy()
     np.testing.assert_array_equal(backend.forward(TOKENS[:3], 0), every[-1:])
     np.testing.assert_array_equal(backend.forward(TOKENS[:3], 0, logits=2), every[-2:])
-    assert backend.forward(TOKENS[:3], 0, logits=0).shape == (0, backend.vocab_size)
+    assert backend.forward(TOKENS[:3], 0, logits=0).shape == (0, backend.shape.vocab_size)
     backend.close()
 
 
@@ -321,7 +321,7 @@ OPTIONS = ChatOptions(max_tokens=20, answer_room=16, sampling=SamplingOptions(te
 def test_answer_goes_on_after_a_failure_on_the_device(board, talkative, nth, code):
     def answer(*faults: int) -> list[str]:
         conversation = open_conversation(talkative, Engine(
-            AclBackend(talkative), lambda: AclBackend(talkative)))
+            lambda: AclBackend(talkative)))
         for fault in faults:
             board.fail('execute_async', fault, code)
         events = list(conversation.answer('What?', OPTIONS))
@@ -334,8 +334,8 @@ def test_answer_goes_on_after_a_failure_on_the_device(board, talkative, nth, cod
 
 
 def test_memory_that_runs_out_in_mid_answer_ends_the_answer_with_its_reason(board, talkative):
-    conversation = open_conversation(talkative, Engine(
-        AclBackend(talkative), lambda: pytest.fail('a reload cannot help')))
+    backends = iter([AclBackend(talkative)])  # none a second time, for a reload cannot help
+    conversation = open_conversation(talkative, Engine(lambda: next(backends)))
     board.fail('execute_async', 25, 207001)
     with pytest.raises(BackendError, match='207001: the device is out of memory'):
         list(conversation.answer('What?', OPTIONS))
@@ -346,7 +346,7 @@ def test_memory_that_runs_out_in_mid_answer_ends_the_answer_with_its_reason(boar
 
 
 def test_cancel_at_any_stage_leaves_the_next_answer_whole(board, talkative):
-    conversation = open_conversation(talkative, Engine(AclBackend(talkative)))
+    conversation = open_conversation(talkative, Engine(lambda: AclBackend(talkative)))
     events = list(conversation.answer('What?', OPTIONS))
     whole = events[-1].text
     for count in range(len(events)):

@@ -126,7 +126,7 @@ def test_as_many_of_the_last_logits_as_are_asked_for(fp32, length):
     for wanted in {0, 1, length // 2, length}:
         found = fp32.backend.forward(tokens[5:], 5, logits=wanted)
         np.testing.assert_allclose(found, every[length - wanted:], rtol=0, atol=1e-6)
-    assert fp32.backend.forward(tokens[5:], 5).shape == (1, fp32.backend.vocab_size)
+    assert fp32.backend.forward(tokens[5:], 5).shape == (1, fp32.backend.shape.vocab_size)
 
 
 def test_full_cache_is_read_to_its_last_slot(fp32):

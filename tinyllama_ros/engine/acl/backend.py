@@ -17,6 +17,7 @@ from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.engine.acl.device import Device, view
 from tinyllama_ros.engine.acl.errors import AclError, NOT_SUPPORTED
 from tinyllama_ros.engine.acl.model import INPUTS, Model, OUTPUTS, Tensor
+from tinyllama_ros.engine.backend import BackendShape
 from tinyllama_ros.errors import BackendError, BackendLost
 
 HOST_TO_DEVICE, DEVICE_TO_HOST, DEVICE_TO_DEVICE = 1, 2, 3
@@ -28,8 +29,6 @@ class AclBackend:
 
     Of each step only the new tokens go in, and only the logits come out.
     """
-
-    pads = True
 
     def __init__(self, artifact: Artifact, *, device: int = 0, form: str = 'auto') -> None:
         """
@@ -45,11 +44,10 @@ class AclBackend:
         if manifest.om is None:
             raise BackendError(f'{artifact.folder} is not compiled for the NPU yet; run: '
                                f'tinyllama-model atc {artifact.folder}')
-        self.kv_length = manifest.kv_length
-        self.vocab_size = manifest.architecture.vocab_size
-        self.chunk_sizes = manifest.chunk_sizes
         arch = manifest.architecture
-        self._rows = _Rows(arch.layers * 2 * arch.kv_heads, self.kv_length, arch.head_dim)
+        self.shape = BackendShape(manifest.kv_length, arch.vocab_size, manifest.chunk_sizes,
+                                  pads=True)
+        self._rows = _Rows(arch.layers * 2 * arch.kv_heads, manifest.kv_length, arch.head_dim)
         self._device: Device | None = Device(device, form)
         try:
             _check_chip(self._device, artifact)
@@ -75,17 +73,17 @@ class AclBackend:
         """Slots that the mask on the device shows; None: it was written in part."""
         self._end: tuple[int, int] | None = None
         """Chunk length and tokens for which the end of the mask was written."""
-        self._found = np.zeros((1, self.vocab_size), np.float32)
+        self._found = np.zeros((1, self.shape.vocab_size), np.float32)
 
     def forward(self, tokens: NDArray[np.int64], start: int, *, logits: int = 1
                 ) -> NDArray[np.float32]:
         """Run one chunk, padded to the next length that was compiled; see Backend."""
         assert self._device is not None, 'the backend is closed'
-        length = len(tokens)
-        assert 0 < length <= min(self.chunk_sizes[-1], self.kv_length - start), (length, start)
-        assert 0 <= tokens.min() and tokens.max() < self.vocab_size, 'no such token'
+        length, shape = len(tokens), self.shape
+        assert 0 < length <= min(shape.chunk_sizes[-1], shape.kv_length - start), (length, start)
+        assert 0 <= tokens.min() and tokens.max() < shape.vocab_size, 'no such token'
         assert 0 <= logits <= length, (logits, length)
-        chunk = next(size for size in self.chunk_sizes if size >= length)
+        chunk = next(size for size in shape.chunk_sizes if size >= length)
         self._device.enter()
         self._model.choose(chunk)
         self._memory.write(self._tokens, 0, padded(tokens, chunk))
@@ -104,7 +102,8 @@ class AclBackend:
         """Let the mask show the slots before a start and the tokens of a chunk; no padding."""
         shown, self._shown = self._shown, None  # should it fail
         if shown is None:
-            self._memory.write(self._mask, 0, (np.arange(self.kv_length) < start).astype(np.int64))
+            self._memory.write(self._mask, 0,
+                               (np.arange(self.shape.kv_length) < start).astype(np.int64))
         elif shown < start:
             self._memory.write(self._mask, shown, np.ones(start - shown, np.int64))
         elif shown > start:
@@ -112,17 +111,18 @@ class AclBackend:
         self._shown = start
         if self._end != (chunk, length):
             self._end = None
-            self._memory.write(self._mask, self.kv_length,
+            self._memory.write(self._mask, self.shape.kv_length,
                                padded(np.ones(length, np.int64), chunk))
             self._end = chunk, length
 
     def _read_logits(self, first: int, end: int) -> NDArray[np.float32]:
         """Return the logits of some tokens of the chunk, as the next call will overwrite them."""
         if end - first > len(self._found):
-            self._found = np.zeros((self.chunk_sizes[-1], self.vocab_size), np.float32)
+            self._found = np.zeros((self.shape.chunk_sizes[-1], self.shape.vocab_size),
+                                   np.float32)
         found = self._found[:end - first]
         if len(found):
-            found[...] = self._memory.read(self._logits, first * self.vocab_size, found.size
+            found[...] = self._memory.read(self._logits, first * self.shape.vocab_size, found.size
                                            ).reshape(found.shape)
         return found
 

@@ -16,7 +16,6 @@ import shutil
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
-import onnxruntime as ort
 from safetensors import safe_open, SafetensorError
 from safetensors.numpy import save_file
 from tqdm import tqdm
@@ -24,8 +23,8 @@ from tqdm import tqdm
 from tinyllama_ros.artifact.disk import disk_errors, locked, replacing
 from tinyllama_ros.artifact.manifest import GRAPH
 from tinyllama_ros.engine.loss import losses
+from tinyllama_ros.engine.ort_session import open_session
 from tinyllama_ros.errors import ArtifactError, ConfigError
-from tinyllama_ros.kernels import prefer_plain_attention
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.graphs.cpu_graph import write_cpu_graph
 from tinyllama_ros.workbench.graphs.linear import FloatLinear
@@ -115,15 +114,10 @@ class _Tapped:
         for _ in write_cpu_graph(checkpoint, _TappedLinear, LONGEST, folder):
             pass
         self._arch = checkpoint.architecture
-        prefer_plain_attention()
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.enable_cpu_mem_arena = False
-        options.use_deterministic_compute = True
         # Weights stay mapped from their file, and the system can take the memory back
-        options.add_session_config_entry('session.disable_prepacking', '1')
-        self._session = ort.InferenceSession(str(folder / GRAPH), options,
-                                             providers=['CPUExecutionProvider'])
+        self._session = open_session(
+            folder / GRAPH, enable_cpu_mem_arena=False, use_deterministic_compute=True,
+            entries={'session.disable_prepacking': '1'})
         self._taps = [output.name for output in self._session.get_outputs()
                       if output.name.endswith(TAP)]
         self._empty = np.zeros((1, self._arch.kv_heads, LONGEST, self._arch.head_dim), np.float32)

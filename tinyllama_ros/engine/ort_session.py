@@ -1,0 +1,41 @@
+"""The one place where sessions of ONNX Runtime are made."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tinyllama_ros.errors import BackendError
+from tinyllama_ros.kernels import find_library
+
+try:
+    from onnxruntime import InferenceSession, IOBinding, OrtValue, SessionOptions
+except ImportError as error:
+    raise BackendError('the CPU backend and the calibration need ONNX Runtime, which is not '
+                       'installed here; run: pip install onnxruntime') from error
+
+__all__ = ['InferenceSession', 'IOBinding', 'open_session', 'OrtValue']
+
+
+def open_session(graph: Path, *, own_kernels: bool = False, entries: Mapping[str, str] = {},
+                 **options: Any) -> InferenceSession:
+    """
+    Return a session that runs a graph on the CPU.
+
+    :param own_kernels: run our operators by our kernels, where those are; see kernels/.
+    :param entries: of the session's configuration, by ONNX Runtime's names.
+    :param options: attributes of ONNX Runtime's SessionOptions.
+    :raises BackendError: the graph could not be loaded.
+    """
+    session_options = SessionOptions()
+    session_options.log_severity_level = 3
+    for name, value in options.items():
+        setattr(session_options, name, value)
+    for name, value in entries.items():
+        session_options.add_session_config_entry(name, value)
+    library = find_library() if own_kernels else None
+    if library and library.instructions:
+        session_options.register_custom_ops_library(str(library.path))
+    try:
+        return InferenceSession(str(graph), session_options, providers=['CPUExecutionProvider'])
+    except Exception as error:  # ONNX Runtime's errors share no base class but this
+        raise BackendError(f'ONNX Runtime could not load {graph}: {error}') from error
