@@ -18,7 +18,7 @@ import onnxruntime as ort
 from tinyllama_ros.artifact.architecture import Architecture
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.engine.backend import BackendShape
-from tinyllama_ros.engine.onnx import _has_vnni
+from tinyllama_ros.engine.host import has_vnni
 
 CONSTANTS = {'lowest': np.float32(-128), 'highest': np.float32(127), 'shift': np.float32(128),
              'zero_point': np.uint8(128)}
@@ -56,7 +56,7 @@ def open_session(path: Path, threads: int = 1) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    options.add_session_config_entry('session.x64quantprecision', '0' if _has_vnni() else '1')
+    options.add_session_config_entry('session.x64quantprecision', '0' if has_vnni() else '1')
     return ort.InferenceSession(stand_in_path, options, providers=['CPUExecutionProvider'])
 
 
