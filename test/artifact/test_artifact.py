@@ -51,11 +51,11 @@ def folder(tmp_path, manifest) -> Path:
 
 
 def edit(folder: Path, **fields: object) -> None:
-    """Change fields of a manifest; None leaves one out."""
+    """Change fields of a manifest; `...` leaves one out."""
     path = folder / MANIFEST
     found = json.loads(path.read_text()) | fields
     path.write_text(json.dumps({name: value for name, value in found.items()
-                                if value is not None}))
+                                if value is not ...}))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -143,10 +143,10 @@ def test_manifest_that_is_none_is_refused(folder, content):
         Artifact.open(folder)
 
 
-@pytest.mark.parametrize('version', [0, 2, '1', 'two'])
+@pytest.mark.parametrize('version', [0, 2, '1', 'two', True, None, 1.0])
 def test_unknown_version_is_refused(folder, version):
     edit(folder, format_version=version)
-    with pytest.raises(ArtifactError, match=rf'has format version {version}; .* reads version 1'):
+    with pytest.raises(ArtifactError, match=rf'has format version {version!r}; .* version 1'):
         Artifact.open(folder)
 
 
@@ -154,7 +154,7 @@ SHAPE, SETTINGS = vars(tiny().architecture), vars(tiny().tokenizer.settings)
 
 
 @pytest.mark.parametrize('fields', [
-    pytest.param({name: None}, id=f'no_{name}') for name in (
+    pytest.param({name: ...}, id=f'no_{name}') for name in (
         'name', 'kv_length', 'chunk_sizes', 'architecture', 'tokenizer', 'files')] + [
     pytest.param({'speed': 3}, id='unknown_field'),
     pytest.param({'dialect': 'latin'}, id='unknown_dialect'),
@@ -163,10 +163,20 @@ SHAPE, SETTINGS = vars(tiny().architecture), vars(tiny().tokenizer.settings)
     pytest.param({'kv_length': 1}, id='one_slot'),
     pytest.param({'kv_length': 513}, id='more_slots_than_positions'),
     pytest.param({'kv_length': '64'}, id='text_for_a_number'),
+    pytest.param({'kv_length': True}, id='truth_for_a_number'),
+    pytest.param({'kv_length': 64.0}, id='fraction_for_a_number'),
+    pytest.param({'name': 3}, id='number_for_a_text'),
     pytest.param({'chunk_sizes': 16}, id='number_for_a_list'),
     pytest.param({'chunk_sizes': []}, id='no_chunk_size'),
     pytest.param({'chunk_sizes': [16, 1]}, id='descending_chunk_sizes'),
     pytest.param({'chunk_sizes': [0, 16]}, id='chunk_of_none'),
+    pytest.param({'chunk_sizes': [1, 10 ** 9]}, id='chunk_of_more_than_there_are_positions'),
+    pytest.param({'architecture': SHAPE | {'rope_base': 10 ** 400}}, id='endless_base'),
+    pytest.param({'architecture': SHAPE | {'norm_eps': float('nan')}}, id='no_number'),
+    pytest.param({'tokenizer': SETTINGS | {'control_tokens': {'<|im_end|>': 10 ** 9}}},
+                 id='token_beyond_the_embedding'),
+    pytest.param({'tokenizer': SETTINGS | {'control_tokens': {'<|im_end|>': -1}}},
+                 id='token_below_zero'),
     pytest.param({'architecture': SHAPE | {'heads': 3}}, id='heads_do_not_share_evenly'),
     pytest.param({'architecture': SHAPE | {'rope_scaling': 2}}, id='unknown_shape'),
     pytest.param({'tokenizer': SETTINGS | {'kind': 'words'}}, id='unknown_tokenizer'),
@@ -175,6 +185,13 @@ SHAPE, SETTINGS = vars(tiny().architecture), vars(tiny().tokenizer.settings)
 def test_missing_or_wrong_field_is_refused(folder, fields):
     edit(folder, **fields)
     with pytest.raises(ArtifactError, match=r'manifest\.json has a missing or wrong field \(.+\)'):
+        Artifact.open(folder)
+
+
+@pytest.mark.parametrize('layers', [10 ** 3, 10 ** 9])
+def test_more_layers_than_the_files_can_hold_are_refused(folder, layers):
+    edit(folder, architecture=SHAPE | {'layers': layers})
+    with pytest.raises(ArtifactError, match=rf'there are {layers} layers, in files of 24 bytes'):
         Artifact.open(folder)
 
 
@@ -403,5 +420,5 @@ def test_what_is_recorded_of_an_artifact_does_not_undo_what_was(ascend, om):
 
 
 def test_manifest_that_knows_nothing_of_an_om_is_read(ascend):
-    edit(ascend.folder, om=None, held_out=None)
+    edit(ascend.folder, om=..., held_out=...)
     assert Artifact.open(ascend.folder).manifest.om is None

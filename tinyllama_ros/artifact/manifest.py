@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 import json
-from typing import Any
 
 from tinyllama_ros.artifact.architecture import Architecture
+from tinyllama_ros.artifact.fields import from_fields, parse_json, shorten
 from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
 from tinyllama_ros.errors import ArtifactError, ModelError
 
@@ -102,7 +102,15 @@ class Manifest:
                              f'{self.architecture.context_length} positions')
         steps = pairwise((0, *self.chunk_sizes))
         if not self.chunk_sizes or any(low >= high for low, high in steps):
-            raise ModelError(f'chunk_sizes are {self.chunk_sizes}; they must ascend from above 0')
+            raise ModelError(f'chunk_sizes are {shorten(self.chunk_sizes)}; they must ascend from '
+                             'above 0')
+        if self.chunk_sizes[-1] > self.architecture.context_length:
+            raise ModelError(f'a chunk of {self.chunk_sizes[-1]} tokens is longer than '
+                             f'{self.name} can read: {self.architecture.context_length}')
+        for text, token in self.tokenizer.control_tokens.items():
+            if not 0 <= token < self.architecture.vocab_size:
+                raise ModelError(f'the control token {shorten(text)} has the id {token}; the '
+                                 f'embedding ends at {self.architecture.vocab_size - 1}')
 
     def to_json(self) -> str:
         """Return the manifest as it stands in its file."""
@@ -117,25 +125,20 @@ class Manifest:
         :raises ArtifactError: the file is of another version, or a field is missing or wrong.
         """
         try:
-            fields: dict[str, Any] = json.loads(text)
-            version = fields.pop('format_version')
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ArtifactError(f'is no manifest ({error!r})') from error
-        if version != FORMAT_VERSION:
-            raise ArtifactError(f'has format version {version}; this program reads version '
-                                f'{FORMAT_VERSION}')
+            fields = parse_json(text)
+        except ValueError as error:
+            raise ArtifactError(f'is no manifest ({error})') from error
+        if not isinstance(fields, dict) or 'format_version' not in fields:
+            raise ArtifactError('is no manifest (it has no format_version)')
+        version = fields.pop('format_version')
+        if type(version) is not int or version != FORMAT_VERSION:
+            raise ArtifactError(f'has format version {shorten(version)}; this program reads '
+                                f'version {FORMAT_VERSION}')
         if 'fine' in fields:  # what w8a16 was called until version 0.1
             fields['w8a16'] = fields.pop('fine')
         try:
-            return cls(**fields | {
-                'chunk_sizes': tuple(fields['chunk_sizes']),
-                'architecture': Architecture(**fields['architecture']),
-                'tokenizer': TokenizerSettings(**fields['tokenizer']),
-                'files': {name: FileRecord(**record) for name, record in fields['files'].items()},
-                'held_out': _held_out(fields.get('held_out')),
-                'om': _compiled(fields.get('om')),
-            })
-        except (KeyError, TypeError, AttributeError, ModelError) as error:
+            return from_fields(cls, fields)
+        except (ValueError, ModelError) as error:
             raise ArtifactError(f'has a missing or wrong field ({error})') from error
 
 
@@ -144,12 +147,3 @@ def check_cpu_head_dim(architecture: Architecture, remedy: str) -> None:
     if architecture.head_dim % CPU_HEAD_DIM:
         raise ModelError(f'head_dim is {architecture.head_dim}; ONNX Runtime on a CPU runs only '
                          f'multiples of {CPU_HEAD_DIM}: {remedy}')
-
-
-def _held_out(fields: dict[str, Any] | None) -> HeldOutLoss | None:
-    return None if fields is None else HeldOutLoss(**fields)
-
-
-def _compiled(fields: dict[str, Any] | None) -> CompiledGraph | None:
-    return None if fields is None else CompiledGraph(
-        **fields | {'command': tuple(fields['command'])})

@@ -38,7 +38,7 @@ class OnnxBackend:
             intra_op_num_threads=threads or physical_cores(),
             entries={'session.x64quantprecision': '0' if has_vnni() else '1'})
         _check_shapes(self._session, artifact)
-        longest = self.shape.chunk_sizes[-1]
+        longest = min(self.shape.chunk_sizes[-1], self.shape.kv_length)
         self._tokens = np.zeros((1, longest), np.int64)
         self._rows = np.arange(longest, dtype=np.int64)
         self._last_slot = np.zeros(1, np.int32)
@@ -78,8 +78,7 @@ class OnnxBackend:
         """Return a binding of every input and output for one chunk length."""
         if logits > len(self._logits):
             self._bindings.clear()  # they point into the array that is replaced
-            self._logits = np.zeros((self.shape.chunk_sizes[-1], self.shape.vocab_size),
-                                    np.float32)
+            self._logits = np.zeros((self._tokens.size, self.shape.vocab_size), np.float32)
         binding = session.io_binding()
         for name, array in {
                 'input_ids': self._tokens[:, :length],

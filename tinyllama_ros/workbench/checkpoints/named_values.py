@@ -1,10 +1,10 @@
 """Named values of a file (GGUF metadata, a JSON object), read with errors that name them."""
 
 from collections.abc import Collection, Mapping
-import json
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tinyllama_ros.artifact.fields import parse_json, shorten
 from tinyllama_ros.errors import ModelError
 
 T = TypeVar('T')
@@ -31,13 +31,12 @@ class NamedValues:
         :raises ModelError: says that the file is missing, unreadable or no JSON object.
         """
         try:
-            values = json.loads(path.read_bytes())
-            json.dumps(values, ensure_ascii=False).encode()  # "\\ud800" is no character
+            values = parse_json(path.read_bytes())
         except FileNotFoundError as error:
             raise ModelError(f'{path} is missing; fetch it, too') from error
         except OSError as error:
             raise ModelError(f'{path} cannot be read: {error}') from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise ModelError(f'{path} is no JSON, cut short or altered: {error}; fetch it again'
                              ) from error
         if not isinstance(values, dict):
@@ -90,14 +89,14 @@ class NamedValues:
                 raise self._unsupported(key, 'without it')
 
     def _unsupported(self, key: str, remedy: str) -> ModelError:
-        return ModelError(f'{self.path}: {self._prefix}{key} is {_short(self._values[key])}, '
+        return ModelError(f'{self.path}: {self._prefix}{key} is {shorten(self._values[key])}, '
                           f'which is not supported; use a checkpoint {remedy}')
 
     def _of_kind(self, key: str, value: Any, kind: type[T]) -> T:
         if kind is float and type(value) is int and abs(value) < 1 << 64:
             value = float(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise ModelError(f'{self.path}: {self._prefix}{key} is {_short(value)}; '
+            raise ModelError(f'{self.path}: {self._prefix}{key} is {shorten(value)}; '
                              f'it must be of kind {kind.__name__}')
         return value
 
@@ -106,9 +105,3 @@ def _is_one_of(value: Any, values: Collection[Any]) -> bool:
     """Whether a value is there; True is not 1."""
     return any(value == known and isinstance(value, bool) == isinstance(known, bool)
                for known in values)
-
-
-def _short(value: Any) -> str:
-    """Return a value as a message can hold it."""
-    text = repr(value)
-    return text if len(text) <= 80 else f'{text[:77]}...'
