@@ -30,6 +30,7 @@ from tinyllama_ros.errors import TinyLlamaError
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.checkpoints.sources import open_checkpoint
 from tinyllama_ros.workbench.make import calibration_pieces, make_artifact
+from tinyllama_ros.workbench.options import BuildOptions
 from tinyllama_ros.workbench.quantization.calibrate import held_out
 
 MODEL = 'smollm2-135m-instruct'
@@ -51,8 +52,9 @@ Float64Array = NDArray[np.float64]
 def make(checkpoint: Checkpoint, folder: Path, quantization: str, smoothing: str,
          w8a16: str) -> Artifact:
     """Return the artifact of one variant; it takes the place of the one before."""
-    make_artifact(checkpoint, folder, name=MODEL, quantization=quantization, kv_length=KV_LENGTH,
-                  smoothing=smoothing, w8a16=w8a16, progress=True)
+    make_artifact(checkpoint, folder, BuildOptions(
+        name=MODEL, quantization=quantization, kv_length=KV_LENGTH, smoothing=smoothing,
+        w8a16=w8a16))
     return Artifact.open(folder)
 
 

@@ -44,6 +44,7 @@ from tinyllama_ros.engine.onnx import OnnxBackend
 from tinyllama_ros.engine.sampling import SamplingOptions
 from tinyllama_ros.errors import BackendError, ConfigError, LengthError, PromptError
 from tinyllama_ros.workbench.build import build
+from tinyllama_ros.workbench.options import BuildOptions
 
 
 @settings(deadline=None, max_examples=200)
@@ -75,7 +76,7 @@ def open_real(tmp_path_factory):
     """Return a function that opens a tiny model with a number of slots."""
     def open_real(slots: int) -> OnnxBackend:
         folder = tmp_path_factory.mktemp('artifacts') / 'tiny'
-        build(tiny(), folder, name='tiny', quantization='fp32', kv_length=slots)
+        build(tiny(), folder, BuildOptions(name='tiny', quantization='fp32', kv_length=slots))
         return OnnxBackend(Artifact.open(folder), threads=1)
     return open_real
 
@@ -350,7 +351,7 @@ def test_same_seed_gives_the_same_answer():
 
 
 def test_conversation_of_an_artifact_answers(tmp_path):
-    build(tiny(), tmp_path / 'tiny', name='tiny', quantization='w8a8', kv_length=48)
+    build(tiny(), tmp_path / 'tiny', BuildOptions(name='tiny', quantization='w8a8', kv_length=48))
     artifact = Artifact.open(tmp_path / 'tiny')
     conversation = open_conversation(artifact, Engine(lambda: OnnxBackend(artifact, threads=1)))
     assert answer(conversation, max_tokens=5).generated_tokens <= 5

@@ -5,6 +5,7 @@ from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.commands import measure as bench
 from tinyllama_ros.commands.measure import measure, Measurement, weight_bytes
 from tinyllama_ros.workbench.build import build
+from tinyllama_ros.workbench.options import BuildOptions
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +18,8 @@ def little_memory(monkeypatch):
 def test_token_is_multiplied_by_every_weight_but_the_table_it_is_looked_up_in(
         tmp_path, quantization, size, is_tied):
     checkpoint = tiny(layers=2, hidden=256, tied_embeddings=is_tied)
-    build(checkpoint, tmp_path / 'out', name='x', quantization=quantization, kv_length=64)
+    build(checkpoint, tmp_path / 'out', BuildOptions(
+        name='x', quantization=quantization, kv_length=64))
     arch = checkpoint.architecture
     attention = 2 * 256 * (arch.heads + arch.kv_heads) * arch.head_dim
     layer = attention + 3 * 256 * arch.ffn
@@ -26,7 +28,7 @@ def test_token_is_multiplied_by_every_weight_but_the_table_it_is_looked_up_in(
 
 
 def test_share_of_the_bandwidth_is_that_of_the_bytes_read(tmp_path, monkeypatch):
-    build(tiny(), tmp_path / 'out', name='x', quantization='w8a8', kv_length=128)
+    build(tiny(), tmp_path / 'out', BuildOptions(name='x', quantization='w8a8', kv_length=128))
     monkeypatch.setattr(bench, '_rate', lambda backend, size, fill: 1000.0)
     monkeypatch.setattr(bench, '_read_bandwidth', lambda threads, size: 0.5)
     found = {m.name: m for m in measure(tmp_path / 'out', backend='onnx', threads=1, runs=2)}

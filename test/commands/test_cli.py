@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ from support.tiny_models import tiny, write_gguf
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.manifest import WEIGHTS
 from tinyllama_ros.commands import measure as bench
-from tinyllama_ros.commands.cli import main
+from tinyllama_ros.commands.cli import main, name_of
 
 
 @pytest.fixture(autouse=True)
@@ -178,3 +179,19 @@ def test_bench_prints_a_table_with_units(capsys):
     assert main(['bench', 'random-tiny-w8a8', '--runs', '1']) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith('load ') and line.endswith('  s') for line in lines)
+
+
+@pytest.mark.parametrize(('typed', 'name'), [
+    ('models/robot.gguf', 'robot'),
+    ('models/../other', 'other'),
+    ('hub/models--org--Tiny-Chat/snapshots/0123abcd', 'Tiny-Chat'),
+    ('hub/models--org--Tiny-GGUF/snapshots/0123abcd/tiny-q4.gguf', 'tiny-q4'),
+    ('link.gguf', 'link'),
+])
+def test_model_is_named_after_what_was_typed_or_after_its_repository(
+        tmp_path, monkeypatch, typed, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'blobs').mkdir()
+    (tmp_path / 'blobs' / ('e3b0' * 16)).touch()
+    (tmp_path / 'link.gguf').symlink_to(tmp_path / 'blobs' / ('e3b0' * 16))
+    assert name_of(Path(typed)) == name

@@ -33,6 +33,7 @@ from tinyllama_ros.engine.onnx import OnnxBackend
 from tinyllama_ros.engine.sampling import Sampler, SamplingOptions, softmax
 from tinyllama_ros.errors import BackendError
 from tinyllama_ros.workbench.build import build
+from tinyllama_ros.workbench.options import BuildOptions
 
 GREEDY = SamplingOptions(temperature=0)
 TOKENIZER = BpeTokenizer(bpe_file(), BPE.control_tokens)
@@ -229,7 +230,7 @@ library = kernels.find_library()
 @pytest.fixture(scope='module', params=['fp32', 'w8a8'])
 def artifact(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp('drafting') / 'tiny'
-    build(tiny(), folder, name='tiny', quantization=request.param, kv_length=128)
+    build(tiny(), folder, BuildOptions(name='tiny', quantization=request.param, kv_length=128))
     return Artifact.open(folder)
 
 

@@ -17,6 +17,7 @@ from tinyllama_ros.engine.onnx import OnnxBackend
 from tinyllama_ros.engine.sampling import Sampler, SamplingOptions
 from tinyllama_ros.errors import BackendError, ConfigError
 from tinyllama_ros.workbench.build import build
+from tinyllama_ros.workbench.options import BuildOptions
 
 SLOTS, VOCABULARY = 32, 50
 prompts = st.lists(st.integers(0, 2), min_size=1, max_size=SLOTS)
@@ -151,7 +152,7 @@ def test_close_frees_the_backend_and_may_come_twice():
 @pytest.fixture(scope='module')
 def artifact(tmp_path_factory):
     folder = tmp_path_factory.mktemp('engine') / 'tiny'
-    build(tiny(), folder, name='tiny', quantization='fp32', kv_length=SLOTS)
+    build(tiny(), folder, BuildOptions(name='tiny', quantization='fp32', kv_length=SLOTS))
     return Artifact.open(folder)
 
 

@@ -14,6 +14,7 @@ from tinyllama_ros.commands.perplexity import measure_loss, text_windows
 from tinyllama_ros.engine.backend import open_backend
 from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.workbench.build import build
+from tinyllama_ros.workbench.options import BuildOptions
 
 TEXT = 'The robot went to the kitchen and looked for the cup that Ada had left there. ' * 20
 
@@ -21,7 +22,7 @@ TEXT = 'The robot went to the kitchen and looked for the cup that Ada had left t
 @pytest.fixture(scope='module')
 def artifact(tmp_path_factory):
     folder = tmp_path_factory.mktemp('perplexity') / 'tiny'
-    build(tiny(), folder, name='tiny', quantization='fp32', kv_length=128)
+    build(tiny(), folder, BuildOptions(name='tiny', quantization='fp32', kv_length=128))
     return Artifact.open(folder)
 
 

@@ -20,6 +20,7 @@ from tinyllama_ros.engine.onnx import OnnxBackend
 from tinyllama_ros.workbench.build import build
 from tinyllama_ros.workbench.graphs.cpu_functions import cpu_functions, OPSETS, OURS
 from tinyllama_ros.workbench.graphs.decoder_weights import DecoderWeights
+from tinyllama_ros.workbench.options import BuildOptions
 from tinyllama_ros.workbench.quantization.quantize import quantize_weight
 from tinyllama_ros.workbench.quantization.smooth import SmoothedCheckpoint
 
@@ -461,7 +462,7 @@ def test_weight_whose_groups_have_several_scales_is_refused(library, op):
 @pytest.fixture(scope='module')
 def artifact(tmp_path_factory):
     folder = tmp_path_factory.mktemp('artifact') / 'tiny'
-    build(tiny(), folder, name='tiny', quantization='w8a8', kv_length=64)
+    build(tiny(), folder, BuildOptions(name='tiny', quantization='w8a8', kv_length=64))
     return Artifact.open(folder)
 
 

@@ -11,14 +11,15 @@ from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.cann.atc import convert, plan_conversion
 from tinyllama_ros.workbench.build import build
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
+from tinyllama_ros.workbench.options import BuildOptions
 
 FORMS = ('rc', 'ep')
 
 
 def compiled(folder: Path, checkpoint: Checkpoint, **options: Any) -> Artifact:
     """Return an artifact that the simulator's atc has compiled; `options` of the build."""
-    build(checkpoint, folder, target='ascend', **{
-        'name': folder.name, 'quantization': 'fp32', 'kv_length': 48} | options)
+    build(checkpoint, folder, BuildOptions(target='ascend', **{
+        'name': folder.name, 'quantization': 'fp32', 'kv_length': 48} | options))
     artifact = Artifact.open(folder)
     path = os.pathsep.join([str(SIMULATOR / 'bin'), os.environ.get('PATH', '')])
     with patch.dict('os.environ', PATH=path, ASCEND_SIM_PYTHON=sys.executable):

@@ -31,6 +31,7 @@ from support.paths import ROOT
 from tinyllama_ros.artifact.architecture import Architecture
 from tinyllama_ros.workbench.build import build
 from tinyllama_ros.workbench.checkpoints.random_checkpoint import byte_tokenizer, RandomCheckpoint
+from tinyllama_ros.workbench.options import BuildOptions
 
 NODE = 'import sys; from tinyllama_ros.ros.node import main; sys.exit(main())'
 PARROT = ('import runpy; runpy.run_path('
@@ -72,7 +73,8 @@ def build_model(folder: Path, shape: Architecture = SLOW_SHAPE, template: str = 
     if backend == 'acl':
         compiled(folder, checkpoint, kv_length=KV_LENGTH, chunk_sizes=(1, 16, 64))
     else:
-        build(checkpoint, folder, name='talkative', quantization='fp32', kv_length=KV_LENGTH)
+        build(checkpoint, folder, BuildOptions(
+            name='talkative', quantization='fp32', kv_length=KV_LENGTH))
     return folder
 
 

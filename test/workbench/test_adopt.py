@@ -20,6 +20,7 @@ from tinyllama_ros.engine.acl.backend import AclBackend
 from tinyllama_ros.errors import ArtifactError, ModelError
 from tinyllama_ros.workbench.adopt import adopt
 from tinyllama_ros.workbench.build import build
+from tinyllama_ros.workbench.options import BuildOptions
 
 import acl  # isort: skip  # after ascend, which puts it on the path
 from acl import simulator  # isort: skip
@@ -98,8 +99,8 @@ def test_command_prints_the_folder_of_the_artifact(om, words, tmp_path, monkeypa
 
 def compile_elsewhere(folder, chunk_sizes):
     """Return an .om as others make it: logits in float16, and a third output."""
-    build(tiny(), folder, name='x', quantization='fp32', kv_length=48, target='ascend',
-          chunk_sizes=chunk_sizes)
+    build(tiny(), folder, BuildOptions(
+        name='x', quantization='fp32', kv_length=48, target='ascend', chunk_sizes=chunk_sizes))
     artifact = Artifact.open(folder)
     model = onnx.load(artifact.graph, load_external_data=False)
     graph, half = model.graph, onnx.TensorProto.FLOAT16

@@ -25,6 +25,7 @@ from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.checkpoints.gguf_checkpoint import GgufCheckpoint
 from tinyllama_ros.workbench.checkpoints.random_checkpoint import RandomCheckpoint
 from tinyllama_ros.workbench.checkpoints.safetensors_checkpoint import SafetensorsCheckpoint
+from tinyllama_ros.workbench.options import BuildOptions
 
 MEGABYTE = 1 << 20
 CHECKPOINTS: dict[str, Callable[[Path], Checkpoint]] = {
@@ -35,8 +36,8 @@ CHECKPOINTS: dict[str, Callable[[Path], Checkpoint]] = {
 
 def make(folder: Path, checkpoint: Checkpoint, quantization: str = 'w8a8', kv_length: int = 64,
          **options: object) -> Artifact:
-    build(checkpoint, folder, name='tiny', quantization=quantization, kv_length=kv_length,
-          **options)
+    build(checkpoint, folder, BuildOptions(
+        name='tiny', quantization=quantization, kv_length=kv_length, **options))
     return Artifact.open(folder)
 
 
@@ -138,8 +139,8 @@ def test_empty_folder_may_be_built_into(tmp_path):
 
 
 @pytest.mark.parametrize(('changes', 'error', 'message'), [
-    ({'quantization': 'int4'}, ConfigError, r"'int4' is unknown for the target cpu; known: fp32,"),
-    ({'quantization': 'fp16'}, ConfigError, r"'fp16' is unknown for the target cpu; known: fp32,"),
+    ({'quantization': 'int4'}, ConfigError, r"'int4' is unknown for the target cpu; known: w8a8"),
+    ({'quantization': 'fp16'}, ConfigError, r"'fp16' is unknown for the target cpu; known: w8a8"),
     ({'target': 'tpu'}, ConfigError, r"target 'tpu' is unknown; known: cpu, ascend"),
     ({'chunk_sizes': (16, 1)}, ModelError, r'chunk_sizes are \(16, 1\); they must ascend'),
     ({'kv_length': 1}, ModelError, r'kv_length is 1; a cache needs at least 2'),

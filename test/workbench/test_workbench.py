@@ -17,6 +17,7 @@ from tinyllama_ros.errors import ArtifactError, ConfigError, ModelError
 from tinyllama_ros.workbench import make as workbench
 from tinyllama_ros.workbench.checkpoints.random_checkpoint import RandomCheckpoint
 from tinyllama_ros.workbench.make import calibration_pieces, make_artifact
+from tinyllama_ros.workbench.options import BuildOptions
 from tinyllama_ros.workbench.quantization.calibrate import held_out
 
 TEXT = '\n---\n'.join(f'{number}. {sentence} ' * 3 for number, sentence in enumerate(CORPUS[:14]))
@@ -34,8 +35,9 @@ def text(tmp_path):
 def make(tmp_path, text):
     """Return a function that makes an artifact and opens it."""
     def make(checkpoint=None, name='tiny', quantization='w8a8', kv_length=512, **options):
-        make_artifact(checkpoint or tiny(), tmp_path / name, name=name, kv_length=kv_length,
-                      quantization=quantization, **{'text': text} | options)
+        make_artifact(checkpoint or tiny(), tmp_path / name, BuildOptions(
+            name=name, kv_length=kv_length, quantization=quantization,
+            **{'text': text} | options))
         return Artifact.open(tmp_path / name)
     return make
 
@@ -139,8 +141,8 @@ def test_smoothing_makes_another_artifact_from_the_same_calibration(make, tmp_pa
 def test_builds_of_a_model_for_both_targets_share_their_calibration(tmp_path, text):
     written = set()
     for target in ('cpu', 'ascend'):
-        make_artifact(tiny(), tmp_path / target, name='tiny', quantization='w8a8', kv_length=64,
-                      target=target, text=text)
+        make_artifact(tiny(), tmp_path / target, BuildOptions(
+            name='tiny', quantization='w8a8', kv_length=64, target=target, text=text))
         written.add((tmp_path / 'tiny.calibration.safetensors').stat().st_mtime_ns)
     assert len(written) == len(list(tmp_path.glob('*.calibration.safetensors'))) == 1
 
@@ -247,8 +249,10 @@ def test_head_dim_that_cannot_be_calibrated_is_refused_before_a_weight_is_read(m
 def test_what_cannot_be_built_is_refused_before_the_calibration(tmp_path):
     (tmp_path / 'diary.txt').write_text('dear diary')
     with pytest.raises(ArtifactError, match='holds something that is no artifact'):
-        make_artifact(tiny(), tmp_path, name='tiny', quantization='w8a8', kv_length=64)
+        make_artifact(tiny(), tmp_path, BuildOptions(
+            name='tiny', quantization='w8a8', kv_length=64))
     with pytest.raises(ModelError, match='kv_length is 4096'):
-        make_artifact(tiny(), tmp_path / 'out', name='tiny', quantization='w8a8', kv_length=4096)
+        make_artifact(tiny(), tmp_path / 'out', BuildOptions(
+            name='tiny', quantization='w8a8', kv_length=4096))
     assert sorted(os.listdir(tmp_path)) == ['diary.txt']
     assert not list(tmp_path.parent.glob('*.calibration.safetensors'))

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from hashlib import sha256
 import json
 import logging
 import os
@@ -16,14 +15,13 @@ from tinyllama_ros.engine.backend import BACKENDS, open_backend, OPTIONS
 from tinyllama_ros.engine.host import prefer_plain_attention
 from tinyllama_ros.errors import ArtifactError, TinyLlamaError
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
+from tinyllama_ros.workbench.options import BuildOptions, identity, KV_LENGTH, TARGETS
+from tinyllama_ros.workbench.progress import track
 from tinyllama_ros.workbench.quantization.quantize import W8A16_CHOICES
 
-KV_LENGTH = 1024
 DEFAULT_MODELS = {'onnx': 'smollm2-135m-instruct-w8a8', 'acl': 'smollm2-135m-instruct-w8a8-ascend'}
-RECIPE = 'recipe 5'
-"""Another one makes artifacts be built anew that an older program has built."""
-QUANTIZATIONS = ('w8a8', 'fp16', 'fp32')
-TARGETS = ('cpu', 'ascend')
+
+log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,10 +141,12 @@ def _add_build_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('out', nargs='?', type=Path, metavar='OUT',
                         help=f'folder of the artifact (default: {artifacts_folder()}/NAME-QUANT, '
                         'or NAME-QUANT-ascend)')
-    parser.add_argument('--target', choices=TARGETS, default=TARGETS[0],
+    parser.add_argument('--target', choices=TARGETS, default='cpu',
                         help='what will run it: any CPU, or an Ascend NPU, for which atc compiles '
                         'it (default: %(default)s)')
-    parser.add_argument('--quant', choices=QUANTIZATIONS, default=QUANTIZATIONS[0],
+    parser.add_argument('--quant', choices=sorted({quantization for target in TARGETS.values()
+                                                    for quantization in target.quantizations}),
+                        default='w8a8',
                         help='numbers of the weights; fp16 is for ascend only, and fp32 there for '
                         'comparisons only: its core does not multiply it (default: %(default)s)')
     parser.add_argument('--chunks', type=_chunk_sizes, default=(), metavar='S,...',
@@ -195,14 +195,10 @@ def _build(arguments: argparse.Namespace) -> None:
     from tinyllama_ros.workbench.checkpoints.fetch import KNOWN_MODELS
     from tinyllama_ros.workbench.checkpoints.sources import open_checkpoint
     source = arguments.source
-    name = identity = source
-    if source not in KNOWN_MODELS:  # a name goes before a path of the same spelling
-        name = Path(source).resolve().name.removesuffix('.gguf')
-        identity = _identity(Path(source))
-    recipe = f'{identity}, smoothing {arguments.smoothing}'
-    if arguments.text:
-        recipe += f', text {_identity(arguments.text)}'
-    _make(arguments, name, recipe, lambda: open_checkpoint(source, default_cache()))
+    # A known name goes before a path of the same spelling
+    name = source if source in KNOWN_MODELS else name_of(Path(source))
+    version = source if source in KNOWN_MODELS else identity(Path(source))
+    _make(arguments, name, version, lambda: open_checkpoint(source, default_cache()))
 
 
 def _random(arguments: argparse.Namespace) -> None:
@@ -211,45 +207,40 @@ def _random(arguments: argparse.Namespace) -> None:
     _make(arguments, name, name, lambda: RandomCheckpoint.named(arguments.shape))
 
 
-def _identity(path: Path) -> str:
-    """Return what tells one version of a file, or of the files in a folder, from another."""
-    path = path.resolve()
-    files = sorted(file for file in (path, *path.glob('*')) if file.is_file())
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return f'{path} {sha256(repr(stats).encode()).hexdigest()[:16]}'
+def name_of(path: Path) -> str:
+    """
+    Return the name of a model from the path that was typed, whatever a link leads to.
+
+    A snapshot in the cache of the Hugging Face hub, models--ORG--NAME/snapshots/COMMIT, is named
+    after its repository.
+    """
+    path = Path(os.path.abspath(path))  # unlike resolve, it follows no link
+    if path.parent.name == 'snapshots' and path.parents[1].name.startswith('models--'):
+        return path.parents[1].name.rpartition('--')[2]
+    return path.name.removesuffix('.gguf')
 
 
-def _make(arguments: argparse.Namespace, name: str, recipe: str,
+def _make(arguments: argparse.Namespace, name: str, version: str,
           source: Callable[[], Checkpoint]) -> None:
     """Build an artifact where there is none like it yet, and print its folder."""
     from tinyllama_ros.workbench.make import make_artifact
-    recipe += f', {RECIPE}'
-    suffix = '' if arguments.target == 'cpu' else f'-{arguments.target}'
-    folder = arguments.out or artifacts_folder() / f'{name}-{arguments.quant}{suffix}'
-    if arguments.force or not _is_there(folder, recipe, arguments):
-        checkpoint = source()
-        slots = arguments.kv_length or min(KV_LENGTH, checkpoint.architecture.context_length)
-        make_artifact(checkpoint, folder, name=name, quantization=arguments.quant,
-                      kv_length=slots, target=arguments.target, chunk_sizes=arguments.chunks,
-                      smoothing=arguments.smoothing, text=arguments.text,
-                      w8a16=arguments.w8a16, recipe=recipe, progress=sys.stderr.isatty())
+    options = BuildOptions(
+        name, arguments.quant, arguments.target, arguments.kv_length, arguments.chunks,
+        arguments.w8a16, arguments.smoothing, arguments.text, version)
+    suffix = '' if options.target == 'cpu' else f'-{options.target}'
+    folder = arguments.out or artifacts_folder() / f'{name}-{options.quantization}{suffix}'
+    if arguments.force or not _holds(folder, options):
+        log.info('building %s', folder)
+        make_artifact(source(), folder, options)
     print(folder)
 
 
-def _is_there(folder: Path, recipe: str, arguments: argparse.Namespace) -> bool:
+def _holds(folder: Path, options: BuildOptions) -> bool:
     """Return whether a folder holds a sound artifact of what is asked for."""
-    from tinyllama_ros.workbench.build import TARGETS as DIALECTS
     try:
-        manifest = Artifact.open(folder).manifest
+        return options.describes(Artifact.open(folder).manifest)
     except ArtifactError:
         return False
-    usual = DIALECTS[arguments.target]
-    w8a16 = (arguments.w8a16 or usual.w8a16) if arguments.quant == 'w8a8' else ''
-    longest = min(KV_LENGTH, manifest.architecture.context_length)
-    return (manifest.recipe == recipe and manifest.quantization == arguments.quant
-            and manifest.dialect == arguments.target and manifest.w8a16 == w8a16
-            and manifest.chunk_sizes == (arguments.chunks or usual.chunk_sizes)
-            and manifest.kv_length == (arguments.kv_length or longest))
 
 
 def _adopt(arguments: argparse.Namespace) -> None:
@@ -262,8 +253,6 @@ def _adopt(arguments: argparse.Namespace) -> None:
 
 def _perplexity(arguments: argparse.Namespace) -> None:
     """Print the perplexity of an artifact on a text."""
-    from tqdm import tqdm
-
     from tinyllama_ros.commands.perplexity import measure_loss, text_windows
     if arguments.plot:
         from tinyllama_ros.commands.loss_plot import check_plot, plot
@@ -272,10 +261,7 @@ def _perplexity(arguments: argparse.Namespace) -> None:
     windows = text_windows(artifact, arguments.text, arguments.window, arguments.windows)
     backend = open_backend(arguments.backend, artifact, **_backend_options(arguments))
     try:
-        with tqdm(measure_loss(backend, windows), total=len(windows), unit='window',
-                  disable=not sys.stderr.isatty()) as bar:
-            for loss in bar:
-                bar.set_description(f'perplexity {loss.perplexity:.3f}')
+        *_, loss = track(measure_loss(backend, windows), 'perplexity, windows', len(windows))
     finally:
         backend.close()
     print(f'perplexity {loss.perplexity:.4f} (mean loss {loss.mean:.5f} nats over '

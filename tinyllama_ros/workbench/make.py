@@ -2,21 +2,22 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 import shutil
 import tempfile
 
 import numpy as np
 
-from tinyllama_ros.artifact.folder import Artifact, record_held_out
+from tinyllama_ros.artifact.folder import Artifact, record_held_out, refuse_other
 from tinyllama_ros.artifact.manifest import check_cpu_head_dim, HeldOutLoss
 from tinyllama_ros.chat.tokenizer import load_tokenizer
 from tinyllama_ros.engine.backend import open_backend
 from tinyllama_ros.engine.loss import window_loss
 from tinyllama_ros.errors import ConfigError
-from tinyllama_ros.workbench.build import build, plan, TARGETS
+from tinyllama_ros.workbench.build import build
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
+from tinyllama_ros.workbench.options import BuildOptions, TARGETS
 from tinyllama_ros.workbench.quantization.calibrate import (
     calibrate,
     Calibration,
@@ -24,57 +25,43 @@ from tinyllama_ros.workbench.quantization.calibrate import (
     own_text,
 )
 from tinyllama_ros.workbench.quantization.gptq import RoundedCheckpoint
-from tinyllama_ros.workbench.quantization.smooth import check_smoothing, smooth
+from tinyllama_ros.workbench.quantization.smooth import smooth
 
 SEPARATOR = '\n---\n'
 
 
-def make_artifact(checkpoint: Checkpoint, folder: Path, *, name: str, quantization: str,
-                  kv_length: int, target: str = 'cpu', chunk_sizes: tuple[int, ...] = (),
-                  smoothing: str = 'refined', text: Path | None = None,
-                  w8a16: str = '', recipe: str = '', progress: bool = False) -> None:
+def make_artifact(checkpoint: Checkpoint, folder: Path, options: BuildOptions) -> None:
     """
-    Write the artifact of a checkpoint, for w8a8 with its activations smoothed and GPTQ's weights.
+    Write the artifact of a checkpoint; w8a8 is calibrated, smoothed and rounded by GPTQ.
 
-    :param kv_length: slots of the cache.
-    :param target: ``cpu`` or ``ascend``.
-    :param chunk_sizes: chunk lengths, ascending; the target's own where there are none.
-    :param smoothing: ``refined``, ``searched``, an alpha, or ``none``; see model/smooth.py. With
-        none nothing is calibrated, and weights are rounded to the nearest.
-    :param text: to calibrate on, UTF-8; pieces may be parted by lines of three hyphens. The
-        project's own where there is none.
-    :param w8a16: see build.
-    :param recipe: noted in the manifest.
-    :param progress: show bars on stderr.
-    :raises ConfigError: an option is out of range, or the text is too short.
-    :raises ModelError: the checkpoint cannot be read or built.
+    Without smoothing nothing is calibrated, and weights are rounded to the nearest.
+
+    :raises ConfigError: the calibration text cannot be read, or is too short.
+    :raises ModelError: the checkpoint cannot be read or built, or the options do not fit it.
     :raises ArtifactError: the folder cannot be written, or holds something else.
     """
-    check_smoothing(smoothing)
-    planned = plan(checkpoint, folder, name=name, quantization=quantization, target=target,
-                   kv_length=kv_length, chunk_sizes=chunk_sizes, w8a16=w8a16)
-    write = partial(build, name=name, quantization=quantization, kv_length=kv_length,
-                    w8a16=planned.w8a16, recipe=recipe, progress=progress)
-    write_target = partial(write, folder=folder, target=target, chunk_sizes=chunk_sizes)
-    if quantization != 'w8a8' or smoothing == 'none':
-        write_target(checkpoint)
+    manifest = options.manifest(checkpoint.architecture, checkpoint.tokenizer.settings)
+    refuse_other(folder)
+    if not options.is_calibrated:
+        build(checkpoint, folder, options)
         return
     check_cpu_head_dim(checkpoint.architecture, 'the model is calibrated on a CPU whatever the '
                        'target is, so take the quantization fp16, or the smoothing none')
-    pieces = calibration_pieces(checkpoint, text)
-    path = folder.with_name(f'{name}.calibration.safetensors')
-    calibration = calibrate(checkpoint, pieces, path, progress=progress)
-    smoothed = smooth(checkpoint, calibration.inputs, smoothing, w8a16=planned.w8a16,
-                      group=TARGETS[target].group, progress=progress)
+    pieces = calibration_pieces(checkpoint, options.text)
+    path = folder.with_name(f'{options.name}.calibration.safetensors')
+    calibration = calibrate(checkpoint, pieces, path)
+    smoothed = smooth(checkpoint, calibration.inputs, options.smoothing, w8a16=manifest.w8a16,
+                      group=TARGETS[options.target].group)
     rounded = RoundedCheckpoint(smoothed, calibration.inputs)
-    write_target(rounded)
-    if target == 'cpu':
+    build(rounded, folder, options)
+    if options.target == 'cpu':
         loss = _measured(folder, calibration, pieces)
     else:
-        # The same codes and scales in a graph that runs here. Coarse activations, which an NPU's
-        # are only where they are asked for, have steps by the group in it, so a smaller loss
+        # The same codes and scales in a graph that runs here. Its W8A8 linears have an activation
+        # scale per group, where an NPU has one per token, so that their loss is a little smaller.
         with _scratch(folder) as scratch:
-            write(rounded, folder=scratch)
+            build(rounded, scratch, replace(options, target='cpu', chunk_sizes=(),
+                                            w8a16=manifest.w8a16))
             loss = _measured(scratch, calibration, pieces)
     record_held_out(Artifact.open(folder), loss)
 

@@ -33,6 +33,7 @@ from tinyllama_ros.engine.sampling import SamplingOptions
 from tinyllama_ros.errors import BackendError, BackendLost, ConfigError
 from tinyllama_ros.workbench.build import build
 from tinyllama_ros.workbench.checkpoints.random_checkpoint import RandomCheckpoint
+from tinyllama_ros.workbench.options import BuildOptions
 
 import acl  # isort: skip  # after ascend, which puts it on the path
 from acl import simulator  # isort: skip
@@ -71,7 +72,7 @@ def small(folder):
 
 @pytest.fixture(scope='module')
 def cpu(folder):
-    build(tiny(), folder / 'cpu', name='cpu', quantization='fp32', kv_length=SLOTS)
+    build(tiny(), folder / 'cpu', BuildOptions(name='cpu', quantization='fp32', kv_length=SLOTS))
     return OnnxBackend(Artifact.open(folder / 'cpu'), threads=1)
 
 

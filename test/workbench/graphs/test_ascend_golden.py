@@ -16,6 +16,7 @@ from tinyllama_ros.workbench.build import build
 from tinyllama_ros.workbench.checkpoints.sources import open_checkpoint
 from tinyllama_ros.workbench.graphs.ascend_graph import write_ascend_graph
 from tinyllama_ros.workbench.graphs.ascend_linear import AscendFloatLinear
+from tinyllama_ros.workbench.options import BuildOptions
 
 pytestmark = needs_default_model
 SLOTS = 128
@@ -51,8 +52,9 @@ def w8a8(checkpoint, tmp_path_factory):
     """Return the model in w8a8 in both dialects, every linear W8A16."""
     folder = tmp_path_factory.mktemp('w8a8')
     for target in ('cpu', 'ascend'):
-        build(checkpoint, folder / target, name=NAME, quantization='w8a8', kv_length=SLOTS,
-              target=target, chunk_sizes=(1, SLOTS), w8a16='all')
+        build(checkpoint, folder / target, BuildOptions(
+            name=NAME, quantization='w8a8', kv_length=SLOTS, target=target, chunk_sizes=(1,
+            SLOTS), w8a16='all'))
     cpu, ascend = (Artifact.open(folder / target) for target in ('cpu', 'ascend'))
     with closing(OnnxBackend(cpu, threads=2)) as backend:
         yield backend, ReferenceBackend(open_session(ascend.graph, threads=2),

@@ -24,6 +24,7 @@ from tinyllama_ros.engine.onnx import OnnxBackend
 from tinyllama_ros.errors import ModelError
 from tinyllama_ros.workbench.build import build
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
+from tinyllama_ros.workbench.options import BuildOptions
 
 SLOTS = 48
 OPERATORS = json.loads(
@@ -34,8 +35,8 @@ CHUNKS = {'chunk_of_one': (1,), 'chunk_of_16': (16,), 'gears': (1, 16)}
 
 def make(folder: Path, checkpoint: Checkpoint, quantization: str,
          chunk_sizes: Sequence[int] = (1,), w8a16: str = 'down') -> Artifact:
-    build(checkpoint, folder, name='tiny', quantization=quantization, kv_length=SLOTS,
-          target='ascend', chunk_sizes=tuple(chunk_sizes), w8a16=w8a16)
+    build(checkpoint, folder, BuildOptions(name='tiny', quantization=quantization, kv_length=SLOTS,
+          target='ascend', chunk_sizes=tuple(chunk_sizes), w8a16=w8a16))
     return Artifact.open(folder)
 
 
@@ -345,7 +346,8 @@ def test_head_dim_may_be_any_even_number(tmp_path, quantization, head_dim):
 def test_cache_holds_what_the_cpu_dialect_holds(tmp_path):
     checkpoint = tiny(heads=6, kv_heads=2)
     subject = Subject(tmp_path, checkpoint, 'fp32', [16])
-    build(checkpoint, tmp_path / 'cpu', name='tiny', quantization='fp32', kv_length=SLOTS)
+    build(checkpoint, tmp_path / 'cpu', BuildOptions(
+        name='tiny', quantization='fp32', kv_length=SLOTS))
     cpu = OnnxBackend(Artifact.open(tmp_path / 'cpu'), threads=1)
     tokens = subject.tokens(16)
     subject.read(tokens, [16])
@@ -400,8 +402,8 @@ def test_w8a8_loses_little(w8a8):
 
 def test_w8a8_predicts_as_well_as_the_cpu_dialect(tmp_path):
     subject = Subject(tmp_path, tiny(heads=6, kv_heads=2), 'w8a8', [1, 16])
-    build(subject.checkpoint, tmp_path / 'cpu', name='tiny', quantization='w8a8',
-          kv_length=SLOTS, w8a16=subject.w8a16)
+    build(subject.checkpoint, tmp_path / 'cpu', BuildOptions(name='tiny', quantization='w8a8',
+          kv_length=SLOTS, w8a16=subject.w8a16))
     cpu = OnnxBackend(Artifact.open(tmp_path / 'cpu'), threads=1)
     windows = [np.array(subject.tokens(SLOTS, seed)) for seed in range(40)]
     expected, found = (np.concatenate([window_loss(backend, window) for window in windows]).mean()

@@ -14,6 +14,7 @@ from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.engine.onnx import OnnxBackend
 from tinyllama_ros.workbench.build import build
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
+from tinyllama_ros.workbench.options import BuildOptions
 
 SLOTS = 96
 LONGEST = 64
@@ -56,8 +57,8 @@ def open_subject(request, tmp_path_factory):
     """Return a function that builds an artifact and opens it, with our kernels and without."""
     def open_subject(checkpoint, quantization, w8a16='none'):
         folder = tmp_path_factory.mktemp('artifacts') / quantization
-        build(checkpoint, folder, name='tiny', quantization=quantization, kv_length=SLOTS,
-              w8a16=w8a16)
+        build(checkpoint, folder, BuildOptions(
+            name='tiny', quantization=quantization, kv_length=SLOTS, w8a16=w8a16))
         subjects.append(Subject(checkpoint, OnnxBackend(
             Artifact.open(folder), threads=1, own_kernels=request.param), w8a16))
         return subjects[-1]

@@ -14,6 +14,7 @@ from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.engine.onnx import OnnxBackend
 from tinyllama_ros.errors import ArtifactError, ConfigError, ModelError
 from tinyllama_ros.workbench.build import build
+from tinyllama_ros.workbench.options import BuildOptions
 from tinyllama_ros.workbench.quantization import calibrate as module
 from tinyllama_ros.workbench.quantization.calibrate import (
     calibrate,
@@ -86,7 +87,7 @@ def test_other_sessions_of_the_process_change_nothing(tmp_path, monkeypatch):
     monkeypatch.delenv('ORT_GQA_DISABLE_FLASH_ATTENTION', raising=False)
     paths = [tmp_path / 'before.safetensors', tmp_path / 'after.safetensors']
     calibrate(tiny(), PIECES, paths[0])
-    build(tiny(), tmp_path / 'tiny', name='tiny', quantization='fp32', kv_length=64)
+    build(tiny(), tmp_path / 'tiny', BuildOptions(name='tiny', quantization='fp32', kv_length=64))
     OnnxBackend(Artifact.open(tmp_path / 'tiny')).close()
     calibrate(tiny(), PIECES, paths[1])
     assert paths[0].read_bytes() == paths[1].read_bytes()
@@ -139,10 +140,10 @@ def interrupt_building(monkeypatch):
 
 
 def interrupt_reading(monkeypatch):
-    def stop(pieces, **options):
+    def stop(pieces, title, total):
         yield from pieces[:3]
         raise KeyboardInterrupt
-    monkeypatch.setattr(module, 'tqdm', stop)
+    monkeypatch.setattr(module, 'track', stop)
     return tiny()
 
 

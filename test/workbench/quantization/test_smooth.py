@@ -14,6 +14,7 @@ from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.engine.onnx import OnnxBackend
 from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.workbench.build import build
+from tinyllama_ros.workbench.options import BuildOptions
 from tinyllama_ros.workbench.quantization.smooth import (
     ALPHAS,
     check_smoothing,
@@ -34,7 +35,7 @@ MODELS = {
 
 
 def fp32_logits(checkpoint, tokens, folder):
-    build(checkpoint, folder, name='tiny', quantization='fp32', kv_length=64)
+    build(checkpoint, folder, BuildOptions(name='tiny', quantization='fp32', kv_length=64))
     backend = OnnxBackend(Artifact.open(folder), threads=1)
     found = backend.forward(np.array(tokens), 0, logits=len(tokens)).copy()
     backend.close()

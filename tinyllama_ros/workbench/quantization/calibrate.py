@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from safetensors import safe_open, SafetensorError
 from safetensors.numpy import save_file
-from tqdm import tqdm
 
 from tinyllama_ros.artifact.disk import disk_errors, locked, replacing
 from tinyllama_ros.artifact.manifest import GRAPH
@@ -28,6 +27,7 @@ from tinyllama_ros.errors import ArtifactError, ConfigError
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.graphs.cpu_graph import write_cpu_graph
 from tinyllama_ros.workbench.graphs.linear import FloatLinear
+from tinyllama_ros.workbench.progress import track
 
 Float32Array = NDArray[np.float32]
 Pieces = Sequence[Sequence[int]]
@@ -76,8 +76,7 @@ def _cut(pieces: Pieces) -> list[Sequence[int]]:
             for start in range(0, len(piece) - 1, LONGEST)]
 
 
-def calibrate(checkpoint: Checkpoint, pieces: Pieces, path: Path, *, progress: bool = False
-              ) -> Calibration:
+def calibrate(checkpoint: Checkpoint, pieces: Pieces, path: Path) -> Calibration:
     """
     Return what flows through a model that reads some pieces of text.
 
@@ -98,7 +97,7 @@ def calibrate(checkpoint: Checkpoint, pieces: Pieces, path: Path, *, progress: b
     with disk_errors(path), _tapped(checkpoint, path) as tapped:
         samples: dict[str, list[NDArray[np.float16]]] = {}
         stride, passed = tokens // SAMPLE, 0
-        for piece in tqdm(read, desc='calibrate', unit='piece', disable=not progress):
+        for piece in track(read, 'calibrate', len(read)):
             for linear, values in tapped.read(piece)[0].items():
                 samples.setdefault(linear, []).append(_half(values[-passed % stride::stride]))
             passed += len(piece)

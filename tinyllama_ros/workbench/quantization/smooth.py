@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from tinyllama_ros.artifact.architecture import Architecture
 from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
+from tinyllama_ros.workbench.progress import track
 from tinyllama_ros.workbench.quantization.quantize import HEAD, is_w8a16, QMAX, RESIDUAL_STEPS
 
 Float32Array = NDArray[np.float32]
@@ -246,7 +246,7 @@ def check_smoothing(smoothing: str) -> None:
 
 
 def smooth(checkpoint: Checkpoint, inputs: Callable[[str], Float32Array], smoothing: str, *,
-           w8a16: str = 'none', group: int = 0, progress: bool = False) -> SmoothedCheckpoint:
+           w8a16: str = 'none', group: int = 0) -> SmoothedCheckpoint:
     """
     Return a checkpoint that computes the same and is easier to quantise.
 
@@ -258,7 +258,7 @@ def smooth(checkpoint: Checkpoint, inputs: Callable[[str], Float32Array], smooth
     scales = {}
     head_dim = checkpoint.architecture.head_dim
     found = list(groups(checkpoint.architecture))
-    for each in tqdm(found, desc='smooth', unit='group', disable=not progress):
+    for each in track(found, 'smooth', len(found)):
         weight = np.concatenate([head_or(checkpoint, name) for name in each.linears])
         is_wide = is_w8a16(each.path, w8a16)
         error = RoundingError(gather(inputs(each.path), each.query_groups, head_dim),
