@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from tinyllama_ros.chat.tokenizer import BpeTokenizer, SentencePieceTokenizer
 from tinyllama_ros.errors import ModelError
+from tinyllama_ros.workbench.chat_check import open_tokenizer
 from tinyllama_ros.workbench.checkpoints.gguf_checkpoint import GgufCheckpoint
 from tinyllama_ros.workbench.checkpoints.named_values import NamedValues
 from tinyllama_ros.workbench.checkpoints.sentencepiece_model import (
@@ -94,7 +95,6 @@ def test_gguf_bpe_finds_user_defined_text_but_nothing_that_looks_special(text, i
 @pytest.mark.parametrize(('metadata', 'message'), [
     ({'tokenizer__ggml__pre': 'qwen2'}, "'qwen2' is not supported; supported: gpt-2, smollm, lla"),
     ({'tokenizer__ggml__model': 'bert'}, "'bert' is not supported; supported: gpt2"),
-    ({'tokenizer__chat_template': None}, 'no chat template .*use the instruct or chat form'),
     ({'tokenizer__ggml__eos_token_id': 9999}, r'eos_token_id is 9999, the vocabulary ends at'),
     ({'tokenizer__ggml__eos_token_id': None}, r'eos_token_id is missing'),
     ({'tokenizer__ggml__merges': ['nope nope']}, r'm\.gguf: the vocabulary cannot be used'),
@@ -255,6 +255,60 @@ def test_folder_sentencepiece_gets_the_tokens_added_to_it(tmp_path):
     assert SentencePieceProcessor(model_proto=made.content).is_control(size)
 
 
+PAD = '<|pad|>'
+"""A token that was added for training, beyond the rows of the embedding."""
+
+
+def with_pad(folder, tokenizer, size):
+    """Write a folder whose tokenizer has PAD as its last token, id `size`."""
+    pad = {'content': PAD, 'special': True}
+    write_tokenizer(folder, tokenizer, added_tokens_decoder={str(size): pad})
+    if tokenizer.settings.kind == 'bpe':
+        path = folder / 'tokenizer.json'
+        content = json.loads(path.read_text())
+        content['added_tokens'].append(content['added_tokens'][0] | pad | {'id': size})
+        path.write_text(json.dumps(content))
+
+
+@both
+def test_folder_token_beyond_the_embedding_is_left_out(tmp_path, tokenizer):
+    loaded = open_tokenizer(tokenizer)
+    with_pad(tmp_path, tokenizer, loaded.vocab_size)
+    (tmp_path / 'config.json').write_text(json.dumps({'vocab_size': loaded.vocab_size}))
+    made = tokenizer_from_folder(tmp_path)
+    assert PAD not in made.settings.control_tokens
+    assert open_tokenizer(made).vocab_size == loaded.vocab_size
+    (tmp_path / 'config.json').write_text(json.dumps({'vocab_size': loaded.vocab_size + 1}))
+    assert tokenizer_from_folder(tmp_path).settings.control_tokens[PAD] == loaded.vocab_size
+
+
+@both
+def test_folder_word_beyond_the_embedding_is_refused(tmp_path, tokenizer):
+    write_tokenizer(tmp_path, tokenizer)
+    (tmp_path / 'config.json').write_text(json.dumps({'vocab_size': 290}))
+    with pytest.raises(ModelError, match=r'the token .* has id \d+, the model knows 290 tokens'):
+        tokenizer_from_folder(tmp_path)
+
+
+@pytest.mark.parametrize('kind', [PieceType.CONTROL, PieceType.USER_DEFINED, PieceType.UNUSED])
+def test_gguf_token_beyond_the_embedding_is_left_out(tmp_path, kind):
+    pieces = read_pieces(sentencepiece_file())[0]
+    metadata = pieces_metadata(tmp_path, [*pieces, Piece(PAD, 0.0, kind)])
+    metadata = NamedValues(tmp_path, {'llama.vocab_size': len(pieces)} | metadata.with_prefix(''))
+    made = tokenizer_from_metadata(metadata)
+    assert PAD not in made.settings.control_tokens
+    assert open_tokenizer(made).vocab_size == len(pieces)
+
+
+def test_gguf_word_beyond_the_embedding_is_refused(tmp_path):
+    pieces = [*read_pieces(sentencepiece_file())[0], Piece('hello', 0.0, PieceType.NORMAL)]
+    metadata = pieces_metadata(tmp_path, pieces)
+    metadata = NamedValues(
+        tmp_path, {'llama.vocab_size': len(pieces) - 1} | metadata.with_prefix(''))
+    with pytest.raises(ModelError, match=r"the token 'hello' has id \d+, the model knows \d+ tok"):
+        tokenizer_from_metadata(metadata)
+
+
 def test_folder_sentencepiece_goes_before_json(tmp_path):
     write_tokenizer(tmp_path, bpe_tokenizer())
     write_tokenizer(tmp_path, sentencepiece_tokenizer())
@@ -275,13 +329,19 @@ def test_folder_template_file_goes_before_the_configuration(tmp_path):
     assert tokenizer_from_folder(tmp_path).settings.chat_template == 'from the file'
 
 
+@pytest.mark.parametrize('template', [
+    None, '', 7, [{'name': 'rag', 'template': 'x'}], [{'template': 'x'}], [{'name': 'default'}]],
+    ids=str)
+def test_folder_without_a_template_for_conversations_gives_none(tmp_path, template):
+    write_tokenizer(tmp_path, bpe_tokenizer(), chat_template=template)
+    assert tokenizer_from_folder(tmp_path).settings.chat_template == ''
+
+
 @pytest.mark.parametrize(('config', 'message'), [
-    ({'chat_template': None}, r'has no chat template.*put its template into chat_template\.jinja'),
-    ({'chat_template': [{'name': 'rag', 'template': 'x'}]}, r'has no chat template'),
     ({'eos_token': None}, r"eos_token is '', which the vocabulary does not have"),
     ({'bos_token': '<nope>'}, r"bos_token is '<nope>', which the vocabulary does not have"),
     ({'add_bos_token': 'yes'}, r"add_bos_token is 'yes'; it must be of kind bool"),
-], ids=['template', 'list', 'end', 'begin', 'kind'])
+], ids=['end', 'begin', 'kind'])
 def test_unfit_folder_configuration_is_refused(tmp_path, config, message):
     write_tokenizer(tmp_path, bpe_tokenizer(), **config)
     with pytest.raises(ModelError, match=message):
@@ -333,10 +393,8 @@ def test_malformed_added_token_is_refused(tmp_path, decoder):
         tokenizer_from_folder(tmp_path)
 
 
-@pytest.mark.parametrize('template', [[{'template': 'x'}], [{'name': 'default'}], ['x']],
-                         ids=['no name', 'no template', 'bare text'])
-def test_malformed_list_of_templates_is_refused(tmp_path, template):
-    write_tokenizer(tmp_path, bpe_tokenizer(), chat_template=template)
+def test_list_of_templates_that_holds_something_else_is_refused(tmp_path):
+    write_tokenizer(tmp_path, bpe_tokenizer(), chat_template=['x'])
     with pytest.raises(ModelError, match=rf'{tmp_path}.* chat.template'):
         tokenizer_from_folder(tmp_path)
 

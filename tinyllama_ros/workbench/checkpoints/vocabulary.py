@@ -11,6 +11,7 @@ from dataclasses import replace
 import json
 from pathlib import Path
 import re
+import sys
 from typing import Any
 
 from sentencepiece import SentencePieceProcessor
@@ -67,7 +68,7 @@ def tokenizer_from_folder(folder: Path) -> TokenizerFile:
     """
     Return the tokenizer of a Hugging Face folder: tokenizer.model, else tokenizer.json.
 
-    :raises ModelError: neither is there or can be read, or there is no chat template.
+    :raises ModelError: neither is there, or one of its files cannot be read or used.
     """
     config = NamedValues.from_json(folder / 'tokenizer_config.json')
     if (folder / FILE_NAMES['sentencepiece']).exists():
@@ -119,27 +120,45 @@ def _tokens(metadata: NamedValues) -> list[Piece]:
         raise ModelError(f'{metadata.path}: {len(texts)} tokens, {len(types)} types and '
                          f'{len(scores)} scores; they must be as many, fetch the model again')
     try:
-        return [Piece(text, score, PieceType(kind))
-                for text, score, kind in zip(texts, scores, types, strict=True)]
+        pieces = [Piece(text, score, PieceType(kind))
+                  for text, score, kind in zip(texts, scores, types, strict=True)]
     except ValueError as error:
         raise ModelError(f'{metadata.path}: tokenizer.ggml.token_type: {error}; '
                          'fetch the model again') from error
+    return _known(metadata.path, pieces, metadata.optional('llama.vocab_size', int, len(pieces)))
+
+
+def _known(path: Path, pieces: list[Piece], vocab_size: int) -> list[Piece]:
+    """
+    Return the tokens that the model knows.
+
+    The model cannot produce a token beyond its embedding, such as a padding token that was added
+    for training, so those are left out.
+
+    :raises ModelError: an ordinary token is among those.
+    """
+    for number, piece in enumerate(pieces[vocab_size:], vocab_size):
+        if piece.type not in (PieceType.CONTROL, PieceType.USER_DEFINED, PieceType.UNUSED):
+            raise _beyond(path, piece.text, number, vocab_size)
+    return pieces[:vocab_size]
+
+
+def _beyond(path: Path, text: str, number: int, vocab_size: int) -> ModelError:
+    return ModelError(f'{path}: the token {text!r} has id {number}, the model knows {vocab_size} '
+                      'tokens; use the tokenizer that the model was trained with')
 
 
 def _settings_from_metadata(kind: TokenizerKind, metadata: NamedValues, *,
                             add_bos: bool) -> TokenizerSettings:
     tokens = _tokens(metadata)
-    template = metadata.optional('tokenizer.chat_template', str, '')
-    if not template:
-        raise ModelError(f'{metadata.path} has no chat template (tokenizer.chat_template); '
-                         'use the instruct or chat form of the model')
     end = _token_text(metadata, tokens, 'tokenizer.ggml.eos_token_id')
     begin = (_token_text(metadata, tokens, 'tokenizer.ggml.bos_token_id')
              if 'tokenizer.ggml.bos_token_id' in metadata else '')
     stops = [_token_text(metadata, tokens, key) for key in _GGUF_STOP_TOKENS if key in metadata]
     control, text_tokens = _control_tokens(tokens, (begin, end, *stops))
     return TokenizerSettings(
-        kind=kind, chat_template=template, bos_token=begin, eos_token=end,
+        kind=kind, chat_template=metadata.optional('tokenizer.chat_template', str, ''),
+        bos_token=begin, eos_token=end,
         add_bos=bool(begin) and metadata.optional('tokenizer.ggml.add_bos_token', bool, add_bos),
         control_tokens=control, stop_tokens=tuple(control[text] for text in stops),
         text_tokens=text_tokens)
@@ -175,6 +194,7 @@ def _sentencepiece_from_folder(folder: Path, config: NamedValues) -> TokenizerFi
     except (OSError, ModelError) as error:
         raise ModelError(f'{path} cannot be read: {error}; fetch the model again') from error
     pieces += _pieces_added(config, len(pieces))
+    pieces = _known(path, pieces, _vocab_size(folder))
     begin = _special_token(config, 'bos_token', '<s>')
     end = _special_token(config, 'eos_token', '</s>')
     stops = [number for number in _stop_tokens(folder) if number < len(pieces)]
@@ -211,8 +231,15 @@ def _bpe_from_folder(folder: Path, config: NamedValues) -> TokenizerFile:
         raise ModelError(f'{path} is not a byte-level BPE; put the tokenizer.model '
                          'of the same model beside it')
     begin, end = (_special_token(config, key, '') for key in ('bos_token', 'eos_token'))
-    added = _tokens_added(content)
+    vocab_size = _vocab_size(folder)
+    all_added = _tokens_added(content)
+    added = [token for token in all_added if token['id'] < vocab_size]
     words: dict[str, Any] = NamedValues(path, model).required('vocab', dict)
+    unknown = {text: number for text, number in words.items()
+               if isinstance(number, int) and number >= vocab_size}
+    for text in unknown.keys() - {token['content'] for token in all_added}:
+        raise _beyond(path, text, unknown[text], vocab_size)
+    words = {text: number for text, number in words.items() if text not in unknown}
     vocabulary = words | {token['content']: token['id'] for token in added}
     texts = {number: text for text, number in vocabulary.items()}
     stops = [number for number in _stop_tokens(folder) if number in texts]
@@ -267,6 +294,14 @@ def _settings_from_folder(kind: TokenizerKind, folder: Path, config: NamedValues
         control_tokens=control, stop_tokens=tuple(stops), text_tokens=text_tokens)
 
 
+def _vocab_size(folder: Path) -> int:
+    """Return how many tokens the model of a folder knows, as far as the folder says that."""
+    path = folder / 'config.json'
+    if not path.exists():
+        return sys.maxsize
+    return NamedValues.from_json(path).optional('vocab_size', int, sys.maxsize)
+
+
 def _stop_tokens(folder: Path) -> list[int]:
     """
     Return the ids that the configurations of the model and of its generation call the end.
@@ -285,7 +320,7 @@ def _stop_tokens(folder: Path) -> list[int]:
 
 
 def _folder_template(folder: Path, config: NamedValues) -> str:
-    """Return the chat template from its own file, else from the tokenizer's configuration."""
+    """Return the chat template of a folder: its own file's, else the configuration's, else ''."""
     path = folder / 'chat_template.jinja'
     if path.exists():
         return _text_of(path)
@@ -294,11 +329,7 @@ def _folder_template(folder: Path, config: NamedValues) -> str:
         templates = config.several('chat_template', dict)
         template = next((entry.get('template') for entry in templates
                          if entry.get('name') == 'default'), None)
-    if not isinstance(template, str) or not template:
-        raise ModelError(f'{folder} has no chat template, neither chat_template.jinja nor in '
-                         'tokenizer_config.json; use the instruct or chat form of the model, '
-                         'or put its template into chat_template.jinja')
-    return template
+    return template if isinstance(template, str) else ''
 
 
 def _text_of(path: Path) -> str:

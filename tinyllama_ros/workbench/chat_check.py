@@ -1,0 +1,61 @@
+"""
+What a build asks of a tokenizer and its chat template before it reads a weight.
+
+The chat on the robot loads the same tokenizer and renders the same template, so what it would
+refuse there is refused here, minutes earlier.
+"""
+
+from pathlib import Path
+import tempfile
+
+from tinyllama_ros.chat.message import Message
+from tinyllama_ros.chat.template import ChatTemplate
+from tinyllama_ros.chat.tokenizer import load_tokenizer, Tokenizer
+from tinyllama_ros.errors import ArtifactError, ModelError, PromptError
+from tinyllama_ros.workbench.checkpoints.checkpoint import TokenizerFile
+
+_SAMPLES = tuple(tuple(Message(role, 'Hello, robot.') for role in roles) for roles in (
+    ('user',), ('user', 'assistant', 'user'), ('system', 'user')))
+"""Conversations that a template is rendered with; it may refuse the last, with a system prompt."""
+
+
+def open_tokenizer(file: TokenizerFile) -> Tokenizer:
+    """
+    Return the tokenizer of a checkpoint, ready to use.
+
+    :raises ModelError: it cannot be used.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / file.settings.file_name
+        path.write_bytes(file.content)
+        try:
+            return load_tokenizer(path, file.settings)
+        except ArtifactError as error:
+            raise ModelError(f'the tokenizer of the model cannot be used: {error.__cause__}; use '
+                             'the one that the model was trained with') from error
+
+
+def check_chat(file: TokenizerFile, vocab_size: int) -> None:
+    """
+    Load a tokenizer and render its chat template with sample conversations.
+
+    :param vocab_size: tokens that the model knows.
+    :raises ModelError: the chat could not use one of them.
+    """
+    if not file.settings.chat_template:
+        raise ModelError('the model has no chat template; use its instruct or chat form, or give '
+                         'a template in a file with tinyllama-model build --template FILE')
+    tokenizer = open_tokenizer(file)
+    if tokenizer.vocab_size > vocab_size:
+        raise ModelError(f'the tokenizer has {tokenizer.vocab_size} tokens, the model knows '
+                         f'{vocab_size}; use the tokenizer that the model was trained with')
+    template = ChatTemplate(file.settings, tokenizer)
+    for messages in _SAMPLES:
+        try:
+            template.encode(messages)
+        except PromptError as error:
+            if messages[0].role != 'system':
+                roles = ', '.join(message.role for message in messages)
+                raise ModelError(f'the chat template of the model refuses a conversation of '
+                                 f'{roles}: {error}; give another one with --template FILE'
+                                 ) from error
