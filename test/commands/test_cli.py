@@ -105,6 +105,23 @@ def test_changed_checkpoint_is_built_anew_and_the_same_one_is_not(cache):
     assert stamps[0] == stamps[1] < stamps[2]
 
 
+def test_gguf_without_a_template_is_refused_until_one_is_given(cache, capsys):
+    write_gguf(cache / 'base.gguf', tiny(), tokenizer__chat_template=None)
+    build = ['build', str(cache / 'base.gguf'), str(cache / 'out'), '--smoothing', 'none']
+    assert main(build) == 1
+    assert 'has no chat template' in capsys.readouterr().err
+    template = cache / 'template.jinja'
+    stamps = []
+    for text in ('{{ messages[0].content }}', '{{ messages[0].content }}', 'Hi!'):
+        if not stamps or text == 'Hi!':
+            template.write_text(text)
+        assert main([*build, '--template', str(template)]) == 0
+        manifest = Artifact.open(cache / 'out').manifest
+        assert manifest.tokenizer.chat_template == text
+        stamps.append((cache / 'out' / WEIGHTS).stat().st_mtime_ns)
+    assert stamps[0] == stamps[1] < stamps[2]
+
+
 def test_damaged_artifact_is_built_anew(cache):
     main(['random', 'tiny', str(cache / 'out')])
     (cache / 'out' / WEIGHTS).write_bytes(b'')

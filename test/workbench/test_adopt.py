@@ -27,7 +27,8 @@ from acl import simulator  # isort: skip
 
 CONFIG = {'model_type': 'llama', 'num_hidden_layers': 2, 'hidden_size': 64,
           'intermediate_size': 96, 'num_attention_heads': 4, 'num_key_value_heads': 2,
-          'vocab_size': 300, 'max_position_embeddings': 512, 'rms_norm_eps': 1e-5}
+          'vocab_size': tiny().architecture.vocab_size, 'max_position_embeddings': 512,
+          'rms_norm_eps': 1e-5}
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def test_tokenizer_and_template_of_a_chat_model_are_taken(tokenizer):
 
 
 @pytest.mark.parametrize(('template', 'message'), [
-    ('', 'has no chat template; use its instruct or chat form, or give .* --template FILE'),
+    ('', 'has no chat template; use its instruct or chat form, or give one: .* --template FILE'),
     ('{% frobnicate %}', 'is no Jinja: .*frobnicate'),
     ('{{ messages | frobnicate }}', 'is no Jinja: .*frobnicate'),
     ('{{ frobnicate(messages) }}', "template of the model fails: 'frobnicate' is undefined"),
@@ -43,8 +43,8 @@ def test_template_that_the_chat_could_not_use_is_refused(template, message):
 
 
 def test_template_may_refuse_a_system_prompt():
-    check_chat(with_template("{% if messages[0].role == 'system' %}"
-                             f"{{{{ raise_exception('No system') }}}}{{% endif %}}{ANSWERS}"), SIZE)
+    refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('No system') }}{% endif %}"
+    check_chat(with_template(refusal + ANSWERS), SIZE)
 
 
 def test_tokenizer_with_more_tokens_than_the_model_is_refused():

@@ -1,5 +1,6 @@
 """An artifact is smoothed, quantised and measured in one step, or not made at all."""
 
+from dataclasses import replace
 import os
 
 import numpy as np
@@ -244,6 +245,17 @@ def test_head_dim_that_cannot_be_calibrated_is_refused_before_a_weight_is_read(m
         make(checkpoint, target='ascend')
     assert os.listdir(tmp_path) == ['text.txt']
     make(tiny(head_dim=head_dim), target='ascend', smoothing='none')
+
+
+def test_template_that_cannot_be_rendered_is_refused_before_a_weight_is_read(make, tmp_path):
+    def read(weight):
+        raise AssertionError('a weight was read')
+    checkpoint = Altered(tiny(), dict.fromkeys(tiny().architecture.weight_shapes(), read))
+    settings = replace(checkpoint.tokenizer.settings, chat_template='{{ nothing() }}')
+    checkpoint.tokenizer = replace(checkpoint.tokenizer, settings=settings)
+    with pytest.raises(ModelError, match='chat template of the model fails'):
+        make(checkpoint)
+    assert os.listdir(tmp_path) == ['text.txt']
 
 
 def test_what_cannot_be_built_is_refused_before_the_calibration(tmp_path):

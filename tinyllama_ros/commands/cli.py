@@ -66,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
                        '(default: %(default)s)')
     build.add_argument('--text', type=Path, metavar='FILE',
                        help="UTF-8 text to calibrate on (default: the project's own)")
+    build.add_argument('--template', type=Path, metavar='FILE',
+                       help="chat template (Jinja, UTF-8), for a model that has none, or in place "
+                       "of its own (default: the model's own)")
     build.set_defaults(run=_build)
 
     random = commands.add_parser('random', help='make an artifact with random weights')
@@ -198,7 +201,10 @@ def _build(arguments: argparse.Namespace) -> None:
     # A known name goes before a path of the same spelling
     name = source if source in KNOWN_MODELS else name_of(Path(source))
     version = source if source in KNOWN_MODELS else identity(Path(source))
-    _make(arguments, name, version, lambda: open_checkpoint(source, default_cache()))
+    if arguments.template:
+        version += f', template {identity(arguments.template)}'
+    _make(arguments, name, version,
+          lambda: open_checkpoint(source, default_cache(), arguments.template))
 
 
 def _random(arguments: argparse.Namespace) -> None:

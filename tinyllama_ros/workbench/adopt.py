@@ -8,6 +8,7 @@ from tinyllama_ros.artifact.disk import disk_errors
 from tinyllama_ros.artifact.folder import new_artifact, refuse_other
 from tinyllama_ros.artifact.manifest import CompiledGraph, Manifest, OM
 from tinyllama_ros.errors import ArtifactError
+from tinyllama_ros.workbench.chat_check import check_chat
 from tinyllama_ros.workbench.checkpoints.safetensors_checkpoint import read_architecture
 from tinyllama_ros.workbench.checkpoints.vocabulary import tokenizer_from_folder
 
@@ -29,10 +30,11 @@ def adopt(om: Path, tokenizer: Path, folder: Path, *, kv_length: int,
     """
     if not om.is_file():
         raise ArtifactError(f'{om} is not there; give the path of a compiled model (.om)')
-    words = tokenizer_from_folder(tokenizer)
+    words, architecture = tokenizer_from_folder(tokenizer), read_architecture(tokenizer)
+    check_chat(words, architecture.vocab_size)
     manifest = Manifest(
         name=om.stem, quantization='unknown', recipe=f'adopted from {om.name}', dialect='ascend',
-        kv_length=kv_length, chunk_sizes=chunk_sizes, architecture=read_architecture(tokenizer),
+        kv_length=kv_length, chunk_sizes=chunk_sizes, architecture=architecture,
         tokenizer=words.settings, files={}, om=CompiledGraph(soc_version, (), ''))
     refuse_other(folder)
     with new_artifact(folder, manifest) as partial:

@@ -44,7 +44,8 @@ def check_chat(file: TokenizerFile, vocab_size: int) -> None:
     """
     if not file.settings.chat_template:
         raise ModelError('the model has no chat template; use its instruct or chat form, or give '
-                         'a template in a file with tinyllama-model build --template FILE')
+                         'one: tinyllama-model build --template FILE, or chat_template.jinja in '
+                         'a Hugging Face folder')
     tokenizer = open_tokenizer(file)
     if tokenizer.vocab_size > vocab_size:
         raise ModelError(f'the tokenizer has {tokenizer.vocab_size} tokens, the model knows '

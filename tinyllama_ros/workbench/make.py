@@ -5,17 +5,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 import shutil
-import tempfile
 
 import numpy as np
 
 from tinyllama_ros.artifact.folder import Artifact, record_held_out, refuse_other
 from tinyllama_ros.artifact.manifest import check_cpu_head_dim, HeldOutLoss
-from tinyllama_ros.chat.tokenizer import load_tokenizer
 from tinyllama_ros.engine.backend import open_backend
 from tinyllama_ros.engine.loss import window_loss
 from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.workbench.build import build
+from tinyllama_ros.workbench.chat_check import check_chat, open_tokenizer
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.options import BuildOptions, TARGETS
 from tinyllama_ros.workbench.quantization.calibrate import (
@@ -37,11 +36,13 @@ def make_artifact(checkpoint: Checkpoint, folder: Path, options: BuildOptions) -
     Without smoothing nothing is calibrated, and weights are rounded to the nearest.
 
     :raises ConfigError: the calibration text cannot be read, or is too short.
-    :raises ModelError: the checkpoint cannot be read or built, or the options do not fit it.
+    :raises ModelError: the checkpoint cannot be read or built, the options do not fit it, or the
+        chat could not use its tokenizer or its chat template.
     :raises ArtifactError: the folder cannot be written, or holds something else.
     """
     manifest = options.manifest(checkpoint.architecture, checkpoint.tokenizer.settings)
     refuse_other(folder)
+    check_chat(checkpoint.tokenizer, checkpoint.architecture.vocab_size)
     if not options.is_calibrated:
         build(checkpoint, folder, options)
         return
@@ -76,11 +77,7 @@ def calibration_pieces(checkpoint: Checkpoint, text: Path | None) -> list[list[i
         content = own_text() if text is None else text.read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f'{text} cannot be read as UTF-8 text: {error}') from error
-    settings = checkpoint.tokenizer.settings
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / settings.file_name
-        path.write_bytes(checkpoint.tokenizer.content)
-        tokenizer = load_tokenizer(path, settings)
+    tokenizer = open_tokenizer(checkpoint.tokenizer)
     return [tokenizer.encode(piece) for piece in content.split(SEPARATOR) if piece.strip()]
 
 

@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from support.tiny_models import tiny, write_folder, write_gguf
+from support.tiny_models import tiny, write_folder, write_gguf, write_tokenizer
 
 from tinyllama_ros.errors import ModelError
 from tinyllama_ros.workbench.checkpoints import sources
@@ -28,6 +28,33 @@ def test_known_name_is_fetched_into_the_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, 'fetch', lambda *args: asked.append(args) or path)
     assert isinstance(open_checkpoint('smollm2-135m-instruct', tmp_path), GgufCheckpoint)
     assert asked == [('smollm2-135m-instruct', tmp_path)]
+
+
+@pytest.mark.parametrize('kind', ['gguf', 'folder'])
+@pytest.mark.parametrize('own', [True, False], ids=['has_its_own', 'has_none'])
+def test_template_in_a_file_takes_the_place_of_the_models_own(tmp_path, kind, own):
+    if kind == 'gguf':
+        path = write_gguf(tmp_path / 'm.gguf', tiny(), **(
+            {} if own else {'tokenizer__chat_template': None}))
+    else:
+        path = write_folder(tmp_path, tiny())
+        if not own:
+            write_tokenizer(tmp_path, tiny().tokenizer, chat_template=None)
+    template = tmp_path / 'template.jinja'
+    template.write_text('{{ messages[0].content }} \u00e9', encoding='utf-8')
+    expected = tiny().tokenizer.settings.chat_template if own else ''
+    assert open_checkpoint(path, tmp_path).tokenizer.settings.chat_template == expected
+    given = open_checkpoint(path, tmp_path, template).tokenizer.settings
+    assert given.chat_template == '{{ messages[0].content }} \u00e9'
+
+
+@pytest.mark.parametrize('content', [None, b'\xff'], ids=['missing', 'not_utf_8'])
+def test_template_that_cannot_be_read_is_refused_by_name(tmp_path, content):
+    template = tmp_path / 'template.jinja'
+    if content:
+        template.write_bytes(content)
+    with pytest.raises(ModelError, match=rf'the chat template {template} cannot be read as UTF-8'):
+        open_checkpoint(write_gguf(tmp_path / 'm.gguf', tiny()), tmp_path, template)
 
 
 def test_anything_else_says_what_it_can_be(tmp_path):

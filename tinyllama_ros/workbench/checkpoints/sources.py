@@ -1,5 +1,6 @@
 """From what a user names to a checkpoint."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from tinyllama_ros.errors import ModelError
@@ -7,20 +8,35 @@ from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.checkpoints.fetch import fetch, KNOWN_MODELS
 
 
-def open_checkpoint(source: str | Path, cache: Path) -> Checkpoint:
+def open_checkpoint(source: str | Path, cache: Path, template: Path | None = None) -> Checkpoint:
     """
     Return the checkpoint of a known name (fetched if need be), a .gguf file or a folder.
 
     :param source: a name goes before a path of the same spelling.
+    :param template: a file with the chat template, UTF-8, in place of the checkpoint's own.
     :raises FetchError: a known model could not be fetched.
     :raises ModelError: there is no such thing, or it cannot be read.
     """
     path = fetch(str(source), cache) if str(source) in KNOWN_MODELS else Path(source)
     try:
-        return _open_path(path)
+        checkpoint = _open_path(path)
     except ModuleNotFoundError as error:
         raise ModelError(f'{path} needs the Python package {error.name}, which is missing here; '
                          f'pip install {error.name}') from error
+
+
+    if template:
+        settings = replace(checkpoint.tokenizer.settings, chat_template=_read_template(template))
+        checkpoint.tokenizer = replace(checkpoint.tokenizer, settings=settings)
+    return checkpoint
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f'the chat template {path} cannot be read as UTF-8 text: {error}'
+                         ) from error
 
 
 def _open_path(path: Path) -> Checkpoint:
