@@ -95,7 +95,7 @@ COUNT = tuple(range(100, 200))
 
 def saying(tokens: Sequence[int], vocab_size: int = TOKENIZER.vocab_size) -> Judge:
     """Return what answers each prompt with the same tokens, all different."""
-    begin = ChatTemplate(SETTINGS, TOKENIZER).encode_structure('<|im_start|>assistant\n')[-1]
+    begin = TOKENIZER.encode('assistant\n')[-1]
     following = dict(pairwise([begin, *tokens, END]))
     return lambda seen: np.eye(vocab_size, dtype=np.float32)[
         following.get(seen[-1], END)]
@@ -156,6 +156,52 @@ def test_every_end_that_the_model_names_ends_an_answer(field):
     backend = FakeBackend(128, TOKENIZER.vocab_size, saying([one, 0, two]))
     last = answer(Conversation(Engine(lambda: backend), kind, TOKENIZER))
     assert (last.text, last.finish) == (TOKENIZER.decode([one]), 'stop')
+
+
+def test_cancel_while_the_conversation_is_rendered_is_a_stop():
+    conversation, backend = talk()
+    asked = iter([False, False])
+    assert list(conversation.answer('robot?', options(), lambda: next(asked, True))) == []
+    assert list(conversation.complete([Message('user', 'robot?')], options(), lambda: True)) == []
+    assert (conversation.messages, backend.passes) == ([], [])
+
+
+@pytest.fixture
+def renderings(monkeypatch):
+    """Return the numbers of messages with which the chat template is rendered."""
+    renderings: list[int] = []
+    encode = ChatTemplate.encode
+
+    def counted(template, messages, **options):
+        renderings.append(len(messages))
+        return encode(template, messages, **options)
+    monkeypatch.setattr(ChatTemplate, 'encode', counted)
+    return renderings
+
+
+def test_turn_that_fits_renders_the_conversation_once(renderings):
+    conversation, _ = talk(512)
+    for turn in range(4):
+        answer(conversation, 'robot?')
+        assert renderings == [1 + 2 * turn]
+        renderings.clear()
+
+
+def test_answer_longer_than_the_cache_renders_the_conversation_once(renderings):
+    conversation, _ = talk(48, 100)
+    events = list(conversation.answer('robot?', options(max_tokens=0)))
+    assert sum(isinstance(event, CacheReset) for event in events) > 1
+    assert renderings == [1]
+
+
+def test_roll_over_of_n_exchanges_renders_the_conversation_log_n_times(renderings):
+    conversation, _ = talk(1000)
+    for _ in range(32):
+        answer(conversation, 'robot?')
+    renderings.clear()
+    events = list(conversation.answer('robot?', options(0, answer_room=700)))
+    assert events[0] == CacheReset('full')
+    assert len(renderings) <= 2 + 5 and renderings[0] == 65
 
 
 def test_last_token_of_an_answer_is_not_read():

@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
+import json
 import re
 
 from hypothesis import given, settings as hypothesis_settings, strategies as st
@@ -34,6 +35,12 @@ def talk(contents: Sequence[str]) -> list[Message]:
 
 def template(source: str, kind: TokenizerSettings = BPE) -> ChatTemplate:
     return ChatTemplate(replace(kind, chat_template=source), bpe if kind is BPE else sentencepiece)
+
+
+def structure(text: str, kind: TokenizerSettings = BPE) -> list[int]:
+    """Return the tokens of a text that the template itself writes."""
+    kind = replace(kind, chat_template=f'{{{{ {json.dumps(text)} }}}}')
+    return ChatTemplate(kind, bpe if kind.kind == 'bpe' else sentencepiece).encode([])
 
 
 def zephyr_structure(tokens: list[int]) -> list[str]:
@@ -141,8 +148,8 @@ def test_marker_of_a_role_that_is_silent_is_spelled_too() -> None:
 @pytest.mark.parametrize('said', ['What is 12 < 13?', 'a|b <b> [x]', '  two\n\nlines ', ''])
 def test_harmless_content_is_encoded_with_its_structure_as_one_text(said: str) -> None:
     messages = talk([said] * 4)
-    assert chatml.encode(messages) == chatml.encode_structure(chatml.render(messages))
-    assert zephyr.encode(messages) == zephyr.encode_structure(zephyr.render(messages))
+    assert chatml.encode(messages) == structure(chatml.render(messages))
+    assert zephyr.encode(messages) == structure(zephyr.render(messages), SENTENCEPIECE)
 
 
 def test_text_after_each_control_token_gets_sentencepieces_space() -> None:
@@ -238,7 +245,7 @@ def test_control_token_of_one_character_is_never_structure() -> None:
 
 def test_longest_of_two_control_tokens_counts() -> None:
     kind = replace(BPE, control_tokens=BPE.control_tokens | {'<|im': 300})
-    assert ChatTemplate(kind, bpe).encode_structure('<|im<|im_end|>') == [300, 2]
+    assert structure('<|im<|im_end|>', kind) == [300, 2]
 
 
 @pytest.mark.parametrize('source, kind, end', [

@@ -5,7 +5,7 @@ A turn renders the whole conversation, keeps the longest prefix that the cache a
 prefills the rest; so a changed system prompt, a cancelled answer and a reset need no special case.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from os.path import commonprefix
 
 from tinyllama_ros.artifact.folder import Artifact
@@ -42,7 +42,9 @@ class Conversation:
         """Slots of the cache."""
         return self._model.engine.cache.capacity
 
-    def answer(self, prompt: str, options: ChatOptions) -> Generator[TurnEvent, None, None]:
+    def answer(self, prompt: str, options: ChatOptions,
+               is_cancelled: Callable[[], bool] = lambda: False
+               ) -> Generator[TurnEvent, None, None]:
         """
         Yield what happens while a prompt is answered, an Answer last.
 
@@ -51,19 +53,23 @@ class Conversation:
         turn is forgotten. The same holds when the backend fails for good; one that is lost is
         opened again, and the answer goes on where it stopped.
 
+        :param is_cancelled: asked while the chat template is rendered, which may take long; once
+            it says so, nothing more is yielded, not even an Answer.
+
         :raises PromptError: the prompt is blank, or does not fit the cache; nothing has changed.
         :raises BackendError: the backend failed, and opening it again was no help.
         """
         _check_is_text(prompt)
         message = Message('user', prompt)
-        turn = Turn(self._model, self._exchanges, [message], options)
+        turn = Turn(self._model, self._exchanges, [message], options, is_cancelled)
         try:
             yield from turn.run()
         finally:
             if turn.text:
                 self._exchanges = [*turn.exchanges, (message, Message('assistant', turn.text))]
 
-    def complete(self, messages: Sequence[Message], options: ChatOptions
+    def complete(self, messages: Sequence[Message], options: ChatOptions,
+                 is_cancelled: Callable[[], bool] = lambda: False
                  ) -> Generator[TurnEvent, None, None]:
         """
         Yield what happens while messages of another conversation are answered, as `answer` does.
@@ -73,7 +79,7 @@ class Conversation:
 
         :raises PromptError: they do not fit, or the model does not take them.
         """
-        yield from Turn(self._model, (), messages, options).run()
+        yield from Turn(self._model, (), messages, options, is_cancelled).run()
 
     def reset(self, system_prompt: str = '') -> None:
         """Forget all messages; the cache keeps the system prompt, where it holds it."""

@@ -18,19 +18,13 @@ with a part of the structure, or by a filter that deletes characters or changes 
 price: a template that searches contents for a tag of its own finds none that begins like a marker.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from datetime import datetime
-import json
 import re
-from typing import Any, NoReturn
-
-from jinja2 import Template, TemplateError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
 from tinyllama_ros.chat.message import Message, ROLES
+from tinyllama_ros.chat.rendering import EndlessTemplate, Renderer
 from tinyllama_ros.chat.tokenizer import Tokenizer
 from tinyllama_ros.errors import ModelError, PromptError
 
@@ -55,11 +49,11 @@ class ChatTemplate:
         """
         Learn the markers of the settings' template.
 
-        :raises ModelError: the template is missing or is no Jinja.
+        :raises ModelError: the template is missing, is no Jinja, or does not end.
         """
         self._settings = settings
         self._tokenizer = tokenizer
-        self._template = _compile(settings.chat_template)
+        self._renderer = Renderer(settings.chat_template)
         # One character cannot be told from text, so such a token never structures anything.
         self._control = {text: token for text, token in settings.control_tokens.items()
                          if len(text) > 1}
@@ -79,16 +73,36 @@ class ChatTemplate:
         text = self._render([asdict(message) for message in messages], answer)
         return self._begin(text)
 
-    def encode(self, messages: Sequence[Message], *, answer: bool = True) -> list[int]:
-        """Return the tokens of the conversation; as `render`, with all contents as plain text."""
+    def encode(self, messages: Sequence[Message], *,
+               is_cancelled: Callable[[], bool] = lambda: False) -> list[int]:
+        """
+        Return the tokens of the conversation; as `render`, with all contents as plain text.
+
+        :param is_cancelled: asked all the time, in this thread.
+        :raises Cancelled: it said so.
+        """
         seam = self._unused_character(messages)
         seamed = [{'role': message.role, 'content': self._seam(message.content, seam)}
                   for message in messages]
-        return self._encode(self._begin(self._render(seamed, answer)), seam)
+        return self._encode(self._begin(self._render(seamed, True, is_cancelled)), seam)
 
-    def encode_structure(self, text: str) -> list[int]:
-        """Return the tokens of a text that is trusted: what spells a control token is one."""
-        return self._encode(text, chr(SEAMS[-1]))
+    def check(self) -> None:
+        """
+        Render sample conversations; one of them must be taken.
+
+        :raises ModelError: the template fails, does not end, or refuses all of them.
+        """
+        refusal = ''
+        for roles in (('system', 'user', 'assistant', 'user'), ('user', 'assistant', 'user'),
+                      ('user',)):
+            try:
+                self.render([Message(role, f'{role} says') for role in roles])
+            except PromptError as error:
+                refusal = str(error)
+            else:
+                return
+        raise ModelError(f'the chat template of the model takes not even a single message: '
+                         f'{refusal}; use another template')
 
     def end_of_turn(self) -> int | None:
         """
@@ -99,22 +113,22 @@ class ChatTemplate:
         mark = chr(SEAMS[0])
         messages = [Message('user', '.'), Message('assistant', mark), Message('user', '.')]
         try:
-            _, found, after = self.render(messages).rpartition(mark)
+            _, content, after = self.render(messages).rpartition(mark)
         except (ModelError, PromptError):
             return None
         control = self._control_pattern.match(after.lstrip())
-        return self._control[control[0]] if found and control else None
+        return self._control[control[0]] if content and control else None
 
-    def _render(self, messages: list[dict[str, str]], answer: bool) -> str:
+    def _render(self, messages: list[dict[str, str]], answer: bool,
+                is_cancelled: Callable[[], bool] = lambda: False) -> str:
         try:
-            return self._template.render(
-                messages=messages, add_generation_prompt=answer, tools=None, documents=None,
-                bos_token=self._settings.bos_token, eos_token=self._settings.eos_token)
-        except PromptError:
-            raise
-        except Exception as error:  # a template is foreign code
-            raise ModelError(f'the chat template of the model fails: {str(error).rstrip(".")}; '
-                             'use one that suits the conversation') from error
+            return self._renderer.render({
+                'messages': messages, 'add_generation_prompt': answer, 'tools': None,
+                'documents': None, 'bos_token': self._settings.bos_token,
+                'eos_token': self._settings.eos_token}, is_cancelled)
+        except PromptError as error:  # may quote a content with its seams
+            text = ''.join(char for char in str(error) if ord(char) not in SEAMS)
+            raise PromptError(text) from error
 
     def _begin(self, text: str) -> str:
         """Return a rendered text with the begin token in front, where the model wants one."""
@@ -162,6 +176,8 @@ class ChatTemplate:
         for roles in (ROLES, ROLES[1:]):
             try:
                 yield self.render([Message(role, '.') for role in roles])
+            except EndlessTemplate:
+                raise
             except (ModelError, PromptError):
                 continue
 
@@ -173,34 +189,7 @@ class ChatTemplate:
         raise PromptError('the conversation holds every private-use character there is')
 
 
-def _compile(source: str) -> Template:
-    if not source.strip():
-        raise ModelError('the model has no chat template; use one that was tuned for conversation')
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
-                                                extensions=[loopcontrols])
-    environment.filters['tojson'] = _to_json
-    environment.globals |= {'raise_exception': _raise_exception, 'strftime_now': _strftime_now}
-    try:
-        return environment.from_string(source)
-    except TemplateError as error:
-        raise ModelError(f'the chat template of the model is no Jinja: {error}') from error
-
-
 def _any_of(texts: Iterable[str], gap: str = '') -> str:
     """Return a pattern for the longest of some texts; `gap` may stand between its characters."""
     longest_first = sorted(texts, key=lambda text: (-len(text), text))
     return '|'.join(gap.join(map(re.escape, text)) for text in longest_first) or NOTHING
-
-
-def _raise_exception(message: str) -> NoReturn:
-    said = ''.join(character for character in message if ord(character) not in SEAMS)
-    raise PromptError(f'the model does not take this conversation: {said}')
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    """Return JSON as Hugging Face's templates expect it: not escaped for HTML as Jinja's own."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)

@@ -1,6 +1,7 @@
 """One turn: the messages that are to be answered, on their way to the answer."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 import logging
 import time
@@ -17,6 +18,7 @@ from tinyllama_ros.chat.events import (
     TurnEvent,
 )
 from tinyllama_ros.chat.message import Message
+from tinyllama_ros.chat.rendering import Cancelled
 from tinyllama_ros.chat.rollover import RolloverPolicy
 from tinyllama_ros.chat.streams import StopStream, TextStream
 from tinyllama_ros.chat.template import ChatTemplate
@@ -55,24 +57,26 @@ class ChatModel:
             () if end_of_turn is None else (end_of_turn,)))
 
     def encode(self, system_prompt: str, exchanges: Sequence[Exchange],
-               messages: Sequence[Message]) -> list[int]:
+               messages: Sequence[Message],
+               is_cancelled: Callable[[], bool] = lambda: False) -> list[int]:
         """Return the tokens of a conversation, up to where the answer begins."""
         system = [Message('system', system_prompt)] if system_prompt else []
         earlier = [message for exchange in exchanges for message in exchange]
-        return self.template.encode([*system, *earlier, *messages])
+        return self.template.encode([*system, *earlier, *messages], is_cancelled=is_cancelled)
 
 
 class Turn:
     """Messages on their way to their answer; the oldest exchanges before them may be forgotten."""
 
     def __init__(self, model: ChatModel, exchanges: Sequence[Exchange],
-                 messages: Sequence[Message], options: ChatOptions) -> None:
+                 messages: Sequence[Message], options: ChatOptions,
+                 is_cancelled: Callable[[], bool]) -> None:
         self._model = model
         self._engine = model.engine
         self._options = options
         self._rollover = RolloverPolicy(
             model.engine.cache.capacity, options.room, exchanges,
-            lambda kept: model.encode(options.system_prompt, kept, messages))
+            lambda kept: model.encode(options.system_prompt, kept, messages, is_cancelled))
         self._texts: list[str] = []
         self._generated: list[int] = []
         self._drafter = Drafter() if options.drafting else None
@@ -90,10 +94,14 @@ class Turn:
 
     def run(self) -> Iterator[TurnEvent]:
         """
-        Yield the events of the turn, an Answer last.
+        Yield the events of the turn, an Answer last unless it is cancelled.
 
         :raises LengthError: the messages do not fit the cache; nothing was yielded or changed.
         """
+        with suppress(Cancelled):
+            yield from self._run()
+
+    def _run(self) -> Iterator[TurnEvent]:
         began_s = time.monotonic()
         stream, stop = TextStream(self._model.tokenizer), StopStream(self._options.stop)
         sampler = Sampler(self._options.sampling)

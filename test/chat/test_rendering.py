@@ -1,0 +1,139 @@
+"""Chat templates are rendered as Transformers does, and none of them renders for ever."""
+
+import pytest
+from support.tiny_tokenizers import BPE, bpe_file
+
+from tinyllama_ros.chat import rendering
+from tinyllama_ros.chat.rendering import Cancelled, EndlessTemplate, Renderer
+from tinyllama_ros.chat.template import ChatTemplate
+from tinyllama_ros.chat.tokenizer import BpeTokenizer
+from tinyllama_ros.errors import ModelError
+
+MANY = '{% for a in range(99999) %}'
+FOREVER = f"{MANY * 3}{'{% endfor %}' * 3}"
+"""10**15 loops without output."""
+TWICE = ('{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}'
+         '{{ f(60) }}')
+"""2**60 calls, of which none loops."""
+
+
+def growing(body: str) -> str:
+    """Return a template that repeats a body, such that a text gets 2**60 characters."""
+    return f'{{% set ns = namespace(x="ab") %}}{{% for a in range(60) %}}{body}{{% endfor %}}'
+
+
+def render(source: str, is_cancelled=lambda: False, **variables: object) -> str:
+    return Renderer(source).render(variables, is_cancelled)
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    """Bound a rendering by steps that take little time."""
+    monkeypatch.setattr(rendering, 'MOST_STEPS', 10_000)
+
+
+@pytest.mark.parametrize('source', [
+    pytest.param(FOREVER, id='loops'),
+    pytest.param(MANY + MANY.replace(' %}', ' if a %}') + '{% if a < 0 %}.{% endif %}'
+                 + '{% endfor %}' * 2, id='branches'),
+    pytest.param(TWICE, id='macro'),
+    pytest.param('{% for n in [40] recursive %}{% if n %}{{ loop([n - 1, n - 1]) }}{% endif %}'
+                 '{% endfor %}', id='recursive loop'),
+    pytest.param('{% block b scoped %}' + FOREVER + '{% endblock %}', id='block'),
+    pytest.param('{% generation %}' + FOREVER + '{% endgeneration %}', id='generation'),
+])
+def test_template_that_does_not_end_is_ended(few_steps, source):
+    with pytest.raises(EndlessTemplate, match='does not end: it took 10000 steps; use another'):
+        render(source)
+
+
+def test_template_that_calls_itself_for_ever_fails():
+    with pytest.raises(ModelError, match='template of the model fails: maximum recursion'):
+        render('{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}')
+
+
+def test_template_that_takes_too_long_is_ended(monkeypatch):
+    monkeypatch.setattr(rendering, 'LONGEST_S', 0.0)
+    with pytest.raises(EndlessTemplate, match='does not end: it took 0 s'):
+        render('{% if true %}.{% endif %}' * 2)
+
+
+@pytest.mark.parametrize('source', [
+    pytest.param('{{ 9 ** 99999999 }}', id='power'),
+    pytest.param("{{ 'x' * 10 ** 9 }}", id='times'),
+    pytest.param('{{ 10 ** 9 * [0] }}', id='list'),
+    pytest.param(growing('{% set ns.x = ns.x + ns.x %}'), id='plus'),
+    pytest.param(growing('{% set ns.x = ns.x ~ ns.x %}'), id='tilde'),
+    pytest.param(growing('{% set ns.x = ns.x * 2 %}'), id='twice'),
+    pytest.param(growing('{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}'),
+                 id='captured'),
+    pytest.param('{% set ns = namespace(n=3) %}{% for a in range(60) %}'
+                 '{% set ns.n = ns.n * ns.n %}{% endfor %}', id='number'),
+    pytest.param(f"{MANY}{'0123456789' * 10}{{% endfor %}}", id='output'),
+])
+def test_template_that_makes_too_much_is_ended(source):
+    with pytest.raises(EndlessTemplate, match='does not end: .* more than 4000000 characters'):
+        render(source)
+
+
+@pytest.mark.parametrize('source', [FOREVER, TWICE], ids=['loop', 'macro'])
+def test_rendering_that_is_cancelled_stops(source):
+    asked = iter([False] * 100)
+    with pytest.raises(Cancelled):
+        render(source, lambda: next(asked, True))
+    assert next(asked, None) is None
+
+
+@pytest.mark.parametrize(('source', 'text'), [
+    ('{{ 2 ** 10 + 3 * 4 }}', '1036'), ("{{ 'a' * 3 + 'b' ~ 4 }}", 'aaab4'),
+    ('{{ [1] * 2 + [3] }}', '[1, 1, 3]'), ("{{ 'a' ~ 'b' ~ x }}", 'ab7'),
+    ('{{ 2 ** -1 }}', '0.5'), ('{{ 1.5 * 2 + 1 }}', '4.0'),
+])
+def test_operators_work(source, text):
+    assert render(source, x=7) == text
+
+
+def test_generation_block_renders_what_is_in_it():
+    source = '{% set a = 1 %}{% generation %}{% set a = 2 %}{{ x }}{{ a }}{% endgeneration %}{{a}}'
+    assert render(source, x='yes') == 'yes21'
+
+
+@pytest.mark.parametrize(('arguments', 'text'), [
+    ('', '{"b": "é<", "a": [1]}'), ('ensure_ascii=False', '{"b": "é<", "a": [1]}'),
+    ('ensure_ascii=True', '{"b": "\\u00e9<", "a": [1]}'),
+    ('sort_keys=True', '{"a": [1], "b": "é<"}'),
+    ("separators=(',', ':')", '{"b":"é<","a":[1]}'),
+    ('indent=1', '{\n "b": "é<",\n "a": [\n  1\n ]\n}'),
+])
+def test_tojson_takes_what_transformers_takes(arguments, text):
+    assert render(f'{{{{ x | tojson({arguments}) }}}}', x={'b': 'é<', 'a': [1]}) == text
+
+
+def chat_template(source: str) -> ChatTemplate:
+    fields = vars(BPE) | {'chat_template': source}
+    return ChatTemplate(type(BPE)(**fields), BpeTokenizer(bpe_file(), BPE.control_tokens))
+
+
+def test_endless_template_is_refused_when_it_is_loaded(few_steps):
+    with pytest.raises(ModelError, match='the chat template of the model does not end'):
+        chat_template(FOREVER)
+
+
+@pytest.mark.parametrize('source', [
+    BPE.chat_template,
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}.",
+    "{% if messages | length > 1 %}{{ raise_exception('one only') }}{% endif %}.",
+], ids=['all', 'no system prompt', 'one message'])
+def test_check_takes_a_template_that_takes_some_conversation(source):
+    chat_template(source).check()
+
+
+@pytest.mark.parametrize(('source', 'message'), [
+    ("{{ raise_exception('never') }}", 'takes not even a single message: .*never; use another'),
+    ('{{ messages[0].name.first }}', 'template of the model fails: .*has no attribute'),
+    ("{% if messages[2] %}{{ 'x' | nope }}{% endif %}", "No filter named 'nope'"),
+    ('{% for a in messages %}' + FOREVER + '{% endfor %}', 'does not end'),
+], ids=['refuses all', 'fails', 'fails at the third', 'endless'])
+def test_check_refuses_a_template_that_cannot_be_used(few_steps, source, message):
+    with pytest.raises(ModelError, match=message):
+        chat_template(source).check()
