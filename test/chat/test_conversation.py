@@ -283,6 +283,33 @@ def test_roll_over_leaves_the_room_of_the_answer_free():
     assert conversation.fill <= 96 - 70
 
 
+def test_system_prompt_that_leaves_no_room_is_refused_when_it_is_set():
+    system_prompt = 'robot ' * 40
+    shortest = len(encode([], 'a', system_prompt))
+    fitting, _ = talk(shortest + 8)
+    fitting.check(options(system_prompt=system_prompt))
+    assert answer(fitting, 'a', system_prompt=system_prompt).text == text(4)
+    with pytest.raises(ConfigError, match=rf'system_prompt is too long: with the shortest prompt '
+                       rf'it is {shortest} tokens, and at most {shortest - 1} fit beside the 8 '):
+        talk(shortest + 7)[0].check(options(system_prompt=system_prompt))
+
+
+def test_system_prompt_that_the_model_does_not_take_is_refused_when_it_is_set():
+    strict = replace(SETTINGS, chat_template="{% if messages[0].role == 'system' %}"
+                     "{{ raise_exception('no system role') }}{% endif %}.")
+    backend = FakeBackend(64, TOKENIZER.vocab_size)
+    conversation = Conversation(Engine(lambda: backend), strict, TOKENIZER)
+    conversation.check(options())
+    with pytest.raises(ConfigError, match='system_prompt cannot be used: .*no system role'):
+        conversation.check(options(system_prompt='Be brief.'))
+
+
+def test_room_of_more_than_half_of_the_cache_is_refused():
+    talk(64)[0].check(options(answer_room=32))
+    with pytest.raises(ConfigError, match='answer_room is 33; it may be at most half of the 64 s'):
+        talk(64)[0].check(options(answer_room=33))
+
+
 def test_prompt_that_just_fits_is_answered():
     fits = len(encode([])) + 8
     assert answer(talk(fits)[0], answer_room=8).text == text(4)

@@ -117,23 +117,3 @@ def chat_template(source: str) -> ChatTemplate:
 def test_endless_template_is_refused_when_it_is_loaded(few_steps):
     with pytest.raises(ModelError, match='the chat template of the model does not end'):
         chat_template(FOREVER)
-
-
-@pytest.mark.parametrize('source', [
-    BPE.chat_template,
-    "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}.",
-    "{% if messages | length > 1 %}{{ raise_exception('one only') }}{% endif %}.",
-], ids=['all', 'no system prompt', 'one message'])
-def test_check_takes_a_template_that_takes_some_conversation(source):
-    chat_template(source).check()
-
-
-@pytest.mark.parametrize(('source', 'message'), [
-    ("{{ raise_exception('never') }}", 'takes not even a single message: .*never; use another'),
-    ('{{ messages[0].name.first }}', 'template of the model fails: .*has no attribute'),
-    ("{% if messages[2] %}{{ 'x' | nope }}{% endif %}", "No filter named 'nope'"),
-    ('{% for a in messages %}' + FOREVER + '{% endfor %}', 'does not end'),
-], ids=['refuses all', 'fails', 'fails at the third', 'endless'])
-def test_check_refuses_a_template_that_cannot_be_used(few_steps, source, message):
-    with pytest.raises(ModelError, match=message):
-        chat_template(source).check()

@@ -2,6 +2,8 @@ from dataclasses import replace
 import json
 from pathlib import Path
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 from hypothesis import given, strategies as st
 import pytest
@@ -11,11 +13,12 @@ from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
 from tinyllama_ros.chat.tokenizer import (
     BpeTokenizer,
     load_tokenizer,
+    open_tokenizer,
     SentencePieceTokenizer,
     SPACE,
     Tokenizer,
 )
-from tinyllama_ros.errors import ArtifactError, ConfigError
+from tinyllama_ros.errors import ArtifactError, ConfigError, ModelError
 
 bpe = BpeTokenizer(bpe_file(), BPE.control_tokens)
 sentencepiece = SentencePieceTokenizer(sentencepiece_file(), SENTENCEPIECE.control_tokens)
@@ -29,12 +32,6 @@ hostile = st.lists(st.sampled_from(
     [*BPE.control_tokens, *SENTENCEPIECE.control_tokens, '<0x0A>', '<|', '|>', ' ', 'a', '🤖'])
     | st.text(st.characters(exclude_categories=['Cs'], exclude_characters=SPACE), max_size=5)
 ).map(''.join)
-
-
-def write(folder: Path, data: bytes, settings: TokenizerSettings) -> Path:
-    path = folder / settings.file_name
-    path.write_bytes(data)
-    return path
 
 
 @kinds
@@ -137,9 +134,8 @@ def test_vocabulary_reaches_to_the_last_control_token(tokenizer: type) -> None:
 
 
 @files
-def test_file_loads_as_the_kind_it_is(
-        tmp_path: Path, data: bytes, settings: TokenizerSettings) -> None:
-    tokenizer = load_tokenizer(write(tmp_path, data, settings), settings)
+def test_file_loads_as_the_kind_it_is(data: bytes, settings: TokenizerSettings) -> None:
+    tokenizer = load_tokenizer(data, settings)
     assert type(tokenizer) is {'bpe': BpeTokenizer,
                                'sentencepiece': SentencePieceTokenizer}[settings.kind]
     assert tokenizer.vocab_size == 400
@@ -147,33 +143,36 @@ def test_file_loads_as_the_kind_it_is(
 
 @files
 @pytest.mark.parametrize('keep', [0, 10, 1000], ids=['empty', 'head', 'half'])
-def test_damaged_file_is_named(
-        tmp_path: Path, data: bytes, settings: TokenizerSettings, keep: int) -> None:
-    path = write(tmp_path, data[:keep], settings)
-    with pytest.raises(ArtifactError, match=f'{settings.file_name} cannot be read as a '):
-        load_tokenizer(path, settings)
+def test_damaged_content_is_refused(data: bytes, settings: TokenizerSettings, keep: int) -> None:
+    with pytest.raises(ModelError, match=f'it is no {settings.kind} tokenizer'):
+        load_tokenizer(data[:keep], settings)
 
 
 @files
-def test_missing_file_is_named(
-        tmp_path: Path, data: bytes, settings: TokenizerSettings) -> None:
-    with pytest.raises(ArtifactError, match=f'{settings.file_name} cannot be read.*No such file'):
-        load_tokenizer(tmp_path / settings.file_name, settings)
-
-
-@files
-def test_file_of_another_model_is_refused(
-        tmp_path: Path, data: bytes, settings: TokenizerSettings) -> None:
+def test_content_of_another_model_is_refused(data: bytes, settings: TokenizerSettings) -> None:
     wrong = replace(settings, control_tokens={settings.eos_token: 1})
-    with pytest.raises(ArtifactError, match="as token 1, the model '</s>'|'<.im_end.>'; build"):
-        load_tokenizer(write(tmp_path, data, settings), wrong)
+    with pytest.raises(ModelError, match="its token 1 is '<.*>', the model has '</s>'|'<.im_end"):
+        load_tokenizer(data, wrong)
 
 
 @files
 def test_missing_library_is_named_with_its_command(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes,
-        settings: TokenizerSettings) -> None:
+        monkeypatch: pytest.MonkeyPatch, data: bytes, settings: TokenizerSettings) -> None:
     library = {'bpe': 'tokenizers', 'sentencepiece': 'sentencepiece'}[settings.kind]
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ConfigError, match=f'pip install {library}$'):
-        load_tokenizer(write(tmp_path, data, settings), settings)
+        load_tokenizer(data, settings)
+
+
+@files
+def test_file_of_an_artifact_that_cannot_be_used_is_named(
+        tmp_path: Path, data: bytes, settings: TokenizerSettings) -> None:
+    artifact: Any = SimpleNamespace(tokenizer=tmp_path / settings.file_name,
+                                    manifest=SimpleNamespace(tokenizer=settings))
+    with pytest.raises(ArtifactError, match=rf'/{settings.file_name} cannot be used: .*No such'):
+        open_tokenizer(artifact)
+    artifact.tokenizer.write_bytes(data[:100])
+    with pytest.raises(ArtifactError, match='used: it is no .* build the artifact again'):
+        open_tokenizer(artifact)
+    artifact.tokenizer.write_bytes(data)
+    assert open_tokenizer(artifact).vocab_size == 400

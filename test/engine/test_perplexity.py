@@ -7,7 +7,7 @@ from support import numpy_llama
 from support.tiny_models import tiny
 
 from tinyllama_ros.artifact.folder import Artifact
-from tinyllama_ros.chat.tokenizer import load_tokenizer
+from tinyllama_ros.chat.tokenizer import open_tokenizer
 from tinyllama_ros.commands.cli import main
 from tinyllama_ros.commands.loss_plot import BANDS, bands, plot
 from tinyllama_ros.commands.perplexity import measure_loss, text_windows
@@ -49,7 +49,7 @@ def test_loss_is_that_of_each_window_read_from_an_empty_cache(artifact, text):
 
 
 def test_windows_are_consecutive_and_whole(artifact, text):
-    tokens = load_tokenizer(artifact.tokenizer, artifact.manifest.tokenizer).encode(TEXT)
+    tokens = open_tokenizer(artifact).encode(TEXT)
     windows = text_windows(artifact, text, 50, None)
     assert len(windows) == len(tokens) // 50
     assert np.concatenate(windows).tolist() == tokens[:len(windows) * 50]

@@ -16,7 +16,7 @@ from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.places import artifacts_folder
 from tinyllama_ros.chat.message import Message
 from tinyllama_ros.chat.template import ChatTemplate
-from tinyllama_ros.chat.tokenizer import load_tokenizer, Tokenizer
+from tinyllama_ros.chat.tokenizer import open_tokenizer, Tokenizer
 from tinyllama_ros.commands.cli import main
 from tinyllama_ros.engine.onnx import OnnxBackend
 
@@ -53,7 +53,7 @@ def model() -> Iterator[Model]:
     assert main(['build', NAME, '--quant', 'fp32']) == 0
     artifact = Artifact.open(artifacts_folder() / f'{NAME}-fp32')
     settings = artifact.manifest.tokenizer
-    tokenizer = load_tokenizer(artifact.tokenizer, settings)
+    tokenizer = open_tokenizer(artifact)
     backend = OnnxBackend(artifact)
     yield Model(backend, tokenizer, ChatTemplate(settings, tokenizer),
                 frozenset(settings.control_tokens.values()))

@@ -12,10 +12,10 @@ from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
 from tinyllama_ros.chat.events import ChatOptions, Exchange, TurnEvent
 from tinyllama_ros.chat.message import Message
-from tinyllama_ros.chat.tokenizer import load_tokenizer, Tokenizer
+from tinyllama_ros.chat.tokenizer import open_tokenizer, Tokenizer
 from tinyllama_ros.chat.turn import ChatModel, Turn
 from tinyllama_ros.engine.engine import Engine
-from tinyllama_ros.errors import ArtifactError, PromptError
+from tinyllama_ros.errors import ArtifactError, ConfigError, ModelError, PromptError
 
 REPLACEMENT = '\N{REPLACEMENT CHARACTER}'
 
@@ -41,6 +41,28 @@ class Conversation:
     def capacity(self) -> int:
         """Slots of the cache."""
         return self._model.engine.cache.capacity
+
+    def check(self, options: ChatOptions) -> None:
+        """
+        Refuse options with which no prompt could be answered.
+
+        It may be called from any thread, also while a prompt is answered.
+
+        :raises ConfigError: the room for the answer or the system prompt is too large for the
+            cache, or the model takes no such system prompt.
+        """
+        if options.answer_room > self.capacity // 2:
+            raise ConfigError(f'answer_room is {options.answer_room}; it may be at most half of '
+                              f'the {self.capacity} slots of the cache')
+        try:
+            shortest = len(self._model.encode(options.system_prompt, (), [Message('user', 'a')]))
+        except (ModelError, PromptError) as error:
+            raise ConfigError(f'system_prompt cannot be used: {error}') from error
+        most = self.capacity - options.room
+        if shortest > most:
+            raise ConfigError(f'system_prompt is too long: with the shortest prompt it is '
+                              f'{shortest} tokens, and at most {most} fit beside the '
+                              f'{options.room} kept for the answer; shorten it')
 
     def answer(self, prompt: str, options: ChatOptions,
                is_cancelled: Callable[[], bool] = lambda: False
@@ -117,10 +139,9 @@ def open_conversation(artifact: Artifact, engine: Engine) -> Conversation:
 
     :raises ArtifactError: its tokenizer is damaged.
     """
-    settings = artifact.manifest.tokenizer
-    tokenizer = load_tokenizer(artifact.tokenizer, settings)
+    tokenizer = open_tokenizer(artifact)
     size = artifact.manifest.architecture.vocab_size
     if tokenizer.vocab_size > size:
         raise ArtifactError(f'{artifact.tokenizer} has {tokenizer.vocab_size} tokens, the graph '
                             f'knows {size}; use the tokenizer that the model was trained with')
-    return Conversation(engine, settings, tokenizer)
+    return Conversation(engine, artifact.manifest.tokenizer, tokenizer)

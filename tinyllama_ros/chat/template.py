@@ -86,24 +86,6 @@ class ChatTemplate:
                   for message in messages]
         return self._encode(self._begin(self._render(seamed, True, is_cancelled)), seam)
 
-    def check(self) -> None:
-        """
-        Render sample conversations; one of them must be taken.
-
-        :raises ModelError: the template fails, does not end, or refuses all of them.
-        """
-        refusal = ''
-        for roles in (('system', 'user', 'assistant', 'user'), ('user', 'assistant', 'user'),
-                      ('user',)):
-            try:
-                self.render([Message(role, f'{role} says') for role in roles])
-            except PromptError as error:
-                refusal = str(error)
-            else:
-                return
-        raise ModelError(f'the chat template of the model takes not even a single message: '
-                         f'{refusal}; use another template')
-
     def end_of_turn(self) -> int | None:
         """
         Return the control token that follows what the assistant says, None where none does.

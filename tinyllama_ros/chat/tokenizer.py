@@ -6,12 +6,12 @@ the chat template's business.
 """
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Protocol, TYPE_CHECKING
 
+from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
 from tinyllama_ros.chat.byte_alphabet import BYTE_TO_CHARACTER, CHARACTER_TO_BYTE
-from tinyllama_ros.errors import ArtifactError, ConfigError
+from tinyllama_ros.errors import ArtifactError, ConfigError, ModelError
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -57,28 +57,39 @@ class Tokenizer(Protocol):
         return b''.join(map(self.token_bytes, tokens)).decode('utf-8', 'replace')
 
 
-def load_tokenizer(path: Path, settings: TokenizerSettings) -> Tokenizer:
+def open_tokenizer(artifact: Artifact) -> Tokenizer:
     """
-    Return the tokenizer in a file of the kind that the settings name.
+    Return the tokenizer of an artifact.
 
     :raises ConfigError: the library for this kind is not installed.
     :raises ArtifactError: the file cannot be read, or is not the one that the settings describe.
     """
+    try:
+        return load_tokenizer(artifact.tokenizer.read_bytes(), artifact.manifest.tokenizer)
+    except (OSError, ModelError) as error:
+        raise ArtifactError(f'{artifact.tokenizer} cannot be used: {error}; build the artifact '
+                            'again') from error
+
+
+def load_tokenizer(data: bytes, settings: TokenizerSettings) -> Tokenizer:
+    """
+    Return the tokenizer in the content of a file of the kind that the settings name.
+
+    :raises ConfigError: the library for this kind is not installed.
+    :raises ModelError: the content is no such tokenizer, or not the one that they describe.
+    """
     kinds: Mapping[str, type[BpeTokenizer] | type[SentencePieceTokenizer]] = {
         'bpe': BpeTokenizer, 'sentencepiece': SentencePieceTokenizer}
     try:
-        tokenizer = kinds[settings.kind](path.read_bytes(), settings.control_tokens,
-                                         settings.text_tokens)
+        tokenizer = kinds[settings.kind](data, settings.control_tokens, settings.text_tokens)
     except ConfigError:
         raise
     except Exception as error:  # the libraries raise whatever they like, also plain Exception
-        raise ArtifactError(f'{path} cannot be read as a {settings.kind} tokenizer: {error}; '
-                            'build the artifact again') from error
+        raise ModelError(f'it is no {settings.kind} tokenizer ({error})') from error
     for text, token in settings.control_tokens.items():
-        found = tokenizer.token_text(token)  # None: added to the model beyond its vocabulary
-        if found not in (text, None):
-            raise ArtifactError(f'{path} has {found!r} as token {token}, the model {text!r}; '
-                                'build the artifact again')
+        own = tokenizer.token_text(token)  # None: added to the model beyond its vocabulary
+        if own not in (text, None):
+            raise ModelError(f'its token {token} is {own!r}, the model has {text!r}')
     return tokenizer
 
 

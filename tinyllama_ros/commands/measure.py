@@ -23,7 +23,7 @@ from tinyllama_ros.chat.completion import CompletionEvent
 from tinyllama_ros.chat.conversation import Conversation
 from tinyllama_ros.chat.events import ChatOptions, ResetReason
 from tinyllama_ros.chat.serving import RecordKind, Server, State
-from tinyllama_ros.chat.tokenizer import load_tokenizer
+from tinyllama_ros.chat.tokenizer import open_tokenizer
 from tinyllama_ros.engine.backend import Backend, BACKENDS, open_backend
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.engine.host import physical_cores
@@ -204,7 +204,7 @@ def _outside(backend: Backend, artifact: Artifact, runs: int) -> list[Measuremen
     settings = artifact.manifest.tokenizer
     timed = _Timed(backend, sorted(settings.control_tokens.values()))
     conversation = Conversation(Engine(lambda: timed), settings,
-                                load_tokenizer(artifact.tokenizer, settings))
+                                open_tokenizer(artifact))
     room = max(2, min(ANSWER, backend.shape.kv_length // 2))
     options = ChatOptions(max_tokens=room, answer_room=room, drafting=False,
                           sampling=SamplingOptions(temperature=0.7, top_p=0.9))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyllama_ros.artifact.folder import Artifact
-from tinyllama_ros.chat.tokenizer import load_tokenizer
+from tinyllama_ros.chat.tokenizer import open_tokenizer
 from tinyllama_ros.engine.backend import Backend
 from tinyllama_ros.engine.loss import window_loss
 from tinyllama_ros.errors import ConfigError
@@ -51,7 +51,7 @@ def text_windows(artifact: Artifact, path: Path, window: int, windows: int | Non
         text = path.read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f'{path} cannot be read as UTF-8 text: {error}') from error
-    tokenizer = load_tokenizer(artifact.tokenizer, artifact.manifest.tokenizer)
+    tokenizer = open_tokenizer(artifact)
     tokens = np.array(tokenizer.encode(text), np.int64)
     whole = len(tokens) // window
     if not whole:

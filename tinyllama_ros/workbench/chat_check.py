@@ -5,13 +5,10 @@ The chat on the robot loads the same tokenizer and renders the same template, so
 refuse there is refused here, minutes earlier.
 """
 
-from pathlib import Path
-import tempfile
-
 from tinyllama_ros.chat.message import Message
 from tinyllama_ros.chat.template import ChatTemplate
 from tinyllama_ros.chat.tokenizer import load_tokenizer, Tokenizer
-from tinyllama_ros.errors import ArtifactError, ModelError, PromptError
+from tinyllama_ros.errors import ModelError, PromptError
 from tinyllama_ros.workbench.checkpoints.checkpoint import TokenizerFile
 
 _SAMPLES = tuple(tuple(Message(role, 'Hello, robot.') for role in roles) for roles in (
@@ -25,14 +22,11 @@ def open_tokenizer(file: TokenizerFile) -> Tokenizer:
 
     :raises ModelError: it cannot be used.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / file.settings.file_name
-        path.write_bytes(file.content)
-        try:
-            return load_tokenizer(path, file.settings)
-        except ArtifactError as error:
-            raise ModelError(f'the tokenizer of the model cannot be used: {error.__cause__}; use '
-                             'the one that the model was trained with') from error
+    try:
+        return load_tokenizer(file.content, file.settings)
+    except ModelError as error:
+        raise ModelError(f'the tokenizer of the model cannot be used: {error}; use the one that '
+                         'the model was trained with') from error
 
 
 def check_chat(file: TokenizerFile, vocab_size: int) -> None:
