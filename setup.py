@@ -15,6 +15,7 @@ RUN_TIME = [
     'jinja2',  # renders the model's own chat template, sandboxed
     'numpy',  # logits, sampling
     'onnxruntime>=1.23',  # runs the static graph on the CPU; 1.19 attends wrongly beyond slot 0
+    'prompt_toolkit>=3.0.24',  # edits prompts in the terminal, and reads pasted text whole
     'psutil',  # resident memory in the diagnostics
     'sentence-stream',  # cuts the stream into sentences for a speech node
     'sentencepiece',  # Llama vocabularies

@@ -377,7 +377,7 @@ def test_node_that_stays_away_ends_only_a_piped_conversation(is_terminal, monkey
 
     shown = io.StringIO()
     link = SimpleNamespace(target='/fake', wait_until_ready=wait_until_ready)
-    keyboard = SimpleNamespace(is_terminal=is_terminal, quiet=nullcontext,
+    keyboard = SimpleNamespace(is_terminal=is_terminal,
                                lines=lambda: iter(['Hi', '/help']))
     with nullcontext() if is_terminal else pytest.raises(NodeError, match='no node answers'):
         Conversation(link, Screen(io.StringIO(), shown), keyboard).converse(1)

@@ -38,12 +38,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(link: Link, once: str | None, wait_s: float) -> bool:
     """Hold the conversation; return whether the single prompt, if there is one, was answered."""
-    keyboard = Keyboard(sys.stdin, list(COMMANDS))
-    conversation = Conversation(link, Screen(sys.stdout, sys.stderr), keyboard)
-    conversation.wait_until_ready(wait_s)
-    if once is not None:
-        return conversation.ask(once)
-    conversation.converse(wait_s)
+    with Keyboard(sys.stdin, list(COMMANDS)) as keyboard:
+        conversation = Conversation(link, Screen(sys.stdout, sys.stderr), keyboard)
+        conversation.wait_until_ready(wait_s)
+        if once is not None:
+            return conversation.ask(once)
+        conversation.converse(wait_s)
     return True
 
 

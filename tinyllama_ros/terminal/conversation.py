@@ -67,8 +67,7 @@ class Conversation:
         """Wait until the node serves, and say so; :raises NodeError: says how far it came."""
         self._screen.status(f'waiting for {self._link.target} …')
         try:
-            with self._keyboard.quiet():
-                self._link.wait_until_ready(wait_s)
+            self._link.wait_until_ready(wait_s)
         finally:
             self._screen.status('')
 

@@ -1,54 +1,82 @@
-"""What a person types, or a program pipes in."""
+"""
+The prompts of a person at a terminal, or the lines that a program pipes in.
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+prompt_toolkit edits, completes, remembers, and takes pasted text as one prompt. Between two
+prompts a thread reads its keys: /stop and Ctrl-C count at once, all other keys are kept for the
+next prompt. The terminal stays in raw mode all the time: in its line mode it would cut long lines.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, ExitStack, suppress
 import os
 from pathlib import Path
 import select
 import signal
 import sys
-import termios
+from threading import Event, Thread
 from typing import TextIO
 
-try:
-    import readline
-except ImportError:  # a Python built without it has no editing and no history
-    readline = None  # type: ignore[assignment]
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import WordCompleter
+from prompt_toolkit.history import FileHistory
+from prompt_toolkit.input import create_input
+from prompt_toolkit.input.typeahead import store_typeahead
+from prompt_toolkit.key_binding import KeyPress
+from prompt_toolkit.keys import Keys
+from prompt_toolkit.output import create_output
+from prompt_toolkit.shortcuts import CompleteStyle
 
 PROMPT = '> '
-KEPT_LINES = 1000
+STOP = '/stop'
+TICK_S = 0.02
+ENTER = (Keys.ControlM, Keys.ControlJ)
 
 
 def history_file() -> Path:
-    """Return where the lines that were typed are kept (XDG base directories)."""
+    """Return where the prompts that were typed are kept (XDG base directories)."""
     state = os.environ.get('XDG_STATE_HOME') or Path.home() / '.local' / 'state'
     return Path(state) / 'tinyllama_ros' / 'chat_history'
 
 
 class Keyboard:
-    """Lines as they are entered, and the wish to stop an answer while it is written."""
+    """Prompts as they are entered, and the wish to stop an answer while it is written."""
 
     def __init__(self, stream: TextIO, commands: Sequence[str]) -> None:
         """
-        Read lines from a stream.
+        Read prompts from a stream, within a `with` statement.
 
         :param commands: what the tab key completes.
         """
         self._stream = stream
         self.is_terminal = stream.isatty()
-        self._ahead: deque[str] = deque()  # typed while an answer was written
-        self._is_ended = False
-        self._interrupted = False
-        self._history: Path | None = None
-        if self.is_terminal and readline is not None:
-            self._history = history_file()
-            _prepare_editing(self._history, commands)
+        self._is_stop_typed = Event()
+        self._has_interrupt = False
+        self._stack = ExitStack()
+        self._is_prompting = Event()
+        if self.is_terminal:
+            self._input = create_input(stream)
+            self._output = create_output(sys.stdout if sys.stdout.isatty() else sys.stderr)
+            self._session: PromptSession[str] = PromptSession(
+                PROMPT, input=self._input, output=self._output,
+                history=PrivateHistory(history_file()), enable_suspend=True,
+                completer=WordCompleter(list(commands), sentence=True),
+                complete_while_typing=False, complete_style=CompleteStyle.READLINE_LIKE)
+
+    def __enter__(self) -> 'Keyboard':
+        if self.is_terminal:
+            self._stack.enter_context(self._input.raw_mode())
+            self._start_reading()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.is_terminal:
+            self._stop_reading()
+        self._stack.close()
 
     def lines(self) -> Iterator[str]:
-        """Yield each line until Ctrl-D, or the end of what is piped in."""
+        """Yield each prompt until Ctrl-D, or each line until the end of what is piped in."""
         if self.is_terminal:
-            yield from self._typed_lines()
+            yield from self._typed_prompts()
             return
         for line in self._stream:
             print(f'{PROMPT}{line.rstrip()}', flush=True)
@@ -56,101 +84,98 @@ class Keyboard:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """
-        Let Ctrl-C or a typed /stop be asked for; the second Ctrl-C is a KeyboardInterrupt.
-
-        What is typed meanwhile is not echoed into the answer.
-        """
-        self._interrupted = False
+        """Take Ctrl-C and a typed /stop as a wish; the second Ctrl-C is a KeyboardInterrupt."""
+        self._has_interrupt = False
+        self._is_stop_typed.clear()
         before = signal.signal(signal.SIGINT, self._interrupt)
         try:
-            with self.quiet():
-                yield
+            yield
         finally:
             signal.signal(signal.SIGINT, before)
 
-    def quiet(self) -> AbstractContextManager[None]:
-        """Do not echo what is typed; where it is not read meanwhile, the next line has it."""
-        return _without_echo(self._stream) if self.is_terminal else nullcontext()
-
     def wants_stop(self) -> bool:
-        """Whether a stop was asked for since the last call."""
-        wants_stop, self._interrupted = self._interrupted, False
-        while self.is_terminal and not self._is_ended and self._can_read():
-            line = os.read(self._stream.fileno(), 4096).decode(errors='replace')  # one line
-            self._is_ended = not line
-            if line.strip() == '/stop':
-                wants_stop = True
-            elif line:
-                self._ahead.append(line)
+        """Return whether a stop was asked for since the last call."""
+        wants_stop = self._has_interrupt or self._is_stop_typed.is_set()
+        self._has_interrupt = False
+        self._is_stop_typed.clear()
         return wants_stop
 
     def _interrupt(self, *_: object) -> None:
-        self._interrupted = True
+        self._has_interrupt = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def _can_read(self) -> bool:
-        return bool(select.select([self._stream], [], [], 0)[0])
+    def _start_reading(self) -> None:
+        self._output.enable_bracketed_paste()
+        self._output.flush()
+        self._is_prompting.clear()
+        self._reader = Thread(target=self._read_keys, daemon=True)
+        self._reader.start()
 
-    def _typed_lines(self) -> Iterator[str]:
+    def _stop_reading(self) -> None:
+        self._is_prompting.set()
+        self._reader.join()
+        self._output.disable_bracketed_paste()
+        self._output.flush()
+
+    def _read_keys(self) -> None:
+        """Read keys in a thread until there is a prompt; raw mode makes Ctrl-C one of them."""
+        typed: list[KeyPress] = []
+        while not self._is_prompting.is_set() and not self._input.closed:
+            if select.select([self._input.fileno()], [], [], TICK_S)[0]:
+                self._keep(self._input.read_keys(), typed)
+        self._keep(self._input.flush_keys(), typed)
+        store_typeahead(self._input, typed)
+
+    def _keep(self, keys: Iterable[KeyPress], typed: list[KeyPress]) -> None:
+        """Append keys to those that were typed; act on Ctrl-C and on a line that is /stop."""
+        for key in keys:
+            if key.key == Keys.ControlC:
+                os.kill(os.getpid(), signal.SIGINT)
+            elif key.key in ENTER and (start := _start_of_stop(typed)) is not None:
+                del typed[start:]
+                self._is_stop_typed.set()
+            elif key.key != Keys.CPRResponse:  # sent by the terminal, not by a person
+                typed.append(key)
+
+    def _typed_prompts(self) -> Iterator[str]:
         while True:
+            self._stop_reading()
             try:
-                yield self._next_line()
+                prompt = self._session.prompt()
             except EOFError:
-                break
+                return
             except KeyboardInterrupt:
-                print('\n[Ctrl-D leaves]', file=sys.stderr)
-        print(file=sys.stderr)
+                print('[Ctrl-D leaves]', file=sys.stderr)
+                continue
+            finally:
+                self._start_reading()
+            yield prompt
 
-    def _next_line(self) -> str:
-        """Return a line; :raises EOFError: there is none."""
-        if self._ahead:
-            line = self._ahead.popleft()
-            print(f'{PROMPT}{line.rstrip()}', file=sys.stderr)
-            return line
-        if self._is_ended:
-            raise EOFError
-        if sys.stdout.isatty():
-            return self._edited_line()
-        print(PROMPT, end='', file=sys.stderr, flush=True)  # input() would use stdout
-        line = self._stream.readline()
-        if not line:
-            raise EOFError
-        return line
 
-    def _edited_line(self) -> str:
-        if self._history is None:
-            return input(PROMPT)
-        known = readline.get_current_history_length()
-        line = input(PROMPT)
-        added = readline.get_current_history_length() - known  # none where it repeats the last
+class PrivateHistory(FileHistory):
+    """A history in a file that only its owner may read; without such a file there is none."""
+
+    def __init__(self, path: Path) -> None:
         with suppress(OSError):
-            readline.append_history_file(added, self._history)  # now: no crash shall lose it
-        return line
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+        super().__init__(str(path))
+
+    def load_history_strings(self) -> Iterable[str]:
+        try:
+            return list(super().load_history_strings())
+        except OSError:
+            return []
+
+    def store_string(self, string: str) -> None:
+        with suppress(OSError):
+            super().store_string(string)
 
 
-def _prepare_editing(history: Path, commands: Sequence[str]) -> None:
-    def complete(text: str, index: int) -> str | None:
-        found = [command for command in commands if text and command.startswith(text)]
-        return found[index] if index < len(found) else None
-
-    readline.set_completer(complete)
-    readline.set_completer_delims(' ')
-    is_libedit = 'libedit' in (readline.__doc__ or '')
-    readline.parse_and_bind('bind ^I rl_complete' if is_libedit else 'tab: complete')
-    readline.set_history_length(KEPT_LINES)
-    with suppress(OSError):  # a home that cannot be written only costs the history
-        history.parent.mkdir(parents=True, exist_ok=True)
-        history.touch(mode=0o600)
-        readline.read_history_file(history)
-
-
-@contextmanager
-def _without_echo(stream: TextIO) -> Iterator[None]:
-    before = termios.tcgetattr(stream)
-    quiet = before[:3] + [before[3] & ~termios.ECHO] + before[4:]
-    termios.tcsetattr(stream, termios.TCSADRAIN, quiet)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(stream, termios.TCSADRAIN, before)
+def _start_of_stop(typed: Sequence[KeyPress]) -> int | None:
+    """Return where the last line of some keys begins, if that line is /stop."""
+    start = 1 + max((index for index, key in enumerate(typed) if key.key in ENTER), default=-1)
+    line = ''
+    for key in typed[start:]:
+        line = line[:-1] if key.key == Keys.Backspace else line + key.data
+    return start if line.strip() == STOP else None
