@@ -22,9 +22,9 @@ WEB_CONFIG = ROOT / 'config' / 'tinyllama_web.yaml'
 # key that rosdep does not know makes a user's `rosdep install` fail.
 ROSDEP_KEYS = {
     'ament_index_python', 'diagnostic_msgs', 'launch', 'launch_ros', 'python3-aiohttp',
-    'python3-hypothesis', 'python3-jinja2', 'python3-numpy', 'python3-psutil', 'python3-pytest',
-    'python3-tqdm', 'python3-yaml', 'rcl_interfaces', 'rclpy', 'ros2launch', 'std_msgs',
-    'std_srvs'}
+    'python3-hypothesis', 'python3-jinja2', 'python3-numpy', 'python3-prompt-toolkit',
+    'python3-psutil', 'python3-pytest', 'python3-tqdm', 'python3-yaml', 'rcl_interfaces',
+    'rclpy', 'ros2launch', 'std_msgs', 'std_srvs'}
 
 
 def setup_arguments():

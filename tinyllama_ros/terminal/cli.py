@@ -1,74 +1,19 @@
-"""
-A conversation in the terminal, through the node's topics and services alone.
+"""The entry point of the program `chat`."""
 
-Answers go to stdout, everything about them (resets, errors, what was asked for) to stderr.
-"""
-
-import argparse
 from collections.abc import Sequence
-from io import TextIOWrapper
-import os
 import sys
 
-from tinyllama_ros.errors import TinyLlamaError
-from tinyllama_ros.terminal.conversation import COMMANDS, Conversation
-from tinyllama_ros.terminal.keyboard import Keyboard
-from tinyllama_ros.terminal.link import Link
-from tinyllama_ros.terminal.screen import printable, Screen
-
-try:
-    import rclpy
-    from rclpy.signals import SignalHandlerOptions
-except ImportError as missing:
-    raise SystemExit(f'{missing}: source a ROS 2 (source /opt/ros/jazzy/setup.bash), or install '
-                     "its wheels: pip install -e '.[ros]'") from missing
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog='chat', description='Talk to the language model in the terminal.',
-        epilog='While talking: ' + '; '.join(f'{name} {does}' for name, does in COMMANDS.items()))
-    parser.add_argument('--node', default='/tinyllama',
-                        help='full name of the node (default: %(default)s)')
-    parser.add_argument('--once', metavar='PROMPT', help='ask this, print the answer and leave')
-    parser.add_argument('--wait', type=float, default=30.0, metavar='SECONDS',
-                        help='how long the node may take until it serves (default: %(default)s)')
-    return parser
-
-
-def run(link: Link, once: str | None, wait_s: float) -> bool:
-    """Hold the conversation; return whether the single prompt, if there is one, was answered."""
-    with Keyboard(sys.stdin, list(COMMANDS)) as keyboard:
-        conversation = Conversation(link, Screen(sys.stdout, sys.stderr), keyboard)
-        conversation.wait_until_ready(wait_s)
-        if once is not None:
-            return conversation.ask(once)
-        conversation.converse(wait_s)
-    return True
+from tinyllama_ros.ros.imports import advice
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = make_parser().parse_args(argv)
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # what cannot be encoded shall not end the talk
-            stream.reconfigure(errors='replace')
-    context = rclpy.Context()
-    # Ctrl-C is ours: it stops an answer, not the connection.
-    rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
-    link = Link(arguments.node.rstrip('/'), context)
+    """Run the program; return its exit status, 1 with one line where a library is missing."""
     try:
-        return 0 if run(link, arguments.once, arguments.wait) else 1
-    except TinyLlamaError as error:
-        print(f'chat: {printable(str(error))}', file=sys.stderr)
+        from tinyllama_ros.terminal.session import run
+    except ImportError as error:
+        print(f'chat: {advice(error)}', file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # who read the answers has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says so, too
-        return 141
-    finally:
-        link.close()
-        context.try_shutdown()
+    return run(argv)
 
 
 if __name__ == '__main__':

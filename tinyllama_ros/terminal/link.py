@@ -7,18 +7,14 @@ from threading import Thread
 import time
 from typing import Any, get_args, Literal, NamedTuple
 
-from tinyllama_ros.errors import TinyLlamaError
+from diagnostic_msgs.msg import DiagnosticArray
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
-try:
-    from diagnostic_msgs.msg import DiagnosticArray
-    import rclpy
-    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-    from rclpy.qos import DurabilityPolicy, QoSProfile
-    from std_msgs.msg import String
-    from std_srvs.srv import Trigger
-except ImportError as missing:
-    raise SystemExit(f'{missing}: source a ROS 2 (source /opt/ros/jazzy/setup.bash), or install '
-                     "its wheels: pip install -e '.[ros]'") from missing
+from tinyllama_ros.errors import TinyLlamaError
 
 Kind = Literal['token', 'response', 'cache_reset', 'error', 'state']
 

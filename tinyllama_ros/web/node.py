@@ -1,32 +1,13 @@
-"""The node tinyllama_web: a web server beside the language model's node, wherever that runs."""
+"""The node tinyllama_web: its parameters, its settings, and its start."""
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
-import signal
+from collections.abc import Mapping, Sequence
 import socket
-from threading import Thread
+import sys
 from typing import Any
 
+from tinyllama_ros.ros.imports import advice
 from tinyllama_ros.ros.parameters import Parameter
-
-try:
-    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-    from rclpy.node import Node
-
-    from tinyllama_ros.ros.process import declare_parameters, run_in_ros
-except ImportError as missing:
-    raise SystemExit(f'{missing}: source a ROS 2 (source /opt/ros/jazzy/setup.bash), or install '
-                     "its wheels: pip install -e '.[ros]'") from missing
-try:
-    from tinyllama_ros.ros.client import Link, Status
-    from tinyllama_ros.web.chat_page import ChatPage
-    from tinyllama_ros.web.door_link import DoorLink
-    from tinyllama_ros.web.listener import Listener
-    from tinyllama_ros.web.log import ConversationLog
-    from tinyllama_ros.web.server import make_app
-    from tinyllama_ros.web.settings import is_loopback, new_token, read_token, WebSettings
-except ImportError as missing:
-    raise SystemExit(f'{missing}: pip install aiohttp') from missing
+from tinyllama_ros.web.settings import is_loopback, new_token, read_token, WebSettings
 
 PARAMETERS: Mapping[str, Parameter] = {
     'model_node': Parameter('/tinyllama', "Full name of the language model's node.",
@@ -56,22 +37,9 @@ PARAMETERS: Mapping[str, Parameter] = {
 LIMITS = ('max_connections', 'max_body_bytes', 'slow_s', 'requests_per_second', 'burst')
 
 
-class WebNode(Node):  # type: ignore[misc]
-    """Holds the parameters; the rest is the link's."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__('tinyllama_web', automatically_declare_parameters_from_overrides=True,
-                         **options)
-        declare_parameters(self, PARAMETERS, is_read_only=True)
-
-    def values(self) -> dict[str, Any]:
-        """Return the value of every parameter by name."""
-        return {name: self.get_parameter(name).value for name in PARAMETERS}
-
-
 def web_settings(values: Mapping[str, Any]) -> WebSettings:
     """
-    Return what the server is told.
+    Return the settings of the server.
 
     :param values: of every parameter by name.
     :raises ConfigError: names the value that is out of range.
@@ -89,7 +57,7 @@ def web_settings(values: Mapping[str, Any]) -> WebSettings:
 
 
 def address(settings: WebSettings, port: int) -> str:
-    """Return what to open in a browser, of this machine or, where they may, of others."""
+    """Return the URL to open in a browser, on this machine or, where allowed, on others."""
     host = own_address() if settings.host in ('0.0.0.0', '::') else settings.host
     host = f'[{host}]' if ':' in host else host
     token = f'?token={settings.token}' if settings.token else ''
@@ -97,7 +65,7 @@ def address(settings: WebSettings, port: int) -> str:
 
 
 def own_address() -> str:
-    """Return the address under which the network knows this machine; loopback without one."""
+    """Return this machine's address in the network; loopback without one."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(('192.0.2.1', 9))  # chooses a route; a datagram socket sends nothing
@@ -106,71 +74,11 @@ def own_address() -> str:
         return str(probe.getsockname()[0])
 
 
-async def serve(node: WebNode, settings: WebSettings, stop: asyncio.Event) -> None:
-    """
-    Serve until told to stop.
-
-    :raises ConfigError: the address cannot be listened at.
-    """
-    loop = asyncio.get_running_loop()
-    conversation = ConversationLog(lambda prompt: link.send(prompt))
-
-    def in_loop(callback: Callable[..., None]) -> Callable[..., None]:
-        def call(*arguments: Any) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(callback, *arguments)
-        return call
-
-    def on_status(status: Status) -> None:
-        chat_model.tell_status(status)
-        page.on_status(status)
-
-    target = node.values()['model_node'].rstrip('/')
-    chat_model = DoorLink(node, target)
-    link = Link(node, target, on_line=in_loop(conversation.hear),
-                on_piece=in_loop(conversation.piece), on_status=in_loop(on_status))
-    page = ChatPage(conversation, link)
-    app = make_app(settings, chat_model)
-    page.add_routes(app)
-    listener = Listener(app, settings)
-    executor = SingleThreadedExecutor(context=node.context)
-    executor.add_node(node)
-    spinner = Thread(target=_spin, args=(executor,))
-    try:
-        await listener.start()
-        spinner.start()
-        print(f'open {address(settings, listener.port)} in a browser', flush=True)
-        await stop.wait()
-    finally:
-        await listener.close()
-        executor.shutdown()
-        if spinner.is_alive():
-            spinner.join()
-
-
-def _spin(executor: SingleThreadedExecutor) -> None:
-    try:
-        executor.spin()
-    except ExternalShutdownException:
-        pass
-
-
-async def _serve_until_signal(node: WebNode) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await serve(node, web_settings(node.values()), stop)
-
-
-def _run() -> int:
-    node = WebNode()
-    try:
-        asyncio.run(_serve_until_signal(node))
-    finally:
-        node.destroy_node()
-    return 0
-
-
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; 1 where it could not start."""
-    return run_in_ros('tinyllama_web', _run, args)
+    try:
+        from tinyllama_ros.web.serving import run
+    except ImportError as error:
+        print(f'tinyllama_web: {advice(error)}', file=sys.stderr)
+        return 1
+    return run(args)

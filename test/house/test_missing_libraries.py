@@ -1,0 +1,44 @@
+"""A library that is missing raises ImportError at import, and is one line from an executable."""
+
+import subprocess
+import sys
+
+import pytest
+
+WITHOUT = """
+import importlib.abc, sys
+
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition('.')[0] == sys.argv[1]:
+            raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+
+sys.meta_path.insert(0, Missing())
+"""
+CHAT, WEB = 'tinyllama_ros.terminal.cli', 'tinyllama_ros.web.node'
+
+
+def run(program, missing):
+    return subprocess.run([sys.executable, '-c', WITHOUT + program, missing],
+                          capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(('module', 'missing', 'advice'), [
+    (CHAT, 'rclpy', 'source a ROS 2'), (CHAT, 'prompt_toolkit', 'pip install prompt_toolkit'),
+    (CHAT, 'wcwidth', 'pip install wcwidth'), (WEB, 'rclpy', 'source a ROS 2'),
+    (WEB, 'std_msgs', 'source a ROS 2'), (WEB, 'aiohttp', 'pip install aiohttp')])
+def test_executable_says_in_one_line_how_to_get_what_is_missing(module, missing, advice):
+    done = run(f'from {module} import main; sys.exit(main([]))', missing)
+    assert done.returncode == 1
+    line, = done.stderr.splitlines()
+    assert f'No module named {missing!r}' in line or f"No module named '{missing}." in line
+    assert advice in line
+
+
+@pytest.mark.parametrize(('module', 'missing'), [
+    ('tinyllama_ros.terminal.session', 'rclpy'), ('tinyllama_ros.terminal.link', 'rclpy'),
+    ('tinyllama_ros.web.serving', 'rclpy'), ('tinyllama_ros.web.serving', 'aiohttp')])
+def test_import_without_a_library_raises_and_does_not_end_the_process(module, missing):
+    done = run(f'try:\n    import {module}\nexcept ImportError as error:\n    print(error.name)',
+               missing)
+    assert (done.returncode, done.stdout.strip().partition('.')[0]) == (0, missing), done.stderr

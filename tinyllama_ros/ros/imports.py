@@ -1,0 +1,12 @@
+"""What to do where a library is missing; imports nothing that could be missing itself."""
+
+OUR_LIBRARIES = ('aiohttp', 'prompt_toolkit', 'wcwidth')
+
+
+def advice(error: ImportError) -> str:
+    """Return one line that names the missing module and says how to get it."""
+    library = (error.name or '').partition('.')[0]
+    if library in OUR_LIBRARIES:
+        return f'{error}: pip install {library}'
+    return (f'{error}: source a ROS 2 (source /opt/ros/jazzy/setup.bash), or install its wheels: '
+            "pip install -e '.[ros]'")
