@@ -14,6 +14,7 @@ import time
 
 import psutil
 
+from tinyllama_ros.artifact.contract import ascend_inputs, CHUNK
 from tinyllama_ros.artifact.disk import disk_errors, locked
 from tinyllama_ros.artifact.folder import Artifact, record_om
 from tinyllama_ros.artifact.manifest import CompiledGraph, Manifest, WEIGHTS
@@ -98,11 +99,16 @@ def _shapes(manifest: Manifest) -> Iterator[str]:
     """Yield the options that fix every shape: one chunk length, or a gear for each of several."""
     sizes, slots = manifest.chunk_sizes, manifest.kv_length
     arch = manifest.architecture
-    chunk, mask = (sizes[0], slots + sizes[0]) if len(sizes) == 1 else (-1, -1)
-    yield (f'--input_shape=input_ids:1,{chunk};attention_mask:1,{mask};position_ids:1,{chunk};'
-           f'past_key_values:{arch.layers},2,1,{arch.kv_heads},{slots},{arch.head_dim}')
+    inputs = ascend_inputs(arch, slots, sizes[0] if len(sizes) == 1 else CHUNK)
+    yield '--input_shape=' + ';'.join(
+        f'{name}:' + ','.join(str(-1 if isinstance(size, str) else size) for size in tensor.shape)
+        for name, tensor in inputs.items())
     if len(sizes) > 1:
-        yield '--dynamic_dims=' + ';'.join(f'{size},{slots + size},{size}' for size in sizes)
+        gears = [ascend_inputs(arch, slots, size) for size in sizes]
+        yield '--dynamic_dims=' + ';'.join(
+            ','.join(str(gear[name].axes[axis]) for name, tensor in inputs.items()
+                     for axis, size in tensor.axes.items() if isinstance(size, str))
+            for gear in gears)
 
 
 def _quoted(argument: str) -> str:

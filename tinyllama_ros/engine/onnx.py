@@ -3,6 +3,16 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyllama_ros.artifact.contract import (
+    cpu_outputs,
+    FILL_AFTER,
+    INPUT_IDS,
+    LAST_SLOT,
+    LOGIT_ROWS,
+    LOGITS,
+    past_of,
+    Tensors,
+)
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.engine.backend import BackendShape
 from tinyllama_ros.engine.host import has_vnni, physical_cores
@@ -37,14 +47,15 @@ class OnnxBackend:
             artifact.graph, own_kernels=own_kernels, inter_op_num_threads=1,
             intra_op_num_threads=threads or physical_cores(),
             entries={'session.x64quantprecision': '0' if has_vnni() else '1'})
-        _check_shapes(self._session, artifact)
+        outputs = cpu_outputs(manifest.architecture, manifest.kv_length)
+        _check_shapes(self._session, outputs, artifact)
         longest = min(self.shape.chunk_sizes[-1], self.shape.kv_length)
         self._tokens = np.zeros((1, longest), np.int64)
         self._rows = np.arange(longest, dtype=np.int64)
         self._last_slot = np.zeros(1, np.int32)
         self._fill_after = np.zeros((), np.int32)
         self._logits = np.zeros((1, self.shape.vocab_size), np.float32)
-        self._cache = _empty_cache(self._session)
+        self._cache = _empty_cache(outputs)
         self._bindings: dict[tuple[int, int], IOBinding] = {}
 
     def forward(self, tokens: NDArray[np.int64], start: int, *, logits: int = 1
@@ -81,40 +92,34 @@ class OnnxBackend:
             self._logits = np.zeros((self._tokens.size, self.shape.vocab_size), np.float32)
         binding = session.io_binding()
         for name, array in {
-                'input_ids': self._tokens[:, :length],
-                'last_slot': self._last_slot,
-                'fill_after': self._fill_after,
-                'logit_rows': self._rows[length - logits:length],
-                **{f'past_{name}': array for name, array in self._cache.items()}}.items():
+                INPUT_IDS: self._tokens[:, :length],
+                LAST_SLOT: self._last_slot,
+                FILL_AFTER: self._fill_after,
+                LOGIT_ROWS: self._rows[length - logits:length],
+                **{past_of(name): array for name, array in self._cache.items()}}.items():
             binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array))
         for name, array in {
-                'logits': self._logits[:logits],
+                LOGITS: self._logits[:logits],
                 **self._cache}.items():
             binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(array))
         return binding
 
 
-def _empty_cache(session: InferenceSession) -> dict[str, NDArray[np.float32]]:
+def _empty_cache(outputs: Tensors) -> dict[str, NDArray[np.float32]]:
     """
     Return every part of the cache, named as the outputs are.
 
     They lie in one array, for which numpy asks for large pages: of the default model, decoding
     from a full cache is 3 % faster.
     """
-    shapes = {output.name: output.shape for output in session.get_outputs()
-              if output.name != 'logits'}
-    return dict(zip(shapes, np.zeros((len(shapes), *next(iter(shapes.values()))), np.float32),
-                    strict=True))
+    names = [name for name in outputs if name != LOGITS]
+    shape = map(int, outputs[names[0]].shape)
+    return dict(zip(names, np.zeros((len(names), *shape), np.float32), strict=True))
 
 
-def _check_shapes(session: InferenceSession, artifact: Artifact) -> None:
-    """Compare what the manifest says with what the graph is."""
-    manifest = artifact.manifest
-    arch = manifest.architecture
-    expected: dict[str, list[int | str]] = {
-        f'{kind}.{layer}': [1, arch.kv_heads, manifest.kv_length, arch.head_dim]
-        for layer in range(arch.layers) for kind in ('key', 'value')}
-    expected['logits'] = ['R', arch.vocab_size]
+def _check_shapes(session: InferenceSession, outputs: Tensors, artifact: Artifact) -> None:
+    """Compare the outputs that the manifest makes with those of the graph."""
+    expected = {name: list(tensor.shape) for name, tensor in outputs.items()}
     found = {output.name: output.shape for output in session.get_outputs()}
     for name in sorted(expected.keys() | found.keys()):
         if found.get(name) != expected.get(name):

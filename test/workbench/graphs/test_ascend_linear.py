@@ -7,6 +7,7 @@ import onnxruntime as ort
 import pytest
 from support.ascend_reference import open_session
 
+from tinyllama_ros.artifact.contract import TensorSpec
 from tinyllama_ros.workbench.graphs.ascend_linear import (
     AscendFloatLinear,
     AscendHalfLinear,
@@ -25,15 +26,19 @@ def random(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
+def float_tensor(*shape):
+    return TensorSpec((np.float32,), {str(axis): size for axis, size in enumerate(shape)})
+
+
 def written(folder, linear, method, weight, shape, opsets, functions=()):
     """Write one product as a graph of its own and return its path."""
     folder.mkdir()
     with (folder / 'weights').open('wb') as weights:
         writer = GraphWriter(weights, 'weights')
-        writer.input('x', TensorProto.FLOAT, (*shape, weight.shape[1]))
+        writer.inputs({'x': float_tensor(*shape, weight.shape[1])})
         options = {'is_tied': False} if method == 'head' else {}
-        writer.output(getattr(linear(writer), method)('y', 'x', weight, **options),
-                      TensorProto.FLOAT, (*shape, weight.shape[0]))
+        product = getattr(linear(writer), method)('y', 'x', weight, **options)
+        writer.outputs({product: float_tensor(*shape, weight.shape[0])})
     writer.save(folder / 'graph.onnx', 'product', opsets, functions)
     return folder / 'graph.onnx'
 

@@ -13,10 +13,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyllama_ros.artifact.contract import ASCEND_INPUTS, ASCEND_OUTPUTS
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.engine.acl.device import Device, view
 from tinyllama_ros.engine.acl.errors import AclError, NOT_SUPPORTED
-from tinyllama_ros.engine.acl.model import INPUTS, Model, OUTPUTS, Tensor
+from tinyllama_ros.engine.acl.model import Model, Tensor
 from tinyllama_ros.engine.backend import BackendShape
 from tinyllama_ros.errors import BackendError, BackendLost
 
@@ -61,8 +62,8 @@ class AclBackend:
         """Make what each step uses."""
         inputs, outputs = self._model.inputs, self._model.outputs
         self._tokens, self._mask, self._positions, self._cache = (
-            inputs[name] for name in INPUTS)
-        self._logits, self._new_rows = (outputs[name] for name in OUTPUTS)
+            inputs[name] for name in ASCEND_INPUTS)
+        self._logits, self._new_rows = (outputs[name] for name in ASCEND_OUTPUTS)
         make_memory = _SharedMemory if device.is_shared else _SeparateMemory
         self._memory: _Memory = make_memory(device, [
             self._tokens, self._mask, self._positions, self._logits, self._new_rows])

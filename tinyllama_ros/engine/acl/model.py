@@ -12,30 +12,25 @@ from typing import Any
 
 import numpy as np
 
+from tinyllama_ros.artifact.contract import (
+    ASCEND_INPUTS,
+    ascend_inputs,
+    ASCEND_OUTPUTS,
+    ascend_outputs,
+    CHUNK,
+    Dim,
+    INPUT_IDS,
+    Tensors,
+)
 from tinyllama_ros.artifact.folder import Artifact
-from tinyllama_ros.artifact.manifest import Manifest
 from tinyllama_ros.engine.acl.device import Device
 from tinyllama_ros.engine.acl.errors import AclError, AclLost, OUT_OF_MEMORY
 from tinyllama_ros.errors import BackendError
 
-INPUTS = ('input_ids', 'attention_mask', 'position_ids', 'past_key_values')
-OUTPUTS = ('logits', 'out_key_values')
 GEARS = 'ascend_mbatch_shape_data'
 """The hidden input that chooses among the shapes that a graph was compiled for."""
 DTYPES: Mapping[int, type[np.generic]] = {0: np.float32, 1: np.float16, 3: np.int32, 9: np.int64}
 """Of aclDataType, those that the contract knows."""
-ALLOWED: Mapping[str, tuple[type[np.generic], ...]] = {
-    'past_key_values': (np.float16,), 'out_key_values': (np.float16,),
-    'logits': (np.float16, np.float32)}
-AXES: Mapping[str, tuple[str, ...]] = {
-    'input_ids': ('batch', 'chunk length'),
-    'attention_mask': ('batch', 'kv_length + chunk length'),
-    'position_ids': ('batch', 'chunk length'),
-    'past_key_values': ('layers', 'keys and values', 'batch', 'kv_heads', 'kv_length',
-                        'head_dim'),
-    'logits': ('batch', 'chunk length', 'vocab_size'),
-    'out_key_values': ('layers', 'keys and values', 'batch', 'kv_heads', 'chunk length',
-                       'head_dim')}
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +79,7 @@ class Model:
         self._check()
         self._chunk = 0
         self.inputs, self._inputs = self._allocate('input', self._places)
-        outputs = {name: place for place, name in enumerate(OUTPUTS)}
+        outputs = {name: place for place, name in enumerate(ASCEND_OUTPUTS)}
         self.outputs, self._outputs = self._allocate('output', outputs)
         self._check_sizes()
 
@@ -113,18 +108,18 @@ class Model:
         """Return the place of each input, that of the gears included where there are any."""
         count, outputs = (len(types) for types in self._types.values())
         found = {}
-        for place, name in enumerate(INPUTS):
+        for place, name in enumerate(ASCEND_INPUTS):
             by_name, code = self._mdl.get_input_index_by_name(self._description, name)
             found[name] = place if code else by_name
-        if count == len(INPUTS) + 1:
+        if count == len(ASCEND_INPUTS) + 1:
             found[GEARS] = self._device.call('mdl.get_input_index_by_name', self._description,
                                              GEARS)
         if sorted(found.values()) != list(range(count)):
             raise BackendError(f'{self._path} has {count} inputs; the contract has '
-                               f'{len(INPUTS)}: {", ".join(INPUTS)}')
-        if outputs < len(OUTPUTS):
+                               f'{len(ASCEND_INPUTS)}: {", ".join(ASCEND_INPUTS)}')
+        if outputs < len(ASCEND_OUTPUTS):
             raise BackendError(f'{self._path} has {outputs} outputs; the contract has at least '
-                               f'{len(OUTPUTS)}: {", ".join(OUTPUTS)}')
+                               f'{len(ASCEND_OUTPUTS)}: {", ".join(ASCEND_OUTPUTS)}')
         return found
 
     def _find_gears(self) -> dict[int, list[int]]:
@@ -134,41 +129,41 @@ class Model:
         count = self._device.call('mdl.get_input_dynamic_gear_count', self._description, -1)
         gears = self._device.call('mdl.get_input_dynamic_dims', self._description, -1, count)
         all_dims = [[int(size) for size in gear['dims']] for gear in gears]
-        return {self._apart(dims)['input_ids'][-1]: dims for dims in all_dims}
+        return {self._apart(dims)[INPUT_IDS][-1]: dims for dims in all_dims}
 
     def _apart(self, dims: Sequence[int]) -> dict[str, list[int]]:
         """Return the shape of each input out of those of all, one after the other."""
-        names = sorted(INPUTS, key=self._places.__getitem__)
-        if len(dims) != sum(len(AXES[name]) for name in names):
+        expected = self._expected(CHUNK)
+        names = sorted(ASCEND_INPUTS, key=self._places.__getitem__)
+        if len(dims) != sum(len(expected[name].shape) for name in names):
             raise BackendError(f'{self._path} was compiled for inputs of the shapes {dims}, which '
                                'are not those of the contract; compile it with tinyllama-model '
                                'atc')
         rest = iter(dims)
-        return {name: list(islice(rest, len(AXES[name]))) for name in names}
+        return {name: list(islice(rest, len(expected[name].shape))) for name in names}
 
     def _check(self) -> None:
         """Hold the graph against the manifest."""
-        chunks = tuple(sorted(self._gears)) or (self._dims('input', 'input_ids')[-1],)
+        chunks = tuple(sorted(self._gears)) or (self._dims('input', INPUT_IDS)[-1],)
         shapes = ([self._apart(dims) for dims in self._gears.values()] or
-                  [{name: self._dims('input', name) for name in INPUTS}])
-        for name in ('past_key_values', 'logits', 'out_key_values'):
-            # Of the longest chunk, where there are several
-            kind = 'input' if name in INPUTS else 'output'
-            self._compare(name, self._dims(kind, name), chunks[-1])
+                  [{name: self._dims('input', name) for name in ASCEND_INPUTS}])
+        for kind, names in (('input', ASCEND_INPUTS[-1:]), ('output', ASCEND_OUTPUTS)):
+            for name in names:  # of the longest chunk, where there are several
+                self._compare(name, self._dims(kind, name), chunks[-1])
         if chunks != self._manifest.chunk_sizes:
             raise self._differs('chunk lengths are', _listed(chunks),
                                 _listed(self._manifest.chunk_sizes))
         for inputs in shapes:
             for name, dims in inputs.items():
-                self._compare(name, dims, inputs['input_ids'][-1])
-        for name in (*INPUTS, *OUTPUTS):
+                self._compare(name, dims, inputs[INPUT_IDS][-1])
+        for name in (*ASCEND_INPUTS, *ASCEND_OUTPUTS):
             self._check_type(name)
 
     def _compare(self, name: str, found: Sequence[int], chunk: int) -> None:
-        expected = expected_shape(name, self._manifest, chunk)
-        if len(found) != len(expected):
-            raise self._differs(f'{name} has the shape', list(found), list(expected))
-        for axis, there, here in zip(AXES[name], found, expected, strict=True):
+        axes = self._expected(chunk)[name].axes
+        if len(found) != len(axes):
+            raise self._differs(f'{name} has the shape', list(found), list(axes.values()))
+        for (axis, here), there in zip(axes.items(), found, strict=True):
             if there != here:
                 raise self._differs(f'{name}: {axis} is', there, here)
 
@@ -178,27 +173,32 @@ class Model:
                             '(tinyllama-model atc), or adopt the .om anew')
 
     def _check_type(self, name: str) -> None:
-        kind = 'input' if name in INPUTS else 'output'
+        kind = 'input' if name in ASCEND_INPUTS else 'output'
         code = self._types[kind][self._place(kind, name)]
-        allowed = ALLOWED.get(name, (np.int64,))
+        allowed = self._expected(CHUNK)[name].dtypes
         if DTYPES.get(code) not in allowed:
             there = np.dtype(DTYPES[code]).name if code in DTYPES else f'aclDataType {code}'
             raise self._differs(f'{name}: type is', there,
-                                ' or '.join(np.dtype(each).name for each in allowed))
+                                ' or '.join(sorted(np.dtype(each).name for each in allowed)))
 
     def _check_sizes(self) -> None:
         """Refuse memory that could not hold what the shapes say; more than that is no harm."""
-        for name, tensor in (*self.inputs.items(), *self.outputs.items()):
-            if name == GEARS:
-                continue
-            shape = expected_shape(name, self._manifest, self._manifest.chunk_sizes[-1])
-            if tensor.size < prod(shape) * tensor.item_size:
+        tensors = self.inputs | self.outputs
+        for name, expected in self._expected(self._manifest.chunk_sizes[-1]).items():
+            tensor, shape = tensors[name], expected.shape
+            if tensor.size < prod(map(int, shape)) * tensor.item_size:
                 raise BackendError(f'{self._path}: {name} of the shape {list(shape)} has only '
                                    f'{tensor.size} bytes on the device; compile it again '
                                    '(tinyllama-model atc)')
 
+    def _expected(self, chunk: Dim) -> Tensors:
+        """Return what the contract makes of the manifest, for a chunk of this length."""
+        arch = self._manifest.architecture
+        return (ascend_inputs(arch, self._manifest.kv_length, chunk)
+                | ascend_outputs(arch, chunk))
+
     def _place(self, kind: str, name: str) -> int:
-        return self._places[name] if kind == 'input' else OUTPUTS.index(name)
+        return self._places[name] if kind == 'input' else ASCEND_OUTPUTS.index(name)
 
     def _dims(self, kind: str, name: str) -> list[int]:
         found: dict[str, Any] = self._device.call(f'mdl.get_{kind}_dims', self._description,
@@ -218,19 +218,6 @@ class Model:
             device.when_closed('destroy_data_buffer', buffer)
             device.call('mdl.add_dataset_buffer', dataset, buffer)
         return {name: tensors[place] for name, place in places.items()}, dataset
-
-
-def expected_shape(name: str, manifest: Manifest, chunk: int) -> tuple[int, ...]:
-    """Return the shape of an input or output by the contract, for a chunk of this length."""
-    arch = manifest.architecture
-    if name == 'attention_mask':
-        return 1, manifest.kv_length + chunk
-    if name == 'logits':
-        return 1, chunk, arch.vocab_size
-    if name in ('past_key_values', 'out_key_values'):
-        rows = manifest.kv_length if name == 'past_key_values' else chunk
-        return arch.layers, 2, 1, arch.kv_heads, rows, arch.head_dim
-    return 1, chunk
 
 
 def _load(device: Device, path: Path) -> int:

@@ -37,6 +37,14 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from tinyllama_ros.artifact.contract import (
+    ASCEND_INPUTS,
+    ascend_inputs,
+    ASCEND_OUTPUTS,
+    ascend_outputs,
+    CHUNK,
+    Dim,
+)
 from tinyllama_ros.artifact.manifest import GRAPH, WEIGHTS
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.graphs.ascend_linear import AscendLinear
@@ -57,18 +65,7 @@ def write_ascend_graph(checkpoint: Checkpoint, linear: type[AscendLinear], kv_le
     """
     Write the graph and its weights into a folder; yield the name of each part when it is done.
 
-    ================ =============================================== ===========================
-    input            shape                                           type
-    ================ =============================================== ===========================
-    input_ids        1, S                                            int64
-    attention_mask   1, kv_length + S                                int64; 1 = attend; the last
-                                                                     S entries are the chunk
-    position_ids     1, S                                            int64
-    past_key_values  layers, 2, 1, kv_heads, kv_length, head_dim     float16; keys rotated
-    ================ =============================================== ===========================
-
-    Outputs: logits (1, S, vocabulary) float32, and out_key_values (layers, 2, 1, kv_heads, S,
-    head_dim) float16, the new rows only.
+    Its inputs and outputs are those of contract.ascend_inputs and contract.ascend_outputs.
 
     A token of the chunk sees no other that has a higher position, whatever the mask says. Position
     ids of padding may go on past the last slot.
@@ -97,18 +94,13 @@ class _Decoder:
         self._w8a16 = w8a16
         self._longest = chunk_sizes[-1]
         is_static = len(chunk_sizes) == 1
-        self._chunk: int | str = self._longest if is_static else 'S'
-        self._columns: int | str = kv_length + self._longest if is_static else f'{kv_length}+S'
+        self._chunk: Dim = self._longest if is_static else CHUNK
         self._new_rows: list[str] = []
 
     def write(self) -> Iterator[str]:
         writer, arch = self._writer, self._arch
-        cache = (arch.layers, 2, 1, arch.kv_heads)
-        input_ids = writer.input('input_ids', TensorProto.INT64, (1, self._chunk))
-        mask = writer.input('attention_mask', TensorProto.INT64, (1, self._columns))
-        positions = writer.input('position_ids', TensorProto.INT64, (1, self._chunk))
-        past = writer.input('past_key_values', TensorProto.FLOAT16,
-                            (*cache, self._kv_length, arch.head_dim))
+        writer.inputs(ascend_inputs(arch, self._kv_length, self._chunk))
+        input_ids, mask, positions, past = ASCEND_INPUTS
         self._add_constants()
         self._past = self._reshaped('past', past, 'shape/past')
         self._penalty = self._seen(mask, positions)
@@ -116,10 +108,9 @@ class _Decoder:
                       for name in ('cos', 'sin')]
         yield from self._layers(input_ids)
         rows = self._joined('rows', self._new_rows, axis=0)
-        self._reshaped('out_key_values', rows, 'shape/out')
-        writer.output('logits', TensorProto.FLOAT, (1, self._chunk, arch.vocab_size))
-        writer.output('out_key_values', TensorProto.FLOAT16,
-                      (*cache, self._chunk, arch.head_dim))
+        _, new_rows = ASCEND_OUTPUTS
+        self._reshaped(new_rows, rows, 'shape/out')
+        writer.outputs(ascend_outputs(arch, self._chunk))
 
     def _add_constants(self) -> None:
         """Add what all layers share."""

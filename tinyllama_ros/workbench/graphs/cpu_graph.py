@@ -27,8 +27,17 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
 
+from tinyllama_ros.artifact.contract import (
+    cpu_cache_names,
+    cpu_inputs,
+    cpu_outputs,
+    FILL_AFTER,
+    INPUT_IDS,
+    LAST_SLOT,
+    LOGIT_ROWS,
+    past_of,
+)
 from tinyllama_ros.artifact.manifest import GRAPH, WEIGHTS
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.graphs.cpu_functions import cpu_functions, OPSETS, OURS
@@ -44,18 +53,7 @@ def write_cpu_graph(checkpoint: Checkpoint, linear: type[CpuLinear], kv_length: 
     """
     Write the graph and its weights into a folder; yield the name of each part when it is done.
 
-    ========================== ================================== =======================
-    input                      shape                              type
-    ========================== ================================== =======================
-    input_ids                  1, S                               int64
-    last_slot                  1                                  int32; fill after, - 1
-    fill_after                 scalar                             int32
-    logit_rows                 R                                  int64; rows of the chunk
-    past_key.N, past_value.N   1, kv_heads, kv_length, head_dim   float32
-    ========================== ================================== =======================
-
-    Outputs: logits (R, vocabulary) float32, and key.N, value.N, to be bound to the same memory as
-    past_key.N, past_value.N.
+    Its inputs and outputs are those of contract.cpu_inputs and contract.cpu_outputs.
 
     :param w8a16: out of quantize.W8A16_CHOICES; which linears are applied as W8A16.
     """
@@ -80,26 +78,22 @@ class _Decoder:
 
     def write(self) -> Iterator[str]:
         writer, arch = self._writer, self._arch
-        input_ids = writer.input('input_ids', TensorProto.INT64, (1, 'S'))
-        writer.input('last_slot', TensorProto.INT32, (1,))
-        writer.input('fill_after', TensorProto.INT32, ())
-        rows = writer.input('logit_rows', TensorProto.INT64, ('R',))
+        writer.inputs(cpu_inputs(arch, self._kv_length))
         for table, name in zip(rope_tables(arch, self._kv_length), ('cos', 'sin'), strict=True):
             writer.weight(f'rope/{name}', table)
-        block = self._linear.rows('embed', input_ids, self._weights)
+        block = self._linear.rows('embed', INPUT_IDS, self._weights)
         yield 'embedding'
         residual = ''
         for layer in range(arch.layers):
             is_last = layer == arch.layers - 1
             block, residual = self._layer(f'layer.{layer}', layer, block, residual,
-                                          rows if is_last else '')
+                                          LOGIT_ROWS if is_last else '')
             yield f'layer {layer}'
         hidden, _ = self._norm('final', self._weights.one('model.norm'), block, residual)
         hidden = writer.node('Squeeze', 'head/flat',
                              [hidden, writer.constant('head/axis', np.array([0]))])
-        logits = self._linear.head(HEAD, hidden, self._weights.head(),
-                                   is_tied=arch.tied_embeddings)
-        writer.output(logits, TensorProto.FLOAT, ('R', arch.vocab_size))
+        self._linear.head(HEAD, hidden, self._weights.head(), is_tied=arch.tied_embeddings)
+        writer.outputs(cpu_outputs(arch, self._kv_length))
         yield 'head'
 
     def _norm(self, path: str, weight: NDArray[np.float32], block: str, residual: str
@@ -142,18 +136,12 @@ class _Decoder:
         prefix = f'model.layers.{layer}.self_attn'
         qkv = self._product(f'{path}/qkv', hidden,
                             self._weights.stack(prefix, ('q_proj', 'k_proj', 'v_proj')))
-        shape = (1, arch.kv_heads, self._kv_length, arch.head_dim)
-        past = [writer.input(f'past_{kind}.{layer}', TensorProto.FLOAT, shape)
-                for kind in ('key', 'value')]
-        present = [f'{kind}.{layer}' for kind in ('key', 'value')]
-        attended = writer.node(
+        cache = cpu_cache_names(layer)
+        return writer.node(
             'Attention', f'{path}/attend',
-            [qkv, *past, 'last_slot', 'fill_after', 'rope/cos', 'rope/sin'],
-            outputs=[f'{path}/attend', *present], domain=OURS,
+            [qkv, *map(past_of, cache), LAST_SLOT, FILL_AFTER, 'rope/cos', 'rope/sin'],
+            outputs=[f'{path}/attend', *cache], domain=OURS,
             num_heads=arch.heads, kv_num_heads=arch.kv_heads)
-        for name in present:
-            writer.output(name, TensorProto.FLOAT, shape)
-        return attended
 
     def _mlp(self, path: str, layer: int, hidden: str) -> str:
         prefix, both = f'model.layers.{layer}.mlp', f'{path}/gate_up'

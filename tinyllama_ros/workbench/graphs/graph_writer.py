@@ -1,6 +1,6 @@
 """An ONNX graph that is written as it grows: nodes in memory, weights straight to their file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 import onnx
 from onnx import helper, numpy_helper, TensorProto
+
+from tinyllama_ros.artifact.contract import Dim, DType, TensorSpec
 
 PAGE = 4096
 """Weights start at page boundaries (bytes), so that a runtime can map them."""
@@ -30,14 +32,19 @@ class GraphWriter:
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
 
-    def input(self, name: str, dtype: int, shape: Sequence[int | str]) -> str:
-        """Declare an input of the graph and return its name."""
-        self._inputs.append(helper.make_tensor_value_info(name, dtype, shape))
-        return name
+    def inputs(self, tensors: Mapping[str, TensorSpec]) -> None:
+        """Declare inputs of the graph."""
+        self._inputs += [_declared(name, tensor.dtype, tensor.shape)
+                         for name, tensor in tensors.items()]
 
-    def output(self, name: str, dtype: int, shape: Sequence[int | str] | None) -> None:
-        """Declare the tensor of this name to be an output of the graph."""
-        self._outputs.append(helper.make_tensor_value_info(name, dtype, shape))
+    def outputs(self, tensors: Mapping[str, TensorSpec]) -> None:
+        """Declare the tensors of these names to be outputs of the graph."""
+        self._outputs += [_declared(name, tensor.dtype, tensor.shape)
+                          for name, tensor in tensors.items()]
+
+    def tap(self, name: str) -> None:
+        """Declare a float32 tensor of any shape to be an output, too."""
+        self._outputs.append(_declared(name, np.float32, None))
 
     def weight(self, name: str, array: NDArray[Any]) -> str:
         """Write an array to the weights' file and return its name."""
@@ -77,3 +84,8 @@ class GraphWriter:
         assert name not in self._initializers, f'{name} is made twice'
         self._initializers[name] = tensor
         return name
+
+
+def _declared(name: str, dtype: DType, shape: Sequence[Dim] | None) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(
+        name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)

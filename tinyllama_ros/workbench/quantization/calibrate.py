@@ -12,13 +12,22 @@ import hashlib
 from importlib.resources import files
 from pathlib import Path
 import shutil
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
 from safetensors import safe_open, SafetensorError
 from safetensors.numpy import save_file
 
+from tinyllama_ros.artifact.contract import (
+    cpu_cache_names,
+    FILL_AFTER,
+    INPUT_IDS,
+    LAST_SLOT,
+    LOGIT_ROWS,
+    LOGITS,
+    past_of,
+)
 from tinyllama_ros.artifact.disk import disk_errors, locked, replacing
 from tinyllama_ros.artifact.manifest import GRAPH
 from tinyllama_ros.engine.loss import losses
@@ -112,25 +121,25 @@ class _Tapped:
     def __init__(self, checkpoint: Checkpoint, folder: Path) -> None:
         for _ in write_cpu_graph(checkpoint, _TappedLinear, LONGEST, folder):
             pass
-        self._arch = checkpoint.architecture
+        arch = checkpoint.architecture
         # Weights stay mapped from their file, and the system can take the memory back
         self._session = open_session(
             folder / GRAPH, enable_cpu_mem_arena=False, use_deterministic_compute=True,
             entries={'session.disable_prepacking': '1'})
         self._taps = [output.name for output in self._session.get_outputs()
                       if output.name.endswith(TAP)]
-        self._empty = np.zeros((1, self._arch.kv_heads, LONGEST, self._arch.head_dim), np.float32)
+        rows = np.zeros((1, arch.kv_heads, LONGEST, arch.head_dim), np.float32)
+        self._empty: dict[str, NDArray[Any]] = {
+            past_of(name): rows for layer in range(arch.layers) for name in cpu_cache_names(layer)}
 
     def read(self, piece: Sequence[int]) -> tuple[dict[str, Float32Array], NDArray[np.float64]]:
         """Return the input of every linear (tokens, in), and the loss of all tokens but one."""
         length = len(piece)
-        feeds = {'input_ids': np.array([piece], np.int64),
-                 'last_slot': np.array([length - 1], np.int32),
-                 'fill_after': np.array(length, np.int32),
-                 'logit_rows': np.arange(length)}
-        feeds |= {f'past_{kind}.{layer}': self._empty for layer in range(self._arch.layers)
-                  for kind in ('key', 'value')}
-        logits, *inputs = self._session.run(['logits', *self._taps], feeds)
+        feeds = self._empty | {INPUT_IDS: np.array([piece], np.int64),
+                               LAST_SLOT: np.array([length - 1], np.int32),
+                               FILL_AFTER: np.array(length, np.int32),
+                               LOGIT_ROWS: np.arange(length)}
+        logits, *inputs = self._session.run([LOGITS, *self._taps], feeds)
         return ({name.removesuffix(TAP): values.reshape(length, -1)
                  for name, values in zip(self._taps, inputs, strict=True)},
                 losses(logits[:-1], np.asarray(piece[1:])))
@@ -141,7 +150,7 @@ class _TappedLinear(FloatLinear):
 
     def _product(self, path: str, x: str, weight: str) -> str:
         tap = self._writer.node('Identity', f'{path}{TAP}', [x])
-        self._writer.output(tap, TensorProto.FLOAT, None)
+        self._writer.tap(tap)
         return super()._product(path, x, weight)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyllama_ros.artifact.contract import LOGITS
 from tinyllama_ros.errors import ConfigError, ModelError
 
 QMAX = 127
@@ -13,7 +14,7 @@ GROUP = 128
 """Input channels of a token that share a scale in the CPU's products; more make them coarser."""
 W8A16_CHOICES = ('none', 'down', 'all')
 """Linears whose activations have nearly 16 bits, beside the head: none, every down_proj, all."""
-HEAD = 'logits'
+HEAD = LOGITS
 """Path of the head in a graph, as of its output."""
 ROWS_AT_ONCE = 4096
 """Rows that are quantised together: bounds the float temporaries of a wide head."""
