@@ -19,8 +19,15 @@ A message says what is wrong, where, the value, and what to do.
 """
 
 
+LONGEST_MESSAGE = 2000
+"""Characters; what stands in the middle of a longer one is left out."""
+
+
 class TinyLlamaError(Exception):
-    """Whatever this project raises on purpose."""
+    """Whatever this project raises on purpose; its message is one line that can be printed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_one_line(message))
 
 
 class ConfigError(TinyLlamaError):
@@ -70,3 +77,13 @@ class RequestError(PromptError):
         """
         super().__init__(message)
         self.param = param
+
+
+def _one_line(message: str) -> str:
+    """Return a message without line breaks, control characters and endless values in it."""
+    if len(message) > LONGEST_MESSAGE:
+        half = LONGEST_MESSAGE // 2
+        message = f'{message[:half]} [...] {message[-half:]}'
+    return ''.join(character if character.isprintable() else
+                   ' ' if character in '\r\n\t' else ascii(character)[1:-1]
+                   for character in message)

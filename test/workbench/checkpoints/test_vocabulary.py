@@ -368,10 +368,10 @@ def test_tokenizer_json_of_another_kind_is_refused(tmp_path, model):
 
 
 @pytest.mark.parametrize(('change', 'message'), [
-    ({'model': {'type': 'BPE', 'merges': []}}, r'vocab is missing'),
-    ({'model': {'type': 'BPE', 'vocab': ['a'], 'merges': []}}, r'vocab is .* of kind dict'),
-    ({'added_tokens': [{'id': 1}]}, r'added_tokens has "{.*; it must be a token with'),
-    ({'added_tokens': [{'content': 'x'}]}, r'added_tokens has .* with its id and content'),
+    ({'model': {'type': 'BPE', 'merges': []}}, r'model\.vocab is missing'),
+    ({'model': {'type': 'BPE', 'vocab': ['a'], 'merges': []}}, r'model\.vocab is .* of kind dict'),
+    ({'added_tokens': [{'id': 1}]}, r"added_tokens has \{'id': 1\}; it must be a token with"),
+    ({'added_tokens': [{'content': 'x'}]}, r"the token 'x' has the id None; it must be"),
     ({'added_tokens': ['x']}, r"added_tokens has 'x'; it must be a token"),
     ({'pre_tokenizer': 'ByteLevel'}, r'is not a byte-level BPE'),
 ], ids=['no words', 'list of words', 'no content', 'no id', 'bare text', 'bare name'])
@@ -440,3 +440,46 @@ def test_sentencepiece_pieces_are_those_that_the_library_reads():
         assert library.id_to_piece(number) == piece.text
         assert library.get_score(number) == piece.score
         assert library.is_byte(number) == (piece.type == PieceType.BYTE)
+
+
+BYTE_LEVEL = {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': True}
+
+
+def folder_with_bpe(folder, **changes):
+    """Write a tokenizer of a Hugging Face folder, with parts of tokenizer.json changed."""
+    write_tokenizer(folder, bpe_tokenizer())
+    path = folder / 'tokenizer.json'
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
+    return folder
+
+
+def test_pattern_of_endless_length_is_refused(tmp_path):
+    pre_tokenizer = {'type': 'Sequence', 'pretokenizers': [
+        {'type': 'Split', 'pattern': {'Regex': 'a|' * 25_000}, 'behavior': 'Isolated',
+         'invert': False}, {'type': 'ByteLevel'}]}
+    with pytest.raises(ModelError, match=r'pre_tokenizer has a text of 50000 characters; at most'):
+        tokenizer_from_folder(folder_with_bpe(tmp_path, pre_tokenizer=pre_tokenizer))
+
+
+def test_pattern_that_the_library_gives_up_on_is_refused(tmp_path):
+    pre_tokenizer = {'type': 'Sequence', 'pretokenizers': [
+        {'type': 'Split', 'pattern': {'Regex': '(a+)+$'}, 'behavior': 'Isolated',
+         'invert': False}, BYTE_LEVEL]}
+    with pytest.raises(ModelError, match='the vocabulary cannot be used: .*[Rr]e(try|gex)'):
+        tokenizer_from_folder(folder_with_bpe(tmp_path, pre_tokenizer=pre_tokenizer))
+
+
+@pytest.mark.parametrize(('key', 'value'), [
+    ('dropout', 0.5), ('continuing_subword_prefix', '##'), ('end_of_word_suffix', '</w>')])
+def test_key_that_changes_how_text_is_encoded_is_refused(tmp_path, key, value):
+    model = json.loads(bpe_tokenizer().content)['model'] | {key: value}
+    with pytest.raises(ModelError, match=rf'tokenizer\.json: model\.{key} is .*, which is not s'):
+        tokenizer_from_folder(folder_with_bpe(tmp_path, model=model))
+
+
+@pytest.mark.parametrize('number', [-1, 1 << 40, True, 0.5, 'x', [0], None], ids=repr)
+def test_token_with_an_impossible_id_is_refused(tmp_path, number):
+    model = json.loads(bpe_tokenizer().content)['model']
+    model['vocab']['new'] = number
+    with pytest.raises(ModelError, match=r"the token 'new' has the id .*; it must be a whole"):
+        tokenizer_from_folder(folder_with_bpe(tmp_path, model=model))

@@ -63,7 +63,7 @@ class NamedValues:
         """Return a value; ModelError where it is missing or of another kind."""
         if key not in self._values:
             raise ModelError(f'{self.path}: {self._prefix}{key} is missing; use a complete '
-                             'checkpoint of the Llama family')
+                             'checkpoint')
         return self._of_kind(key, self._values[key], kind)
 
     def optional(self, key: str, kind: type[T], default: T) -> T:

@@ -34,6 +34,8 @@ class Piece:
 
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_LONGEST_VARINT = 10
+"""Bytes, for 64 bits."""
 _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
 
 
@@ -121,13 +123,14 @@ def _value_size(content: bytes, at: int, wire_type: int) -> tuple[int, int]:
 
 
 def _read_varint(content: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
+    value = 0
+    for shift in range(0, 7 * _LONGEST_VARINT, 7):
         byte = content[at]
         value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
+        at += 1
         if byte < 0x80:
             return value, at
+    raise ValueError(f'a number of more than {_LONGEST_VARINT} bytes ends at byte {at}')
 
 
 def _varint(value: int) -> bytes:

@@ -17,6 +17,7 @@ from typing import Any
 from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer
 
+from tinyllama_ros.artifact.fields import shorten
 from tinyllama_ros.artifact.tokenizer_settings import FILE_NAMES, TokenizerKind, TokenizerSettings
 from tinyllama_ros.errors import ModelError
 from tinyllama_ros.workbench.checkpoints.checkpoint import TokenizerFile
@@ -44,6 +45,13 @@ PRE_TOKENIZERS: Mapping[str, Mapping[str, Any]] = {
          'invert': False},
         _BYTE_LEVEL | {'use_regex': False}]},
 }
+# Keys of a BPE model that change how text is encoded unless they have one of these values.
+_NEUTRAL_BPE_KEYS = {
+    'dropout': (0.0,), 'continuing_subword_prefix': ('',), 'end_of_word_suffix': ('',)}
+_MOST_TOKENS = 1 << 24
+_LONGEST_PATTERN = 2000
+"""Characters; the patterns of known models have at most some 400."""
+_TRIAL = 'A robot says "hi", 42 times: ' + 'a' * 200 + ' ' * 200 + '1' * 200 + '!' * 200
 _GGUF_STOP_TOKENS = ('tokenizer.ggml.eot_token_id', 'tokenizer.ggml.eom_token_id')
 """End of a turn and of a message, which end an answer as the end of the text does."""
 _LOOKS_SPECIAL = re.compile(r'<\S+>|\[/?[A-Z_]+\]')
@@ -210,7 +218,7 @@ def _pieces_added(config: NamedValues, first: int) -> list[Piece]:
     decoder: dict[str, Any] = config.optional('added_tokens_decoder', dict, {})
     added = {}
     for key, token in decoder.items():
-        if not key.isdecimal() or not _is_token(token):
+        if not (key.isdecimal() and len(key) < 10 and _is_token(token)):
             raise ModelError(f'{config.path}: added_tokens_decoder has {key!r} as '
                              f'{str(token)[:60]!r}; it must map ids to tokens with their content, '
                              'fetch the model again')
@@ -231,15 +239,20 @@ def _bpe_from_folder(folder: Path, config: NamedValues) -> TokenizerFile:
         raise ModelError(f'{path} is not a byte-level BPE; put the tokenizer.model '
                          'of the same model beside it')
     begin, end = (_special_token(config, key, '') for key in ('bos_token', 'eos_token'))
+    section = content.section('model')
+    section.refuse_others(_NEUTRAL_BPE_KEYS)
+    for key in ('pre_tokenizer', 'normalizer'):
+        _refuse_long_texts(path, key, content.raw(key))
     vocab_size = _vocab_size(folder)
     all_added = _tokens_added(content)
     added = [token for token in all_added if token['id'] < vocab_size]
-    words: dict[str, Any] = NamedValues(path, model).required('vocab', dict)
-    unknown = {text: number for text, number in words.items()
-               if isinstance(number, int) and number >= vocab_size}
-    for text in unknown.keys() - {token['content'] for token in all_added}:
-        raise _beyond(path, text, unknown[text], vocab_size)
-    words = {text: number for text, number in words.items() if text not in unknown}
+    words: dict[str, Any] = section.required('vocab', dict)
+    for text, number in words.items():
+        _check_id(path, text, number)
+    beyond = {text: number for text, number in words.items() if number >= vocab_size}
+    for text in beyond.keys() - {token['content'] for token in all_added}:
+        raise _beyond(path, text, beyond[text], vocab_size)
+    words = {text: number for text, number in words.items() if text not in beyond}
     vocabulary = words | {token['content']: token['id'] for token in added}
     texts = {number: text for text, number in vocabulary.items()}
     stops = [number for number in _stop_tokens(folder) if number in texts]
@@ -262,10 +275,27 @@ def _tokens_added(content: NamedValues) -> list[dict[str, Any]]:
     """Return the tokens that a tokenizer.json adds to its vocabulary, each with text and id."""
     added: list[Any] = content.optional('added_tokens', list, [])
     for token in added:
-        if not _is_token(token) or not isinstance(token.get('id'), int):
-            raise ModelError(f'{content.path}: added_tokens has {str(token)[:60]!r}; it must be '
-                             'a token with its id and content, fetch the model again')
+        if not _is_token(token):
+            raise ModelError(f'{content.path}: added_tokens has {shorten(token)}; it must be '
+                             'a token with its id and content: fetch the file again')
+        _check_id(content.path, token['content'], token.get('id'))
     return added
+
+
+def _check_id(path: Path, text: str, number: Any) -> None:
+    if type(number) is not int or not 0 <= number < _MOST_TOKENS:
+        raise ModelError(f'{path}: the token {shorten(text)} has the id {shorten(number)}; it '
+                         f'must be a whole number below {_MOST_TOKENS}: fetch the file again')
+
+
+def _refuse_long_texts(path: Path, key: str, value: Any) -> None:
+    """Refuse patterns and replacements that would make every encoding slow."""
+    if isinstance(value, str) and len(value) > _LONGEST_PATTERN:
+        raise ModelError(f'{path}: {key} has a text of {len(value)} characters; at most '
+                         f'{_LONGEST_PATTERN} are supported: use another checkpoint')
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _refuse_long_texts(path, key, item)
 
 
 def _is_token(token: Any) -> bool:
@@ -354,13 +384,15 @@ def _added_token(number: int, text: str) -> dict[str, Any]:
 
 def _bpe_file(settings: TokenizerSettings, path: Path,
               content: Mapping[str, Any]) -> TokenizerFile:
-    """Return a tokenizer.json, which the tokenizers library has read once."""
+    """Return a tokenizer.json, which the tokenizers library has read and used once."""
     text = json.dumps(content, ensure_ascii=False)
     try:
-        Tokenizer.from_str(text)
-    except Exception as error:  # the library raises nothing narrower
+        Tokenizer.from_str(text).encode(_TRIAL)
+    except BaseException as error:
+        if not (isinstance(error, Exception) or type(error).__name__ == 'PanicException'):
+            raise  # a panic of the library is no Exception
         raise ModelError(f'{path}: the vocabulary cannot be used: {error}; '
-                         'fetch the model again') from error
+                         'fetch the file again, or use another checkpoint') from error
     return TokenizerFile(settings, text.encode())
 
 
