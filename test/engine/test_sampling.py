@@ -109,6 +109,18 @@ def test_sampler_penalizes_what_was_said(temperature):
     assert [sampler.sample(logits, said) for said in ([], [0], [0, 1], [2])] == [0, 1, 0, 0]
 
 
+def test_processors_apply_in_their_order_after_those_of_the_options():
+    seen = []
+
+    def forbid_likeliest(logits, context):
+        seen.append((logits.tolist(), list(context)))
+        return np.where(logits == logits.max(), -np.inf, logits)
+    sampler = Sampler(SamplingOptions(temperature=0, repetition_penalty=2),
+                      [forbid_likeliest, forbid_likeliest])
+    assert sampler.sample(np.array([3, 2, 1], np.float32), [0]) == 2
+    assert seen == [([1.5, 2, 1], [0]), ([1.5, -np.inf, 1], [0])]
+
+
 def test_same_seed_draws_the_same():
     one, other = (Sampler(SamplingOptions(seed=3)) for _ in range(2))
     assert ([one.sample(LOGITS, []) for _ in range(50)]

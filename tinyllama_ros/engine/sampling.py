@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 import math
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How the next token is drawn; every default leaves the model's distribution as it is."""
+    """How the next token is sampled; every default leaves the model's distribution as it is."""
 
     temperature: float = 1.0
     """Divides the logits; 0 takes the likeliest token (greedy)."""
@@ -41,11 +42,30 @@ class SamplingOptions:
                 raise ConfigError(f'{name} is {value}; it must be in {low}..{high}')
 
 
-class Sampler:
-    """Draws tokens by the options, each sampler from its own stream of random numbers."""
+class LogitsProcessor(Protocol):
+    """Returns changed logits (vocabulary,); it leaves those that it is given as they are."""
 
-    def __init__(self, options: SamplingOptions) -> None:
+    def __call__(self, logits: Logits, context: Sequence[int]) -> Logits:
+        """Take the logits of the next token, and the tokens before it."""
+
+
+class Sampler:
+    """
+    Samples tokens by the options, each sampler from its own stream of random numbers.
+
+    Logits pass through processors, the temperature makes probabilities of them, filters leave out
+    the unlikely ones, and what is left is sampled.
+    """
+
+    def __init__(self, options: SamplingOptions, processors: Sequence[LogitsProcessor] = ()
+                 ) -> None:
+        """
+        Begin a stream of random numbers.
+
+        :param processors: applied in their order, after those that the options ask for.
+        """
         self._options = options
+        self._processors = [*_processors(options), *processors]
         self._filters = _filters(options)
         self._random = np.random.default_rng(None if options.seed < 0 else options.seed)
 
@@ -54,20 +74,25 @@ class Sampler:
         Return a token.
 
         :param logits: (vocabulary,); left as they are.
-        :param context: tokens that the repetition penalty looks at.
+        :param context: the tokens before it.
         """
-        options = self._options
-        if options.repetition_penalty != 1:
-            logits = penalize(logits, context, options.repetition_penalty)
-        if options.temperature == 0:
+        for processor in self._processors:
+            logits = processor(logits, context)
+        if self._options.temperature == 0:
             return int(logits.argmax())
-        probabilities = softmax(logits, options.temperature)
+        probabilities = softmax(logits, self._options.temperature)
         tokens = np.arange(len(probabilities))
         for keep in self._filters:
             kept = keep(probabilities)
             tokens, probabilities = tokens[kept], probabilities[kept]
         total = probabilities.cumsum(dtype=np.float64)
         return int(tokens[np.searchsorted(total, self._random.random() * total[-1], 'right')])
+
+
+def _processors(options: SamplingOptions) -> list[LogitsProcessor]:
+    """Return the processors that the options ask for."""
+    penalty = options.repetition_penalty
+    return [partial(penalize, penalty=penalty)] if penalty != 1 else []
 
 
 def _filters(options: SamplingOptions) -> list[Callable[[Probabilities], Indices]]:
