@@ -328,7 +328,7 @@ def test_prompt_that_cannot_fit_is_refused_with_its_length():
 
 @pytest.mark.parametrize('prompt', ['', ' ', '\n\t', '\u200b', '\0'], ids=ascii)
 def test_blank_prompt_is_refused(prompt):
-    with pytest.raises(PromptError, match='is blank, or no text in UTF-8; say something'):
+    with pytest.raises(PromptError, match='is blank, or no text in UTF-8; send some text'):
         answer(talk()[0], prompt)
 
 

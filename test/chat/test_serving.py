@@ -169,10 +169,10 @@ def test_waiting_counts_the_queue():
 
 
 def test_refused_prompt_has_an_error_and_no_response():
-    stage = Stage(a=[PromptError('it is blank, or no text in UTF-8; say something')])
+    stage = Stage(a=[PromptError('it is blank, or no text in UTF-8; send some text')])
     stage.serve('a', 'b')
     assert stage.ear.all('error') == [
-        "the prompt 'a' was refused: it is blank, or no text in UTF-8; say something"]
+        "the prompt 'a' was refused: it is blank, or no text in UTF-8; send some text"]
     assert stage.ear.all('response') == [SAID]
     assert stage.ear.all('state')[-1] == 'idle'
 

@@ -75,8 +75,8 @@ class Conversation:
         turn is forgotten. The same holds when the backend fails for good; one that is lost is
         opened again, and the answer goes on where it stopped.
 
-        :param is_cancelled: asked while the chat template is rendered, which may take long; once
-            it says so, nothing more is yielded, not even an Answer.
+        :param is_cancelled: called at each step of the chat template, which may take long; once it
+            returns true, nothing more is yielded, not even an Answer.
 
         :raises PromptError: the prompt is blank, or does not fit the cache; nothing has changed.
         :raises BackendError: the backend failed, and opening it again was no help.
@@ -130,7 +130,7 @@ def _check_is_text(prompt: str) -> None:
     # What ROS cannot decode as UTF-8 arrives as replacement characters
     if not any(char.isprintable() and not char.isspace() and char != REPLACEMENT
                for char in prompt):
-        raise PromptError('it is blank, or no text in UTF-8; say something')
+        raise PromptError('it is blank, or no text in UTF-8; send some text')
 
 
 def open_conversation(artifact: Artifact, engine: Engine) -> Conversation:

@@ -26,7 +26,7 @@ class ChatOptions:
     system_prompt: str = ''
     """Empty leaves it to the model's template."""
     max_tokens: int = 512
-    """Tokens of an answer; 0 lets the model say when it ends."""
+    """Tokens of an answer at most; with 0 only the model ends it."""
     answer_room: int = 256
     """Slots that must be free when an answer begins."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
@@ -34,9 +34,9 @@ class ChatOptions:
     """
     Verify several tokens in one pass where the conversation repeats itself.
 
-    Every token is sampled as without. Where our kernels do not run (see kernels/), a pass of
-    several rows differs from passes of one by a last bit of attention, which W8A8 may round up to
-    another, equally likely word.
+    The tokens are the same as without. Only where our kernels do not run (see kernels/) may a pass
+    of several tokens differ in the last bit of attention, from which W8A8 can make another,
+    equally likely token.
     """
 
     stop: tuple[str, ...] = ()

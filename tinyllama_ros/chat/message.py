@@ -1,4 +1,4 @@
-"""What one speaker said."""
+"""A message of a conversation: its role and its content."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ ROLES = ('system', 'user', 'assistant')
 
 @dataclass(frozen=True)
 class Message:
-    """What one speaker said."""
+    """What one speaker contributes to a conversation."""
 
     role: str
     content: str

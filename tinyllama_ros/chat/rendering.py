@@ -1,8 +1,8 @@
 """
 Renders chat templates as Hugging Face's Transformers does, in a sandbox and within bounds.
 
-A template comes with the model, so it is foreign code. Its loops, branches and macros count their
-steps, and are ended after too many of them, after too long a time, or when they are cancelled.
+A template comes with the model, so it is foreign code. Each body of a loop, branch or macro counts
+as a step. Rendering ends after too many steps, after too long a time, or when it is cancelled.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -31,7 +31,7 @@ class Cancelled(Exception):
 
 
 class EndlessTemplate(ModelError):
-    """A chat template does not come to an end."""
+    """A chat template takes too many steps or too long, or makes too much text."""
 
 
 class Renderer:
@@ -55,8 +55,8 @@ class Renderer:
         """
         Return the rendered text.
 
-        :param is_cancelled: asked at every step, in this thread.
-        :raises Cancelled: it said so.
+        :param is_cancelled: called at each step, in this thread.
+        :raises Cancelled: it returned true.
         :raises PromptError: the template refuses the conversation, in its own words.
         :raises EndlessTemplate: it takes too many steps, or makes too much text.
         :raises ModelError: it fails.
@@ -122,7 +122,7 @@ class _CodeGenerator(CodeGenerator):
 
 
 class _Generation(Extension):
-    """``{% generation %}``, by which Transformers marks what the assistant said, for training."""
+    """``{% generation %}``, by which Transformers marks messages of the assistant for training."""
 
     tags = {'generation'}
 

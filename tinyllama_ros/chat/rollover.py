@@ -1,4 +1,4 @@
-"""What the cache keeps of a conversation that does not fit into it."""
+"""Decides what the cache keeps of a conversation that does not fit into it."""
 
 from collections.abc import Callable, Sequence
 

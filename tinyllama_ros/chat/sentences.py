@@ -1,10 +1,10 @@
-"""Whole sentences out of a stream of text, for a voice."""
+"""Cuts a stream of text into whole sentences, for a speech node."""
 
 from tinyllama_ros.errors import ConfigError
 
 
 class SentenceStream:
-    """The sentences of one answer, each as soon as the text after it shows that it has ended."""
+    """Yields each sentence of one answer as soon as the text after it shows where it ends."""
 
     def __init__(self) -> None:
         try:
@@ -19,6 +19,6 @@ class SentenceStream:
         return list(self._detector.add_chunk(text))
 
     def finish(self) -> list[str]:
-        """Return the last sentence, if any is left; start afresh."""
+        """Return the last sentence, if any is left; begin a new answer."""
         sentence = self._detector.finish()
         return [sentence] if sentence else []

@@ -1,4 +1,4 @@
-"""The text of an answer while its tokens come: whole characters, up to a stop text."""
+"""Turns the tokens of an answer into text as they arrive, up to a stop text."""
 
 from codecs import getincrementaldecoder
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ from tinyllama_ros.chat.tokenizer import Tokenizer
 
 class TextStream:
     """
-    The text of one answer, in pieces that never cut a character.
+    Decodes the tokens of one answer to text deltas that never cut a character.
 
-    The pieces joined are what decoding all tokens at once gives, less the one leading space that
-    a SentencePiece vocabulary adds to the start of a text.
+    The deltas joined are what decoding all tokens at once gives, without the one leading space
+    that a SentencePiece vocabulary adds to the start of a text.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -21,15 +21,15 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """Return the text that the token completes; '' where it ends inside a character."""
-        return self._piece(self._decoder.decode(self._tokenizer.token_bytes(token)))
+        return self._without_space(self._decoder.decode(self._tokenizer.token_bytes(token)))
 
     def finish(self) -> str:
-        """Return what is left, U+FFFD for a character that was never completed; start afresh."""
-        text = self._piece(self._decoder.decode(b'', final=True))
+        """Return the rest, U+FFFD for a character that was never completed; begin a new answer."""
+        text = self._without_space(self._decoder.decode(b'', final=True))
         self._drop_space = self._tokenizer.starts_with_space
         return text
 
-    def _piece(self, text: str) -> str:
+    def _without_space(self, text: str) -> str:
         if text and self._drop_space:
             self._drop_space = False
             return text.removeprefix(' ')
@@ -37,41 +37,41 @@ class TextStream:
 
 
 class StopStream:
-    """The text of one answer up to the first stop text, which may span its pieces."""
+    """Passes on the text of one answer up to the first stop text, which may span deltas."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         """
-        Look for some texts.
+        Look for stop texts.
 
         :param stops: none of them empty.
         """
         self._stops = stops
-        self._held = ''  # what could be the beginning of a stop text
+        self._pending = ''  # an end that may be the beginning of a stop text
         self.has_ended = False
-        """A stop text was found; nothing comes any more."""
+        """A stop text was found; what follows it is dropped."""
 
     def push(self, text: str) -> str:
-        """Return the text that is sure to stand before any stop text."""
+        """Return the text that is certain to stand before any stop text."""
         if self.has_ended:
             return ''
-        text = self._held + text
+        text = self._pending + text
         # The one that is complete first counts, so that it does not matter how the text is cut
-        found = [(place + len(stop), place) for stop in self._stops
-                 if (place := text.find(stop)) >= 0]
-        if found:
-            self._held, self.has_ended = '', True
-            return text[:min(found)[1]]
-        start = len(text) - self._begun(text)
-        self._held = text[start:]
+        matches = [(start + len(stop), start) for stop in self._stops
+                   if (start := text.find(stop)) >= 0]
+        if matches:
+            self._pending, self.has_ended = '', True
+            return text[:min(matches)[1]]
+        start = len(text) - self._overlap(text)
+        self._pending = text[start:]
         return text[:start]
 
     def finish(self) -> str:
-        """Return what was held back for nothing."""
-        text, self._held = self._held, ''
+        """Return the pending text, which is the beginning of no stop text after all."""
+        text, self._pending = self._pending, ''
         return text
 
-    def _begun(self, text: str) -> int:
-        """Return the length of the longest end of a text with which a stop text begins."""
+    def _overlap(self, text: str) -> int:
+        """Return the length of the longest end of a text that is the beginning of a stop text."""
         longest = max(map(len, self._stops), default=1) - 1
         return next((length for length in range(min(longest, len(text)), 0, -1)
                      if any(stop.startswith(text[-length:]) for stop in self._stops)), 0)

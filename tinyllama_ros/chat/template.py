@@ -1,7 +1,8 @@
 """
-A conversation as token ids, written with the model's own chat template.
+Encodes a conversation as token ids, by the model's own chat template.
 
-What was said is data: it never becomes a control token or a role marker, whatever it spells.
+Contents of messages are data: they never become a control token or a role marker, whatever they
+spell.
 Before the template sees a content, an invisible *seam* (a private-use character that occurs
 nowhere else) is put in front of it and after each of its characters that a marker could begin
 with. A marker that begins in data then has a seam after its first character, one that begins in
@@ -13,9 +14,10 @@ structure and goes on in data has a seam where the data begins. So in the render
 - all else, structure and data together, is encoded without its seams as one text, so that tokens
   that span both are those the model was trained with.
 
-It does not matter how a marker came to be: said outright, in halves that the template joins,
-with a part of the structure, or by a filter that deletes characters or changes their case. The
-price: a template that searches contents for a tag of its own finds none that begins like a marker.
+It does not matter how a marker comes to be: written in one content, in halves that the template
+joins, with a part of the structure, or by a filter that deletes characters or changes their case.
+The price: a template that searches contents for a tag of its own finds none that begins like a
+marker.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,18 +45,18 @@ SEAMS = range(0xF0000, 0x10FFFE)
 
 
 class ChatTemplate:
-    """The form in which a model was taught to read conversations."""
+    """Encodes conversations in the form in which the model was trained on them."""
 
     def __init__(self, settings: TokenizerSettings, tokenizer: Tokenizer) -> None:
         """
-        Learn the markers of the settings' template.
+        Compile the template, and find its markers.
 
         :raises ModelError: the template is missing, is no Jinja, or does not end.
         """
         self._settings = settings
         self._tokenizer = tokenizer
         self._renderer = Renderer(settings.chat_template)
-        # One character cannot be told from text, so such a token never structures anything.
+        # One character cannot be told from text, so such a token is never structure
         self._control = {text: token for text, token in settings.control_tokens.items()
                          if len(text) > 1}
         self._control_pattern = re.compile(f'({_any_of(self._control)})')
@@ -64,7 +66,7 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], *, answer: bool = True) -> str:
         """
-        Return the conversation as the model's authors write it, for people to read.
+        Return the conversation as the template writes it, for people to read.
 
         :param answer: whether it ends where the model's answer begins.
         :raises PromptError: the template refuses the conversation, in its own words.
@@ -78,8 +80,8 @@ class ChatTemplate:
         """
         Return the tokens of the conversation; as `render`, with all contents as plain text.
 
-        :param is_cancelled: asked all the time, in this thread.
-        :raises Cancelled: it said so.
+        :param is_cancelled: called at each step of the template, in this thread.
+        :raises Cancelled: it returned true.
         """
         seam = self._unused_character(messages)
         seamed = [{'role': message.role, 'content': self._seam(message.content, seam)}
@@ -88,9 +90,9 @@ class ChatTemplate:
 
     def end_of_turn(self) -> int | None:
         """
-        Return the control token that follows what the assistant says, None where none does.
+        Return the control token that follows a message of the assistant, None where none does.
 
-        That is the end of its turn, or, in a template without one, the beginning of the next.
+        It ends the turn or, in a template without such a token, begins the next one.
         """
         mark = chr(SEAMS[0])
         messages = [Message('user', '.'), Message('assistant', mark), Message('user', '.')]
@@ -154,7 +156,7 @@ class ChatTemplate:
         return set(ROLE_MARKER.findall('\n'.join([source, *self._examples()])))
 
     def _examples(self) -> Iterator[str]:
-        """Yield a conversation with and one without a system prompt, as far as they are taken."""
+        """Yield conversations with a system prompt and without, if the template takes them."""
         for roles in (ROLES, ROLES[1:]):
             try:
                 yield self.render([Message(role, '.') for role in roles])

@@ -1,8 +1,8 @@
 """
-Text to token ids and back, for both kinds of vocabulary.
+Turns text into token ids and back, for both kinds of vocabulary.
 
-Text is always plain here: whatever it spells, it never becomes a control token. Placing those is
-the chat template's business.
+Text is always plain here: whatever it spells, it never becomes a control token. Only the chat
+template places those.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,7 +29,7 @@ class Tokenizer(Protocol):
 
     vocab_size: int
     starts_with_space: bool
-    """Whether the first token of a text carries a space that the text does not have."""
+    """Whether the first token of a text begins with a space that the text does not have."""
 
     def encode(self, text: str, *, at_start: bool = True) -> list[int]:
         """
@@ -49,7 +49,7 @@ class Tokenizer(Protocol):
         ...
 
     def token_bytes(self, token: int) -> bytes:
-        """Return what a token stands for: b'' for a special token and for an id without token."""
+        """Return the text of a token in UTF-8: b'' for a special token and for an unknown id."""
         ...
 
     def decode(self, tokens: Iterable[int]) -> str:

@@ -157,7 +157,7 @@ class Turn:
 
     def _prefill(self, tokens: list[int]) -> Generator[TurnEvent, None, int]:
         """
-        Make the cache hold these tokens, all of them anew where the backend is lost meanwhile.
+        Make the cache hold these tokens; where the backend is lost, begin again with a new one.
 
         :return: the number of tokens that were not in the cache.
         """

@@ -1,4 +1,4 @@
-"""The book-keeping of the cache: which token each slot holds, and no tensor in sight."""
+"""Which token each slot of the cache holds. The keys and values themselves are the backend's."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,8 @@ class Cache:
     """
     The tokens in slots 0..fill-1, in order.
 
-    Slot i holds position i, always. So to take tokens back is to forget them here: their rows stay
-    in the backend, hidden by the mask until they are written over.
+    Slot i holds position i, always. So to rewind is to forget tokens here: their rows stay in the
+    backend, hidden by the mask until they are overwritten.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -27,18 +27,18 @@ class Cache:
         return self.capacity - self.fill
 
     def append(self, tokens: Sequence[int]) -> None:
-        """Count tokens whose rows were just written at the fill."""
+        """Record tokens whose rows were just written at the fill."""
         assert len(tokens) <= self.room, f'{len(tokens)} tokens, room for {self.room}'
         self.tokens.extend(tokens)
 
     def rewind(self, fill: int) -> None:
-        """Take back the newest tokens, down to a fill."""
+        """Forget the newest tokens, down to a fill."""
         assert 0 <= fill <= self.fill, f'cannot rewind from {self.fill} to {fill}'
         del self.tokens[fill:]
 
     def shared_prefix(self, tokens: Sequence[int]) -> int:
         """Return how many tokens at the front are already in their slots."""
-        for index, (held, wanted) in enumerate(zip(self.tokens, tokens, strict=False)):
-            if held != wanted:
+        for index, (cached, wanted) in enumerate(zip(self.tokens, tokens, strict=False)):
+            if cached != wanted:
                 return index
         return min(self.fill, len(tokens))

@@ -1,8 +1,8 @@
 """
-Drafting from the prompt: what followed the last tokens before may follow them again.
+Speculative decoding from the context, which is also called prompt lookup.
 
-Where the last tokens occurred before, the tokens that came next are a draft, and one pass verifies
-all of it. Knows tokens only; the engine runs the pass.
+Where the last tokens of the context occurred before, the tokens that followed them there are a
+draft of what follows now. The engine verifies the whole draft in one forward pass.
 
 Source: prompt lookup, the n-gram case of LLMA, arXiv 2304.04487.
 """
@@ -10,29 +10,30 @@ Source: prompt lookup, the n-gram case of LLMA, arXiv 2304.04487.
 from collections.abc import Sequence
 
 FEWEST_SHARED, MOST_SHARED = 2, 4
-"""Last tokens that must have occurred before, and beyond which more are no better."""
+"""How many of the last tokens must have occurred before; how many are compared at most."""
 SHORTEST_DRAFT, LONGEST_DRAFT = 2, 7
 LONGEST_PAUSE = 16
-"""Passes without a draft after many refusals."""
+"""Passes without a draft, after many drafts that were rejected."""
 
 
 class Drafter:
     """
-    Drafts the tokens of one answer, and backs off where drafts are refused.
+    Drafts the tokens of one answer, and pauses where drafts are rejected.
 
-    A pass of 8 tokens costs less than two of 1, so a draft of which one token is accepted gains.
-    One that is refused whole costs: the next is short, and pauses grow until one is accepted.
+    A pass of 8 tokens costs less than two passes of 1, so a draft gains when one of its tokens is
+    accepted. After a draft of which none was accepted the next is short, and comes after a pause,
+    which doubles each time.
     """
 
     def __init__(self) -> None:
         self._length = SHORTEST_DRAFT
         self._pause = 1
-        self._resting = 0
+        self._pauses_left = 0
 
     def draft(self, tokens: Sequence[int], at_most: int) -> list[int]:
         """Return what may follow these tokens; called once for each pass."""
-        if self._resting:
-            self._resting -= 1
+        if self._pauses_left:
+            self._pauses_left -= 1
             return []
         return following(tokens, min(self._length, at_most))
 
@@ -41,7 +42,7 @@ class Drafter:
         if not drafted:
             return
         if not accepted:
-            self._length, self._resting = SHORTEST_DRAFT, self._pause
+            self._length, self._pauses_left = SHORTEST_DRAFT, self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
             return
         self._length = max(SHORTEST_DRAFT, 2 * drafted if accepted == drafted else accepted)
@@ -51,26 +52,27 @@ class Drafter:
 
 def following(tokens: Sequence[int], count: int) -> list[int]:
     """
-    Return what followed the longest run of last tokens that occurred before, there the latest.
+    Return the tokens that followed an earlier occurrence of the last tokens.
 
-    What followed up to the end goes on from its beginning, as in a text that repeats itself.
+    Of several occurrences the longest counts, of those of the same length the latest. Where fewer
+    tokens than asked for followed it, they are repeated, as a text that repeats itself does.
 
-    :return: count tokens, or none.
+    :return: count tokens, or none where the last tokens did not occur before.
     """
     if count < 1:
         return []
-    found, longest = 0, FEWEST_SHARED - 1
+    match, longest = 0, FEWEST_SHARED - 1  # end of the best occurrence, and its length
     for end in range(len(tokens) - 1, FEWEST_SHARED - 1, -1):
         if tokens[end - 1] == tokens[-1] and (shared := _shared(tokens, end)) > longest:
-            found, longest = end, shared
+            match, longest = end, shared
             if longest == MOST_SHARED:
                 break
-    period = len(tokens) - found
-    return [tokens[found + index % period] for index in range(count)] if found else []
+    period = len(tokens) - match
+    return [tokens[match + index % period] for index in range(count)] if match else []
 
 
 def _shared(tokens: Sequence[int], end: int) -> int:
-    """Return how many tokens before an end are the last tokens, at most MOST_SHARED."""
+    """Return how many tokens before an end equal the last tokens, at most MOST_SHARED."""
     shared = 0
     while shared < min(MOST_SHARED, end) and tokens[end - 1 - shared] == tokens[-1 - shared]:
         shared += 1

@@ -65,7 +65,7 @@ class Engine:
             yield self.cache.fill - cached
 
     def sample(self, sampler: Sampler) -> int:
-        """Return the token that a sampler draws to follow the cache; `decode` takes it in."""
+        """Return the token that a sampler takes to follow the cache; `decode` adds it there."""
         assert self._logits is not None, 'nothing was prefilled yet'
         return sampler.sample(self._logits[self._accepted], self.cache.tokens)
 
@@ -90,7 +90,7 @@ class Engine:
         self._forward([token], draft, logits=1 + len(draft))
 
     def rewind(self, fill: int) -> None:
-        """Take back the newest tokens, down to a fill; then prefill comes before sample."""
+        """Forget the newest tokens, down to a fill; `prefill` must come before the next sample."""
         self.cache.rewind(fill)
         self._draft, self._accepted = [], 0
 

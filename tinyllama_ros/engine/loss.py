@@ -1,4 +1,4 @@
-"""How badly logits predict what followed."""
+"""The loss of logits: the negative log-likelihood of the tokens that followed."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -154,5 +154,5 @@ def keep_top_p(probabilities: Probabilities, top_p: float) -> Indices:
     # All that lie below this hold less than what may be left out, so they need no sorting
     worth = np.flatnonzero(probabilities >= (1 - top_p) * total / len(probabilities))
     order = worth[np.argsort(-probabilities[worth])]
-    held = probabilities[order].cumsum(dtype=np.float64)
-    return order[:int(np.searchsorted(held, top_p * total)) + 1]
+    cumulated = probabilities[order].cumsum(dtype=np.float64)
+    return order[:int(np.searchsorted(cumulated, top_p * total)) + 1]
