@@ -27,8 +27,8 @@ def robots(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def site(robots, tmp_path_factory):
-    """Start both nodes; return an ear to the model's and the address of the other."""
+def nodes(robots, tmp_path_factory):
+    """Start both nodes; return a listener to the first and the address of the second."""
     model = build_model(tmp_path_factory.mktemp('model') / 'talkative')
     process, ear = robots.serve(model=str(model), threads=1, queue_depth=4, **DEFAULTS)
     web = robots.start(namespace=ear.target.rpartition('/')[0], program=WEB,
@@ -41,9 +41,9 @@ def site(robots, tmp_path_factory):
 
 
 @pytest.fixture
-def ear(site):
+def ear(nodes):
     """Give an ear to an idle node that remembers nothing, and hear only what comes from here."""
-    ear, _ = site
+    ear, _ = nodes
     assert ear.set(DEFAULTS) == ''
     ear.wait_for_state('idle')
     assert ear.call('reset').success
@@ -53,8 +53,8 @@ def ear(site):
 
 
 @pytest.fixture
-def client(site):
-    with openai.OpenAI(base_url=f'{site[1]}v1', api_key='none', max_retries=0, timeout=20,
+def client(nodes):
+    with openai.OpenAI(base_url=f'{nodes[1]}v1', api_key='none', max_retries=0, timeout=20,
                        _strict_response_validation=True) as client:
         poll_until(lambda: list(client.models.list()), 'model')
         yield client

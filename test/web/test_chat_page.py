@@ -109,7 +109,7 @@ def test_page_is_told_the_log_then_what_happens(page_server):
         async with page_server.open() as socket:
             assert (await page_server.greet(socket))['items'] == []
             assert (await receive(socket, 'status'))['state'] == 'offline'
-            await socket.send_json({'type': 'say', 'key': 'k', 'text': 'hello'})
+            await socket.send_json({'type': 'prompt', 'key': 'k', 'text': 'hello'})
             assert (await receive(socket, 'item'))['item']['prompt'] == 'hello'
             page_server.conversation.hear(Line('a', 2, 'asked', 'hello', ''), 2)
             page_server.conversation.piece(Piece(3, 'Hi'))
@@ -150,14 +150,14 @@ def test_refused_prompt_comes_back_with_the_reason(page_server):
     async def test(page_server):
         async with page_server.open() as socket:
             await page_server.greet(socket)
-            await socket.send_json({'type': 'say', 'key': 'k', 'text': ' '})
+            await socket.send_json({'type': 'prompt', 'key': 'k', 'text': ' '})
             message = await receive(socket, 'error')
             assert (message['key'], message['why']) == ('k', 'it is blank; say something')
     page_server(test)
 
 
 @pytest.mark.parametrize('text', [
-    'nonsense', '[]', '{}', '{"type": 1}', '{"type": "say", "key": 1, "text": []}', '[' * 9000,
+    'nonsense', '[]', '{}', '{"type": 1}', '{"type": "prompt", "key": 1, "text": []}', '[' * 9000,
     '{"type": "hello", "epoch": {}, "version": "x"}', '{"type": "hello", "version": 1e999}'])
 def test_nonsense_is_survived(page_server, text):
     async def test(page_server):

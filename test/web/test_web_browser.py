@@ -1,4 +1,4 @@
-"""The page in a real Chromium, beside the real nodes; only the model is a parrot."""
+"""The chat page in a real Chromium, beside the real nodes; the model repeats the prompt."""
 
 import json
 import re
@@ -33,7 +33,7 @@ NOT_OURS = """return performance.getEntriesByType('resource')
     .map(entry => entry.name).filter(name => !name.startsWith(location.origin + '/'))"""
 
 
-class Site:
+class NodePair:
     """A language model's node and a web node, each of which may be stopped and started again."""
 
     def __init__(self, robots):
@@ -68,12 +68,12 @@ class Site:
         assert 'Traceback' not in self.web.log + self.model.log
 
 
-class Person:
-    """Who sits in front of a browser."""
+class PageUser:
+    """Uses the chat page in a browser."""
 
-    def __init__(self, driver, site):
+    def __init__(self, driver, nodes):
         self.driver = driver
-        self._site = site
+        self._site = nodes
 
     def open(self):
         self.driver.get(self._site.url)
@@ -124,10 +124,10 @@ def robots(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def site(robots):
-    site = Site(robots)
-    yield site
-    site.stop()
+def nodes(robots):
+    nodes = NodePair(robots)
+    yield nodes
+    nodes.stop()
 
 
 @pytest.fixture(scope='module')
@@ -137,42 +137,42 @@ def driver():
 
 
 @pytest.fixture
-def person(driver, site):
-    """Give somebody in front of a page just opened, who remembers no settings."""
+def user(driver, nodes):
+    """Return a user of a page that was just opened, without stored settings."""
     resize(driver, 1000, 760)
     set_dark(driver, False)
-    person = Person(driver, site)
-    driver.get(site.url)
+    user = PageUser(driver, nodes)
+    driver.get(nodes.url)
     driver.execute_script('localStorage.clear()')
-    person.open()
+    user.open()
     driver.get_log('browser')
-    yield person
-    if person.find('stop').is_displayed():
-        person.find('stop').click()
-        person.wait_for_state('idle')
+    yield user
+    if user.find('stop').is_displayed():
+        user.find('stop').click()
+        user.wait_for_state('idle')
 
 
-def test_answer_streams_and_stops_on_demand(person):
-    person.say('go on for ever, one')
-    person.wait_for_turn('go on for ever, one', 'answering')
-    length = len(person.turns('go on for ever, one')[0]['answer'])
-    person.wait(lambda: len(person.turns('go on for ever, one')[0]['answer']) > length,
+def test_answer_streams_and_stops_on_demand(user):
+    user.say('go on for ever, one')
+    user.wait_for_turn('go on for ever, one', 'answering')
+    length = len(user.turns('go on for ever, one')[0]['answer'])
+    user.wait(lambda: len(user.turns('go on for ever, one')[0]['answer']) > length,
                 'longer answer')
-    person.find('stop').click()
-    turn = person.wait_for_turn('go on for ever, one', 'stopped')
-    person.wait_for_state('idle')
+    user.find('stop').click()
+    turn = user.wait_for_turn('go on for ever, one', 'stopped')
+    user.wait_for_state('idle')
     assert turn['note'] == 'Stopped'
-    assert not person.find('stop').is_displayed()
+    assert not user.find('stop').is_displayed()
 
 
-def test_answer_is_what_the_model_said(person):
-    assert person.ask('the quick brown fox')['answer'] == 'the quick brown fox'
+def test_answer_is_what_the_model_said(user):
+    assert user.ask('the quick brown fox')['answer'] == 'the quick brown fox'
 
 
-def test_markdown_becomes_elements(person):
-    person.find('prompt').send_keys('**bold** and `code`', Keys.ENTER)
-    person.wait_for_turn('**bold** and `code`', 'answered')
-    answer = person.driver.find_elements('css selector', '.answer')[-1]
+def test_markdown_becomes_elements(user):
+    user.find('prompt').send_keys('**bold** and `code`', Keys.ENTER)
+    user.wait_for_turn('**bold** and `code`', 'answered')
+    answer = user.driver.find_elements('css selector', '.answer')[-1]
     assert answer.find_element('tag name', 'strong').text == 'bold'
     assert answer.find_element('tag name', 'code').text == 'code'
 
@@ -182,11 +182,11 @@ def test_markdown_becomes_elements(person):
     r'\( a \) and \( b_1 * c_2 * d \)', r'\[ a_{1} * b * c \\ \{d\} \]',
     '$a*b*c$ and $$x_1 *y* z_2$$', r'an open \( a', 'it costs $5 or $6',
     '\\[\n- a\n+ b\n= c * d * e\n\\]', '$$\n# x\n> 1*2*3\n$$'], ids=lambda text: text[:12])
-def test_formula_or_product_is_shown_as_it_was_written(person, text):
-    person.find('prompt').send_keys(text.replace('\n', Keys.SHIFT + Keys.ENTER + Keys.SHIFT),
+def test_formula_or_product_is_shown_as_it_was_written(user, text):
+    user.find('prompt').send_keys(text.replace('\n', Keys.SHIFT + Keys.ENTER + Keys.SHIFT),
                                     Keys.ENTER)
-    person.wait_for_turn(text, 'answered')
-    answer = person.driver.find_elements('css selector', '.answer')[-1]
+    user.wait_for_turn(text, 'answered')
+    answer = user.driver.find_elements('css selector', '.answer')[-1]
     assert answer.text == text
     assert answer.find_elements('css selector', 'em, strong, ul, ol, h3, blockquote') == []
 
@@ -194,9 +194,9 @@ def test_formula_or_product_is_shown_as_it_was_written(person, text):
 @pytest.mark.parametrize(('text', 'emphasis'), [
     ('a *b* c', ['b']), ('**Note**s', ['Note']), ('中文**粗体**中文', ['粗体']), ('(*a*)', ['a']),
     ('2*3*4 is *more* than 2**3', ['more'])])
-def test_emphasis_that_is_no_product_stays(person, text, emphasis):
-    person.ask(text)
-    answer = person.driver.find_elements('css selector', '.answer')[-1]
+def test_emphasis_that_is_no_product_stays(user, text, emphasis):
+    user.ask(text)
+    answer = user.driver.find_elements('css selector', '.answer')[-1]
     assert [each.text for each in answer.find_elements('css selector', 'em, strong')] == emphasis
 
 
@@ -206,21 +206,21 @@ TABLE = """| Operator | Description | Uppercase example | Result of it |
 | lower | makes lowercase letters | `text.lower()` | abcdefghijkl |"""
 
 
-def test_table_on_a_narrow_screen_scrolls_sideways_and_breaks_no_word(person):
-    resize(person.driver, 360, 740)
-    person.open()
-    prompt = person.find('prompt')
-    person.driver.execute_script('arguments[0].value = arguments[1]', prompt, TABLE)
+def test_table_on_a_narrow_screen_scrolls_sideways_and_breaks_no_word(user):
+    resize(user.driver, 360, 740)
+    user.open()
+    prompt = user.find('prompt')
+    user.driver.execute_script('arguments[0].value = arguments[1]', prompt, TABLE)
     prompt.send_keys(Keys.ENTER)
-    person.wait_for_turn(TABLE, 'answered')
-    frame = person.driver.find_elements('css selector', '.answer .table')[-1]
+    user.wait_for_turn(TABLE, 'answered')
+    frame = user.driver.find_elements('css selector', '.answer .table')[-1]
     assert len(frame.find_elements('tag name', 'tr')) == 3
-    assert person.driver.execute_script(
+    assert user.driver.execute_script(
         'return [arguments[0].scrollWidth > arguments[0].clientWidth, '
         'document.documentElement.scrollWidth, document.getElementById("log").scrollWidth]',
         frame) == [True, 360, 360]
     # A word that is broken has a rectangle on each of its lines
-    assert person.driver.execute_script(BROKEN_WORDS, frame) == []
+    assert user.driver.execute_script(BROKEN_WORDS, frame) == []
 
 
 BROKEN_WORDS = """
@@ -241,138 +241,138 @@ BROKEN_WORDS = """
     "<img src=x onerror=document.title='taken'>",
     '![picture](http://127.0.0.1:9/x.png)',
     "[here](javascript:document.title='taken')"], ids=['script', 'handler', 'picture', 'link'])
-def test_script_in_prompt_and_answer_stays_text(person, text):
-    turn = person.ask(text)
-    last = person.driver.find_elements('css selector', '.turn')[-1]
+def test_script_in_prompt_and_answer_stays_text(user, text):
+    turn = user.ask(text)
+    last = user.driver.find_elements('css selector', '.turn')[-1]
     assert turn['prompt'] == text
     assert '<' not in text or turn['answer'] == text
     assert last.find_elements('css selector', 'script, img, [onerror], a[href^=javascript]') == []
-    assert person.driver.title == 'tinyllama'
-    assert person.driver.execute_script(NOT_OURS) == []
+    assert user.driver.title == 'tinyllama'
+    assert user.driver.execute_script(NOT_OURS) == []
 
 
-def test_reset_leaves_a_mark_and_empties_the_gauge(person):
-    person.ask('remember me')
-    person.wait(lambda: int(person.find('gauge').get_attribute('aria-valuenow')) > 0, 'fill')
-    before = len(person.marks())
-    person.find('reset').click()
-    person.wait(lambda: len(person.marks()) == before + 1, 'mark')
-    assert person.marks()[-1] == 'New chat: the model has forgotten what is above'
-    person.wait(lambda: person.find('gauge').get_attribute('aria-valuenow') == '0', 'empty gauge')
+def test_reset_leaves_a_mark_and_empties_the_gauge(user):
+    user.ask('remember me')
+    user.wait(lambda: int(user.find('gauge').get_attribute('aria-valuenow')) > 0, 'fill')
+    before = len(user.marks())
+    user.find('reset').click()
+    user.wait(lambda: len(user.marks()) == before + 1, 'mark')
+    assert user.marks()[-1] == 'New chat: the model has forgotten what is above'
+    user.wait(lambda: user.find('gauge').get_attribute('aria-valuenow') == '0', 'empty gauge')
 
 
-def test_gauge_and_speed_are_those_of_the_node(person, site):
-    person.ask('seven words are more than enough here')
-    fill = site.ear.diagnostics()['fill (slots)']
-    person.wait(lambda: person.find('gauge-text').text == f'{fill} / 1024', f'fill of {fill}')
-    person.wait(lambda: person.find('speed').text == '10 tokens/s', 'speed of the node')
+def test_gauge_and_speed_are_those_of_the_node(user, nodes):
+    user.ask('seven words are more than enough here')
+    fill = nodes.ear.diagnostics()['fill (slots)']
+    user.wait(lambda: user.find('gauge-text').text == f'{fill} / 1024', f'fill of {fill}')
+    user.wait(lambda: user.find('speed').text == '10 tokens/s', 'speed of the node')
 
 
-def test_full_memory_is_marked_within_the_answer(person):
-    person.ask('before it is full and after')
-    last = person.driver.find_elements('css selector', '.turn')[-1]
+def test_full_memory_is_marked_within_the_answer(user):
+    user.ask('before it is full and after')
+    last = user.driver.find_elements('css selector', '.turn')[-1]
     assert last.find_element('css selector', '.answer .mark').text == (
-        'The memory was full and was cleared; the model goes on with the newest part')
+        'The memory was full and was cleared; the model continues with the newest part')
 
 
-def test_prompt_of_another_publisher_is_shown(person, site):
-    site.ear.say('from a robot')
-    assert person.wait_for_turn('from a robot', 'answered')['answer'] == 'from a robot'
+def test_prompt_of_another_publisher_is_shown(user, nodes):
+    nodes.ear.say('from a robot')
+    assert user.wait_for_turn('from a robot', 'answered')['answer'] == 'from a robot'
 
 
-def test_refused_prompt_says_why(person, site):
-    site.ear.say(*[f'go on for ever, {i}' for i in range(18)])
-    turn = person.wait_for_turn('go on for ever, 17', 'refused')
+def test_refused_prompt_says_why(user, nodes):
+    nodes.ear.say(*[f'go on for ever, {i}' for i in range(18)])
+    turn = user.wait_for_turn('go on for ever, 17', 'refused')
     assert '16 prompts are waiting already' in turn['note']
-    while person.find('stop').is_displayed() or site.ear.texts('state')[-1] != 'idle':
-        site.ear.call('cancel')
+    while user.find('stop').is_displayed() or nodes.ear.texts('state')[-1] != 'idle':
+        nodes.ear.call('cancel')
 
 
-def test_failed_answer_says_why_and_the_state_is_an_error(person):
-    person.say('break down')
-    turn = person.wait_for_turn('break down', 'failed')
+def test_failed_answer_says_why_and_the_state_is_an_error(user):
+    user.say('break down')
+    turn = user.wait_for_turn('break down', 'failed')
     assert turn['note'] == 'The answer failed: the parrot broke down'
-    person.wait_for_state('error')
-    person.wait(lambda: 'the parrot broke down' in person.find('notice').text, 'notice')
-    assert person.ask('and up again')['answer'] == 'and up again'
+    user.wait_for_state('error')
+    user.wait(lambda: 'the parrot broke down' in user.find('notice').text, 'notice')
+    assert user.ask('and up again')['answer'] == 'and up again'
 
 
-def test_two_browsers_share_one_conversation(person, site):
+def test_two_browsers_share_one_conversation(user, nodes):
     with browser() as other_driver:
-        other = Person(other_driver, site)
+        other = PageUser(other_driver, nodes)
         other.open()
-        assert other.conversation() == person.conversation()
-        person.ask('from the first')
+        assert other.conversation() == user.conversation()
+        user.ask('from the first')
         other.wait_for_turn('from the first', 'answered')
         other.ask('from the second')
-        person.wait_for_turn('from the second', 'answered')
-        assert other.conversation() == person.conversation()
+        user.wait_for_turn('from the second', 'answered')
+        assert other.conversation() == user.conversation()
 
 
-def test_page_comes_back_after_the_web_node_was_restarted(person, site):
-    person.ask('before the restart')
-    assert site.web.stop() == 0
-    person.wait_for_state('connecting')
-    person.say('said meanwhile on the page')
-    site.ear.ask('said meanwhile by a robot')
-    site.start_web()
+def test_page_comes_back_after_the_web_node_was_restarted(user, nodes):
+    user.ask('before the restart')
+    assert nodes.web.stop() == 0
+    user.wait_for_state('connecting')
+    user.say('said meanwhile on the page')
+    nodes.ear.ask('said meanwhile by a robot')
+    nodes.start_web()
     for prompt in ('before the restart', 'said meanwhile on the page',
                    'said meanwhile by a robot'):
-        turn = person.wait_for_turn(prompt, 'answered')
+        turn = user.wait_for_turn(prompt, 'answered')
         assert turn['answer'] == prompt
-    person.driver.refresh()
-    person.wait_for_turn('said meanwhile on the page', 'answered')
-    assert [len(person.turns(prompt)) for prompt in (
+    user.driver.refresh()
+    user.wait_for_turn('said meanwhile on the page', 'answered')
+    assert [len(user.turns(prompt)) for prompt in (
         'before the restart', 'said meanwhile on the page', 'said meanwhile by a robot')
     ] == [1, 1, 1]
 
 
-def test_answer_under_way_survives_a_restart_of_the_web_node(person, site):
-    person.say('go on for ever, two')
-    person.wait_for_turn('go on for ever, two', 'answering')
-    site.web.stop(signal.SIGKILL)
-    person.wait_for_state('connecting')
-    site.start_web()
-    person.wait_for_state('answering')
-    person.find('stop').click()
-    turn = person.wait_for_turn('go on for ever, two', 'stopped')
-    assert turn['answer'] == site.ear.wait_for_texts('response', 1)[-1]
-    assert len(person.turns('go on for ever, two')) == 1
+def test_answer_under_way_survives_a_restart_of_the_web_node(user, nodes):
+    user.say('go on for ever, two')
+    user.wait_for_turn('go on for ever, two', 'answering')
+    nodes.web.stop(signal.SIGKILL)
+    user.wait_for_state('connecting')
+    nodes.start_web()
+    user.wait_for_state('answering')
+    user.find('stop').click()
+    turn = user.wait_for_turn('go on for ever, two', 'stopped')
+    assert turn['answer'] == nodes.ear.wait_for_texts('response', 1)[-1]
+    assert len(user.turns('go on for ever, two')) == 1
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL], ids=['stopped', 'killed'])
-def test_page_goes_on_after_the_model_was_restarted(person, site, number):
+def test_page_goes_on_after_the_model_was_restarted(user, nodes, number):
     first, second = f'before {number.name}', f'said meanwhile, {number.name}'
-    person.ask(first)
-    site.model.stop(number)
-    person.wait_for_state('offline')
-    person.say(second)
-    assert person.wait_for_turn(second, 'waiting')['note'] == 'Waiting…'
-    site.start_model()
-    assert person.wait_for_turn(second, 'answered')['answer'] == second
-    assert len(person.turns(second)) == 1
-    assert person.marks()[-1] == 'The model was restarted and has forgotten what is above'
+    user.ask(first)
+    nodes.model.stop(number)
+    user.wait_for_state('offline')
+    user.say(second)
+    assert user.wait_for_turn(second, 'waiting')['note'] == 'Waiting…'
+    nodes.start_model()
+    assert user.wait_for_turn(second, 'answered')['answer'] == second
+    assert len(user.turns(second)) == 1
+    assert user.marks()[-1] == 'The model was restarted and has forgotten what is above'
 
 
-def test_chinese_is_spoken_and_understood(person):
-    person.find('language').click()
-    assert person.driver.execute_script('return document.documentElement.lang') == 'zh-CN'
-    assert person.find('state-text').text == '就绪'
-    assert person.find('prompt').get_attribute('placeholder') == '写点什么'
-    assert person.ask('你好，机器人！')['answer'] == '你好，机器人！'
-    person.open()
-    assert person.find('state-text').text == '就绪'
+def test_chinese_is_spoken_and_understood(user):
+    user.find('language').click()
+    assert user.driver.execute_script('return document.documentElement.lang') == 'zh-CN'
+    assert user.find('state-text').text == '就绪'
+    assert user.find('prompt').get_attribute('placeholder') == '写点什么'
+    assert user.ask('你好，机器人！')['answer'] == '你好，机器人！'
+    user.open()
+    assert user.find('state-text').text == '就绪'
 
 
-def test_chinese_browser_gets_a_chinese_page(site):
+def test_chinese_browser_gets_a_chinese_page(nodes):
     with browser(language='zh-CN') as driver:
-        person = Person(driver, site)
-        person.open()
-        assert person.find('state-text').text == '就绪'
+        user = PageUser(driver, nodes)
+        user.open()
+        assert user.find('state-text').text == '就绪'
 
 
-def test_both_languages_say_everything(person):
-    keys = person.driver.execute_async_script("""
+def test_both_languages_say_everything(user):
+    keys = user.driver.execute_async_script("""
         const done = arguments[0];
         import('/static/text.js').then(({LANGUAGES}) => done(
             Object.values(LANGUAGES).map(words => Object.keys(words).sort())));""")
@@ -380,63 +380,63 @@ def test_both_languages_say_everything(person):
     assert keys[0] == keys[1]
 
 
-def test_enter_that_ends_the_choice_of_a_character_does_not_send(person):
-    prompt = person.find('prompt')
+def test_enter_that_ends_the_choice_of_a_character_does_not_send(user):
+    prompt = user.find('prompt')
     prompt.send_keys('ni hao')
-    person.driver.execute_script("""arguments[0].dispatchEvent(new KeyboardEvent('keydown',
+    user.driver.execute_script("""arguments[0].dispatchEvent(new KeyboardEvent('keydown',
         {key: 'Enter', bubbles: true, cancelable: true, isComposing: true}))""", prompt)
     assert prompt.get_attribute('value') == 'ni hao'
 
 
-def test_keyboard_is_enough(person):
+def test_keyboard_is_enough(user):
     def focused():
-        return person.driver.switch_to.active_element
+        return user.driver.switch_to.active_element
 
     def press(*keys):
-        ActionChains(person.driver).send_keys(*keys).perform()
+        ActionChains(user.driver).send_keys(*keys).perform()
 
     assert focused().get_attribute('id') == 'prompt'
     press('two')
-    ActionChains(person.driver).key_down(Keys.SHIFT).send_keys(Keys.ENTER).key_up(
+    ActionChains(user.driver).key_down(Keys.SHIFT).send_keys(Keys.ENTER).key_up(
         Keys.SHIFT).perform()
     press('lines', Keys.ENTER)
-    person.wait_for_turn('two\nlines', 'answered')
+    user.wait_for_turn('two\nlines', 'answered')
     press('go on for ever, three', Keys.ENTER)
-    person.wait_for_turn('go on for ever, three', 'answering')
+    user.wait_for_turn('go on for ever, three', 'answering')
     press(Keys.ESCAPE)
-    person.wait_for_turn('go on for ever, three', 'stopped')
-    person.wait_for_state('idle')
+    user.wait_for_turn('go on for ever, three', 'stopped')
+    user.wait_for_state('idle')
     seen = set()
     while focused().get_attribute('id') not in seen:
         seen.add(focused().get_attribute('id'))
         press(Keys.TAB)
     assert {'reset', 'language', 'theme', 'log', 'prompt'} <= seen
-    before = len(person.marks())
+    before = len(user.marks())
     while focused().get_attribute('id') != 'reset':
         press(Keys.TAB)
     press(Keys.ENTER)
-    person.wait(lambda: len(person.marks()) == before + 1, 'mark')
+    user.wait(lambda: len(user.marks()) == before + 1, 'mark')
     assert focused().get_attribute('id') == 'prompt'
 
 
 @pytest.mark.parametrize('language', ['en', 'zh'])
-def test_narrow_screen_shows_all_and_scrolls_only_down(person, language):
-    resize(person.driver, 360, 640)
-    person.open()
+def test_narrow_screen_shows_all_and_scrolls_only_down(user, language):
+    resize(user.driver, 360, 640)
+    user.open()
     if language == 'zh':
-        person.find('language').click()
-    person.ask('w' * 200)
-    person.ask('`' + 'code ' * 40 + '`')
-    assert person.driver.execute_script(
+        user.find('language').click()
+    user.ask('w' * 200)
+    user.ask('`' + 'code ' * 40 + '`')
+    assert user.driver.execute_script(
         'return [document.documentElement, document.getElementById("log")]'
         '.map(node => node.scrollWidth)') == [360, 360]
     for name in ('reset', 'language', 'theme', 'send', 'gauge', 'prompt', 'state'):
-        box = person.find(name).rect
-        assert person.find(name).is_displayed(), name
+        box = user.find(name).rect
+        assert user.find(name).is_displayed(), name
         assert 0 <= box['x'] and box['x'] + box['width'] <= 360, name
         assert 0 <= box['y'] and box['y'] + box['height'] <= 640, name
     for name in ('reset', 'language', 'theme', 'send'):
-        assert min(person.find(name).size.values()) >= 40, name
+        assert min(user.find(name).size.values()) >= 40, name
 
 
 def colours(driver):
@@ -444,41 +444,41 @@ def colours(driver):
         return [style.backgroundColor, style.color]""")
 
 
-def test_light_and_dark_follow_the_system_and_the_button(person):
-    light = colours(person.driver)
-    set_dark(person.driver, True)
-    dark = colours(person.driver)
+def test_light_and_dark_follow_the_system_and_the_button(user):
+    light = colours(user.driver)
+    set_dark(user.driver, True)
+    dark = colours(user.driver)
     assert light != dark
-    person.find('theme').click()
-    assert colours(person.driver) == light
-    person.open()
-    assert colours(person.driver) == light
+    user.find('theme').click()
+    assert colours(user.driver) == light
+    user.open()
+    assert colours(user.driver) == light
 
 
 @pytest.mark.parametrize('is_empty', [False, True], ids=['talk', 'empty'])
-def test_axe_finds_no_violation(person, is_empty):
+def test_axe_finds_no_violation(user, is_empty):
     if not AXE.is_file():
         pytest.skip('axe-core is not installed: npm ci')
     if is_empty:  # what else is on the page is the others' talk
-        person.driver.execute_script("""document.getElementById('items').replaceChildren();
+        user.driver.execute_script("""document.getElementById('items').replaceChildren();
             document.getElementById('empty').hidden = false""")
     else:
-        person.find('reset').click()
-        person.ask('# Title `code`')
-        person.ask('full of [links](http://localhost/)')
-        person.find('prompt').send_keys('draft')
-    person.driver.execute_script(AXE.read_text(encoding='utf-8'))
+        user.find('reset').click()
+        user.ask('# Title `code`')
+        user.ask('full of [links](http://localhost/)')
+        user.find('prompt').send_keys('draft')
+    user.driver.execute_script(AXE.read_text(encoding='utf-8'))
     for is_dark in (False, True):
-        set_dark(person.driver, is_dark)
+        set_dark(user.driver, is_dark)
         for width in (1000, 360):
-            resize(person.driver, width, 700)
-            found = person.driver.execute_async_script("""
+            resize(user.driver, width, 700)
+            found = user.driver.execute_async_script("""
                 const done = arguments[0];
                 axe.run().then(result => done(result.violations), error => done(String(error)))""")
             assert found == [], (is_dark, width, json.dumps(found, indent=1))
 
 
-def test_page_asks_nobody_else_and_breaks_no_rule(person):
-    person.ask('hello')
-    assert person.driver.execute_script(NOT_OURS) == []
-    assert person.driver.get_log('browser') == []
+def test_page_asks_nobody_else_and_breaks_no_rule(user):
+    user.ask('hello')
+    assert user.driver.execute_script(NOT_OURS) == []
+    assert user.driver.get_log('browser') == []

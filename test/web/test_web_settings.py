@@ -17,7 +17,7 @@ def test_loopback_needs_no_token(host):
 
 @pytest.mark.parametrize('host', ['0.0.0.0', '::', '192.168.0.7', 'robot.local', ''])
 def test_other_addresses_need_a_token(host):
-    with pytest.raises(ConfigError, match='which other machines may reach: that takes a token'):
+    with pytest.raises(ConfigError, match='which other machines may reach: that requires a token'):
         WebSettings(host=host)
     assert not WebSettings(host=host, token=TOKEN).is_loopback
 

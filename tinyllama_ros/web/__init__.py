@@ -1,5 +1,5 @@
 """
-A web server beside the node: a page to chat in, and an API server for OpenAI clients.
+The web node `tinyllama_web`: a chat page, and an OpenAI-compatible API.
 
 It knows the node through `ros/` alone, and must not import anything below.
 """

@@ -3,8 +3,8 @@ The chat page: its files, and the websocket between an open page and the convers
 
 All messages are JSON objects with a `type`. The page sends `hello` first, and again when it finds
 that a message is missing, and gets a `log`; then `item` and `piece` as they come, `status` when it
-changes and at least every few seconds, and `error` for a request that failed. It may send `say`,
-`stop` and `reset`.
+changes and at least every few seconds, and `error` for a request that failed. It may send
+`prompt`, `stop` and `reset`.
 """
 
 import asyncio
@@ -104,17 +104,17 @@ class ChatPage:
             page.put(self._status_message())
             if page.start(self._status_message):
                 return self._conversation.listen(page.put)
-        if kind == 'say':
-            self._say(page, _text(message, 'text'), _text(message, 'key'))
+        if kind == 'prompt':
+            self._publish(page, _text(message, 'text'), _text(message, 'key'))
         elif kind in ('stop', 'reset'):
             self._trigger(page, kind)
         return None
 
-    def _say(self, page: '_OpenPage', text: str, key: str) -> None:
+    def _publish(self, page: '_OpenPage', text: str, key: str) -> None:
         try:
             self._conversation.say(text, key)
         except PromptError as error:
-            page.put({'type': 'error', 'what': 'say', 'key': key, 'why': str(error)})
+            page.put({'type': 'error', 'what': 'prompt', 'key': key, 'why': str(error)})
 
     def _trigger(self, page: '_OpenPage', kind: str) -> None:
         loop = asyncio.get_running_loop()

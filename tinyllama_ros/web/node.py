@@ -12,20 +12,22 @@ from tinyllama_ros.web.settings import is_loopback, new_token, read_token, WebSe
 PARAMETERS: Mapping[str, Parameter] = {
     'model_node': Parameter('/tinyllama', "Full name of the language model's node.",
                             is_fixed=True),
-    'host': Parameter('127.0.0.1', 'Address to listen at; any but loopback is guarded by a token. '
+    'host': Parameter('127.0.0.1', 'Address to listen at; any but loopback requires a token. '
                       '0.0.0.0 is every address of this machine.', is_fixed=True),
     'port': Parameter(8080, 'Port to listen at; 0 takes a free one.', (0, 65535), is_fixed=True),
-    'token_file': Parameter('', 'File that holds the token; empty makes a new one at each start, '
-                            'where one is needed, and prints it.', is_fixed=True),
-    'allowed_hosts': Parameter('', 'Names, separated by commas, under which browsers reach this '
-                               'machine, beside those that it knows itself.', is_fixed=True),
+    'token_file': Parameter('', 'File that holds the token; where a token is needed and this is '
+                            'empty, a new one is made and printed at each start.', is_fixed=True),
+    'allowed_hosts': Parameter('', 'Names, separated by commas, under which clients reach this '
+                               'machine, beside its addresses and its own name.', is_fixed=True),
     'allowed_origins': Parameter('', 'Origins, separated by commas, of web pages and desktop '
                                  'programs that may use /v1/, such as app://obsidian.md.',
                                  is_fixed=True),
-    'max_connections': Parameter(64, 'Connections at once.', (1, 10_000), is_fixed=True),
-    'max_body_bytes': Parameter(262_144, 'Bytes of the body of a request.', (1, 100_000_000),
+    'max_connections': Parameter(64, 'Connections at once; one address may have three quarters of '
+                                 'them.', (1, 10_000), is_fixed=True),
+    'max_body_bytes': Parameter(262_144, 'Most bytes of the body of a request.', (1, 100_000_000),
                                 is_fixed=True),
-    'slow_s': Parameter(15.0, 'Seconds that a client may take to send a request.', (0.1, 3600),
+    'slow_s': Parameter(15.0, 'Seconds in which a client must send a request, or read some of '
+                        'its response.', (0.1, 3600),
                         is_fixed=True),
     'requests_per_second': Parameter(10.0, 'Requests of one address in the long run; this '
                                      'machine itself is not limited.',

@@ -23,14 +23,14 @@ class WebSettings:
     port: int = 8080
     """0 takes a free one."""
     token: str = field(default='', repr=False)
-    """What every request must carry; empty asks for none."""
+    """Every request must carry it; empty means that none is needed."""
     allowed_hosts: tuple[str, ...] = ()
-    """Names under which clients reach the server, beside those it knows itself."""
+    """Names under which clients reach the server, beside its addresses and its own name."""
     allowed_origins: tuple[str, ...] = ()
     """Origins of web pages and desktop programs that may use /v1/, such as app://obsidian.md."""
     max_connections: int = 64
     max_body_bytes: int = 262_144
-    """Of a request; some ten times what a cache of 4096 slots holds."""
+    """Of a request; about ten times the text that fits a cache of 4096 slots."""
     slow_s: float = 15.0
     """Seconds in which a client must send a request, or read some of its response."""
     requests_per_second: float = 10.0
@@ -50,8 +50,8 @@ class WebSettings:
                 raise ConfigError(f'allowed_origins holds {origin!r}, which is no origin: it must '
                                   'be scheme://host or scheme://host:port, without a path')
         if not (self.token or self.is_loopback):
-            raise ConfigError(f'host is {self.host!r}, which other machines may reach: that takes '
-                              'a token; give one, or listen at 127.0.0.1')
+            raise ConfigError(f'host is {self.host!r}, which other machines may reach: that '
+                              'requires a token; give one, or listen at 127.0.0.1')
         if self.token and not is_token(self.token):
             raise ConfigError(f'the token must be {SHORTEST_TOKEN} or more visible ASCII '
                               'characters without ; and ,')
@@ -65,8 +65,8 @@ class WebSettings:
         """
         Return whether a Host header without its port names us.
 
-        A page from elsewhere can have its own name resolve to our address (DNS rebinding), but
-        then that name stands here. An address cannot be rebound, nor can the machine's own name.
+        An attacker's page can let its own name resolve to our address (DNS rebinding), but then
+        the header holds that name. An address and the machine's own name cannot be used so.
         """
         name = name.lower().rstrip('.')
         if name in LOOPBACK_NAMES or name in map(str.lower, self.allowed_hosts):

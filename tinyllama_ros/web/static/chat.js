@@ -1,4 +1,4 @@
-// The conversation on the page, as the server tells it.
+// The chat page: receives the conversation from the server, and sends prompts.
 
 import {Connection} from './connection.js';
 import {Conversation, DONE} from './conversation.js';
@@ -10,7 +10,7 @@ const LIVE_MS = 250;
 const NOTICE_MS = 8000;
 
 const storage = {
-  // A browser that keeps nothing may refuse it by raising
+  // A browser whose storage is disabled raises an exception
   get: name => { try { return localStorage.getItem(name); } catch { return null; } },
   set: (name, value) => { try { localStorage.setItem(name, value); } catch { /* not kept */ } },
 };
@@ -18,11 +18,11 @@ const storage = {
 let language = LANGUAGES[storage.get('language')] ? storage.get('language')
   : navigator.language.startsWith('zh') ? 'zh-CN' : 'en';
 let status = {state: 'connecting'};
-let live = null;  // the answer under way: its id, when it began on this page, its pieces since
+let live = null;  // the answer that is being written: its id, when it began here, its pieces since
 let isCatchingUp = false;
 let epoch = '';
 let version = 0;
-const outbox = new Map();  // what was sent, by key, until the model was asked it
+const outbox = new Map();  // prompts by key, until the model has read them
 
 const words = () => LANGUAGES[language];
 const conversation = new Conversation(byId('log'), byId('items'), byId('newest'), words);
@@ -67,7 +67,7 @@ const receivers = {
   },
   status: showStatus,
   error({what, key, why}) {
-    if (what === 'say') {
+    if (what === 'prompt') {
       const text = outbox.get(key);
       outbox.delete(key);
       conversation.remove(key);
@@ -91,8 +91,8 @@ function receive(item) {
   }
 }
 
-// Sends again what may not have arrived. The server drops what it knows; a server that was started
-// anew does not know its keys any more, but has the prompts that the model was asked meanwhile.
+// Sends prompts again that may not have arrived. The server ignores a key that it knows. A server
+// that was restarted knows no keys, but it has the prompts that the model was asked meanwhile.
 function deliver(before) {
   const after = before && conversation.countPrompts();
   for (const [key, text] of [...outbox]) {
@@ -101,18 +101,18 @@ function deliver(before) {
       outbox.delete(key);
     } else {
       conversation.putLocal(key, text);
-      connection.send({type: 'say', key, text});
+      connection.send({type: 'prompt', key, text});
     }
   }
 }
 
-function say(text) {
+function sendPrompt(text) {
   const key = [...crypto.getRandomValues(new Uint32Array(4))].map(n => n.toString(36)).join('-');
   outbox.set(key, text);
   conversation.putLocal(key, text);
   conversation.goToNewest();
   showEmpty();
-  connection.send({type: 'say', key, text});
+  connection.send({type: 'prompt', key, text});
 }
 
 function stop() {
@@ -159,10 +159,10 @@ function showEmpty() {
   byId('empty').hidden = !conversation.isEmpty;
 }
 
-// Tells a screen reader what is whole; the pieces would be too many.
+// Has a screen reader read a whole answer; single pieces would be too many.
 function announce(item) {
   if (DONE.has(item.phase)) {
-    byId('announcer').textContent = conversation.spoken(item);
+    byId('announcer').textContent = conversation.textOf(item);
   }
 }
 
@@ -189,7 +189,7 @@ function fitPrompt() {
 function submit() {
   const text = byId('prompt').value.trim();
   if (text) {
-    say(text);
+    sendPrompt(text);
     setPrompt('');
   }
   byId('prompt').focus();
@@ -211,7 +211,7 @@ function translate() {
     const button = document.createElement('button');
     button.type = 'button';
     button.textContent = suggestion;
-    button.onclick = () => { say(suggestion); byId('prompt').focus(); };
+    button.onclick = () => { sendPrompt(suggestion); byId('prompt').focus(); };
     const entry = document.createElement('li');
     entry.append(button);
     return entry;
@@ -231,7 +231,7 @@ byId('form').addEventListener('submit', event => {
 });
 byId('prompt').addEventListener('input', fitPrompt);
 byId('prompt').addEventListener('keydown', event => {
-  // Enter also ends the choice of a Chinese character
+  // Enter also confirms a Chinese character in an input method
   if (event.key === 'Enter' && !event.shiftKey && !event.isComposing && event.keyCode !== 229) {
     event.preventDefault();
     submit();

@@ -1,4 +1,4 @@
-// The items of the conversation: turns, and marks between them.
+// The list of the conversation: turns, and marks between them.
 
 import {blocks} from './markdown.js';
 
@@ -14,7 +14,7 @@ function make(tag, className, ...children) {
 }
 
 export class Conversation {
-  // words is called for the texts of the language in use.
+  // words is a function that returns the texts of the current language.
   constructor(log, list, newest, words) {
     this.log = log;
     this.list = list;
@@ -40,7 +40,7 @@ export class Conversation {
     this.list.replaceChildren();
   }
 
-  // Puts in an item, or in place of what is there of it.
+  // Adds an item, or replaces the one with its id.
   put(item) {
     this.remove(item.key);
     const known = this.entries.get(item.id);
@@ -67,7 +67,7 @@ export class Conversation {
     }
   }
 
-  // Removes what stood for a prompt until the server knew it.
+  // Removes the local item of a prompt that the server has confirmed.
   remove(key) {
     const entry = key && this.entries.get(`local:${key}`);
     if (entry) {
@@ -76,7 +76,7 @@ export class Conversation {
     }
   }
 
-  // Adds to an answer; returns false where something before the piece is missing.
+  // Appends to an answer; returns false where text before the piece is missing.
   addPiece({id, at, text}) {
     const entry = this.entries.get(id);
     if (!entry || entry.item.answer.length < at) {
@@ -94,7 +94,7 @@ export class Conversation {
     return true;
   }
 
-  // Returns how often the model was asked each prompt.
+  // Returns how often each prompt was put to the model.
   countPrompts() {
     const counts = new Map();
     for (const {item} of this.entries.values()) {
@@ -105,8 +105,8 @@ export class Conversation {
     return counts;
   }
 
-  // Returns an item as it is read aloud.
-  spoken(item) {
+  // Returns an item as text for a screen reader.
+  textOf(item) {
     const {element, answer} = this.entries.get(item.id);
     return answer ? [answer.textContent, this.noteOf(item)].filter(Boolean).join('. ')
       : element.textContent;
@@ -121,7 +121,7 @@ export class Conversation {
     this.log.scrollTop = this.log.scrollHeight;
   }
 
-  // What waits is last; all else comes in the order in which it comes.
+  // Prompts that wait come last; all others in the order in which they arrive.
   place(entry) {
     const waiting = [...this.entries.values()].find(each => each !== entry
       && each.item.phase === 'waiting' && each.element.isConnected);
@@ -143,14 +143,14 @@ export class Conversation {
         : words.resets[item.why] ?? item.why;
       return;
     }
-    const [you, prompt, said, answer, note] = element.children;
+    const [you, prompt, answerTitle, answer, note] = element.children;
     entry.answer = answer;
     you.textContent = words.you;
     prompt.textContent = item.prompt;
     prompt.hidden = you.hidden = !item.prompt;
-    said.textContent = words.answered;
+    answerTitle.textContent = words.answered;
     this.renderAnswer(answer, item);
-    said.hidden = answer.hidden = !answer.childNodes.length;
+    answerTitle.hidden = answer.hidden = !answer.childNodes.length;
     answer.setAttribute('aria-busy', String(!DONE.has(item.phase)));
     note.textContent = this.noteOf(item);
     note.hidden = !note.textContent;
@@ -159,13 +159,13 @@ export class Conversation {
   renderAnswer(answer, item) {
     const parts = blocks((item.is_joined_late ? '… ' : '') + item.answer);
     const nodes = parts.map(({node}) => node);
-    // A reset in the middle of a block is shown behind it
+    // A reset in the middle of a block is shown after the block
     for (const [at, reason] of [...item.resets].reverse()) {
       const line = item.answer.slice(0, at).split('\n').length - 1;
       const place = at === 0 ? 0 : parts.filter(part => part.line <= line).length;
       nodes.splice(place, 0, make('p', 'mark', this.words().resets[reason] ?? reason));
     }
-    // What has not changed stays, and with it what is selected there
+    // Unchanged elements stay, and so does a selection in them
     nodes.forEach((node, i) => {
       const old = answer.childNodes[i];
       if (!old) {

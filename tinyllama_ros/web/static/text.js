@@ -1,4 +1,4 @@
-// What the page says, in English and Chinese.
+// The texts of the page, in English and Chinese.
 
 const ENGLISH = {
   announcements: 'Announcements',
@@ -6,30 +6,30 @@ const ENGLISH = {
   answering: 'Answering',
   connecting: 'Connecting…',
   conversation: 'Conversation',
-  emptyText: 'The model runs on the robot itself: nothing that you write leaves it. It is small, '
-    + 'so check what it tells you.',
-  emptyTitle: 'What shall we talk about?',
+  emptyText: 'The model runs on the robot itself: nothing that you write leaves it. It is a small '
+    + 'model, so check its answers.',
+  emptyTitle: 'What would you like to talk about?',
   error: 'Error',
   failed: 'The answer failed',
-  hint: 'Enter sends, Shift+Enter begins a new line, Esc stops the answer',
+  hint: 'Enter: send. Shift+Enter: new line. Esc: stop the answer.',
   idle: 'Ready',
   loading: 'Loading the model',
   memory: 'Memory in use',
-  memoryHelp: 'Tokens that the model holds in mind, and how many it can hold',
+  memoryHelp: 'Tokens in the model\'s memory, and how many fit',
   memoryValue: (fill, capacity) => `${fill} of ${capacity} tokens`,
   newest: 'Go to the newest message',
-  notDone: why => `That could not be done: ${why}`,
+  notDone: why => `That failed: ${why}`,
   offline: 'The model is offline',
   otherLanguage: '中文',
   placeholder: 'Write a message',
   prompt: 'Message',
   reading: 'Reading',
-  refused: 'Not taken',
+  refused: 'Not accepted',
   reset: 'New chat',
   resetHelp: 'The model forgets the conversation; it stays on this page',
   resets: {
-    full: 'The memory was full and was cleared; the model goes on with the newest part',
-    recovered: 'The model had to be loaded again and has forgotten the oldest part',
+    full: 'The memory was full and was cleared; the model continues with the newest part',
+    recovered: 'The model was reloaded and has forgotten the oldest part',
     requested: 'New chat: the model has forgotten what is above',
   },
   restart: 'The model was restarted and has forgotten what is above',
