@@ -25,12 +25,12 @@ from tinyllama_ros.chat.template import ChatTemplate
 from tinyllama_ros.chat.tokenizer import load_tokenizer, open_tokenizer, Tokenizer
 from tinyllama_ros.workbench.chat_check import check_chat
 from tinyllama_ros.workbench.checkpoints.checkpoint import TokenizerFile
+from tinyllama_ros.workbench.checkpoints.folder_vocabulary import tokenizer_from_folder
 from tinyllama_ros.workbench.checkpoints.gguf_checkpoint import GgufCheckpoint
 from tinyllama_ros.workbench.checkpoints.safetensors_checkpoint import (
     read_architecture,
     SafetensorsCheckpoint,
 )
-from tinyllama_ros.workbench.checkpoints.vocabulary import tokenizer_from_folder
 
 TEXT = 'a robot says "hi", 42 times: <|user|> caf\u00e9 \U0001f916 ' + 'x' * 500
 WORDS = r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

@@ -9,8 +9,8 @@ from tinyllama_ros.artifact.folder import new_artifact, refuse_other
 from tinyllama_ros.artifact.manifest import CompiledGraph, Manifest, OM
 from tinyllama_ros.errors import ArtifactError
 from tinyllama_ros.workbench.chat_check import check_chat
+from tinyllama_ros.workbench.checkpoints.folder_vocabulary import tokenizer_from_folder
 from tinyllama_ros.workbench.checkpoints.safetensors_checkpoint import read_architecture
-from tinyllama_ros.workbench.checkpoints.vocabulary import tokenizer_from_folder
 
 
 def adopt(om: Path, tokenizer: Path, folder: Path, *, kv_length: int,

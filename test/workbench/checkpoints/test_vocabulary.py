@@ -18,17 +18,15 @@ from tokenizers import Tokenizer
 from tinyllama_ros.chat.tokenizer import BpeTokenizer, SentencePieceTokenizer
 from tinyllama_ros.errors import ModelError
 from tinyllama_ros.workbench.chat_check import open_tokenizer
+from tinyllama_ros.workbench.checkpoints.folder_vocabulary import tokenizer_from_folder
 from tinyllama_ros.workbench.checkpoints.gguf_checkpoint import GgufCheckpoint
+from tinyllama_ros.workbench.checkpoints.gguf_vocabulary import tokenizer_from_metadata
 from tinyllama_ros.workbench.checkpoints.named_values import NamedValues
 from tinyllama_ros.workbench.checkpoints.sentencepiece_model import (
     Piece,
     PieceType,
     read_pieces,
     write_pieces,
-)
-from tinyllama_ros.workbench.checkpoints.vocabulary import (
-    tokenizer_from_folder,
-    tokenizer_from_metadata,
 )
 
 TEXT = st.text(st.sampled_from('the robot answers 12345\n\t\u00e9\U0001f916<|im_start|>[]'))

@@ -17,8 +17,8 @@ from tinyllama_ros.artifact.architecture import Architecture
 from tinyllama_ros.errors import ModelError
 from tinyllama_ros.workbench.checkpoints.checkpoint import architecture_of, check_weights
 from tinyllama_ros.workbench.checkpoints.gguf_file import GgufFile, StoredTensor
+from tinyllama_ros.workbench.checkpoints.gguf_vocabulary import tokenizer_from_metadata
 from tinyllama_ros.workbench.checkpoints.named_values import NamedValues
-from tinyllama_ros.workbench.checkpoints.vocabulary import tokenizer_from_metadata
 
 _NAMES = {
     'token_embd': 'model.embed_tokens',

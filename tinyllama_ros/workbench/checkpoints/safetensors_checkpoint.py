@@ -15,8 +15,8 @@ from safetensors import safe_open, SafetensorError
 from tinyllama_ros.artifact.architecture import Architecture
 from tinyllama_ros.errors import ModelError
 from tinyllama_ros.workbench.checkpoints.checkpoint import architecture_of, check_weights
+from tinyllama_ros.workbench.checkpoints.folder_vocabulary import tokenizer_from_folder
 from tinyllama_ros.workbench.checkpoints.named_values import NamedValues
-from tinyllama_ros.workbench.checkpoints.vocabulary import tokenizer_from_folder
 
 _SINGLE = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
