@@ -11,7 +11,9 @@ import random
 from hypothesis import given, settings, strategies as st
 import numpy as np
 import pytest
-from support.conversation_witness import (
+from support.checked_conversation import (
+    CheckedBackend,
+    CheckedConversation,
     options,
     random_turn,
     SETTINGS,
@@ -19,10 +21,8 @@ from support.conversation_witness import (
     TOKENIZER,
     Turn,
     turns,
-    Watched,
-    Witness,
 )
-from support.fake_backend import FakeBackend, hashed, Judge, repeating
+from support.fake_backend import FakeBackend, hashed, LogitsFunction, repeating
 from support.tiny_models import tiny
 from support.tiny_tokenizers import bpe_file, CHATML
 
@@ -50,25 +50,26 @@ from tinyllama_ros.workbench.options import BuildOptions
 @settings(deadline=None, max_examples=200)
 @given(slots=st.integers(24, 64), talk=st.lists(turns | st.sampled_from(SYSTEM_PROMPTS),
                                                 min_size=1, max_size=12),
-       judge=st.sampled_from([hashed, repeating]))
-def test_any_turns_are_answered_within_the_cache(slots, talk, judge):
-    witness = Witness.of_fakes(slots, judge=judge)
+       logits_of=st.sampled_from([hashed, repeating]))
+def test_any_turns_are_answered_within_the_cache(slots, talk, logits_of):
+    checked = CheckedConversation.of_fakes(slots, logits_of=logits_of)
     for step in talk:
         if isinstance(step, Turn):
-            witness.take(step)
+            checked.take(step)
         else:
-            witness.conversation.reset(step)
-            assert witness.conversation.messages == []
+            checked.conversation.reset(step)
+            assert checked.conversation.messages == []
 
 
-@pytest.mark.parametrize(('slots', 'vocabulary', 'judge'), [
+@pytest.mark.parametrize(('slots', 'vocabulary', 'logits_of'), [
     (24, 'bpe', hashed), (37, 'bpe', hashed), (64, 'bpe', hashed), (96, 'bpe', hashed),
     (64, 'sentencepiece', hashed), (128, 'sentencepiece', hashed), (24, 'bpe', repeating),
     (64, 'bpe', repeating), (96, 'sentencepiece', repeating)])
-def test_hundreds_of_turns_are_answered_within_the_cache(slots, vocabulary, judge):
-    chance, witness = random.Random(slots), Witness.of_fakes(slots, vocabulary, judge)
+def test_hundreds_of_turns_are_answered_within_the_cache(slots, vocabulary, logits_of):
+    chance = random.Random(slots)
+    checked = CheckedConversation.of_fakes(slots, vocabulary, logits_of)
     for _ in range(500):
-        witness.take(random_turn(chance, slots))
+        checked.take(random_turn(chance, slots))
 
 
 @pytest.fixture(scope='module')
@@ -83,9 +84,10 @@ def open_real(tmp_path_factory):
 
 @pytest.mark.parametrize('slots', [40, 80])  # shorter and longer than the longest chunk
 def test_turns_are_answered_within_the_cache_of_a_real_model(open_real, slots):
-    chance, witness = random.Random(slots), Witness(Watched(open_real(slots)), open_real(512))
+    chance = random.Random(slots)
+    checked = CheckedConversation(CheckedBackend(open_real(slots)), open_real(512))
     for _ in range(30):
-        witness.take(random_turn(chance, slots))
+        checked.take(random_turn(chance, slots))
 
 
 END = SETTINGS.control_tokens[SETTINGS.eos_token]
@@ -93,7 +95,7 @@ COUNT = tuple(range(100, 200))
 """Tokens that stand one after the other in the answer of `talk`."""
 
 
-def saying(tokens: Sequence[int], vocab_size: int = TOKENIZER.vocab_size) -> Judge:
+def saying(tokens: Sequence[int], vocab_size: int = TOKENIZER.vocab_size) -> LogitsFunction:
     """Return what answers each prompt with the same tokens, all different."""
     begin = TOKENIZER.encode('assistant\n')[-1]
     following = dict(pairwise([begin, *tokens, END]))
@@ -204,7 +206,7 @@ def test_roll_over_of_n_exchanges_renders_the_conversation_log_n_times(rendering
     assert len(renderings) <= 2 + 5 and renderings[0] == 65
 
 
-def test_last_token_of_an_answer_is_not_read():
+def test_last_token_of_an_answer_is_not_decoded():
     size = len(encode([]))
     conversation, _ = talk(size + 2)
     events = list(conversation.answer('robot?', options(max_tokens=3, answer_room=2)))
@@ -231,13 +233,13 @@ def test_answer_without_text_is_forgotten():
     assert conversation.messages == []
 
 
-def test_first_turn_reads_all():
+def test_first_turn_prefills_all():
     last = answer(talk()[0], system_prompt='Be brief.')
     assert (last.cached_tokens, last.prefill_tokens) == (
         0, len(encode([], system_prompt='Be brief.')))
 
 
-def test_second_turn_reads_only_what_is_new():
+def test_second_turn_prefills_only_what_is_new():
     conversation, backend = talk(tokens=TOKENIZER.encode('robot'), count=9)
     answer(conversation)
     fill = conversation.fill
@@ -248,7 +250,7 @@ def test_second_turn_reads_only_what_is_new():
     assert min(start for start, _ in backend.passes) == fill
 
 
-def test_changed_system_prompt_is_read_with_all_that_follows():
+def test_changed_system_prompt_is_prefilled_with_all_that_follows():
     conversation, _ = talk()
     answer(conversation, system_prompt='Be brief.')
     whole = encode(conversation.messages, 'and?', 'Be a robot.')
@@ -352,7 +354,7 @@ def test_there_is_an_event_between_any_two_passes():
     assert set(np.diff(passes)) == {0, 1}
 
 
-def test_cancelled_answer_stays_as_far_as_it_was_said():
+def test_cancelled_answer_stays_as_far_as_it_was_yielded():
     conversation, backend = talk(count=50)
     with closing(conversation.answer('robot?', options(50))) as events:
         pieces = [next(event for event in events if isinstance(event, TextDelta))
@@ -362,21 +364,21 @@ def test_cancelled_answer_stays_as_far_as_it_was_said():
     assert len(backend.passes) == passes
 
 
-def test_prompt_cancelled_while_it_is_read_is_forgotten():
+def test_prompt_cancelled_during_prefill_is_forgotten():
     conversation, backend = talk()
     with closing(conversation.answer('robot ' * 8, options())) as events:
         assert [next(events), next(events)] == [PrefillProgress(0), PrefillProgress(8)]
     assert (conversation.messages, len(backend.passes)) == ([], 1)
 
 
-def test_what_was_read_of_a_cancelled_prompt_is_not_read_again():
+def test_what_was_prefilled_of_a_cancelled_prompt_is_not_prefilled_again():
     conversation, _ = talk()
     with closing(conversation.answer('robot ' * 8, options())) as events:
         assert [next(events), next(events)] == [PrefillProgress(0), PrefillProgress(8)]
     assert answer(conversation, 'robot ' * 8).cached_tokens == 8
 
 
-def test_failed_answer_stays_as_far_as_it_was_said():
+def test_failed_answer_stays_as_far_as_it_was_yielded():
     conversation, backend = talk()
     backend.passes_to_failure = len(encode([])) // 8 + 1 + 2  # chunks of 8, then two tokens
     with pytest.raises(BackendError, match='the device is gone'):
@@ -401,7 +403,7 @@ def test_reset_forgets_all_but_the_slots_of_the_system_prompt():
     assert answer(conversation, 'and?', system_prompt='Be brief.').cached_tokens == system
 
 
-def test_character_in_two_tokens_is_said_whole():
+def test_character_in_two_tokens_is_yielded_whole():
     conversation, _ = talk(tokens=TOKENIZER.spell('é'))
     events = list(conversation.answer('robot?', options()))
     assert [event for event in events if isinstance(event, TextDelta)] == [
@@ -417,9 +419,9 @@ def test_answer_that_ends_inside_a_character_says_so():
 def test_same_seed_gives_the_same_answer():
     texts = []
     for seed in (1, 1, 2):
-        witness = Witness.of_fakes(64)
+        checked = CheckedConversation.of_fakes(64)
         chat = ChatOptions(max_tokens=20, answer_room=8, sampling=SamplingOptions(seed=seed))
-        texts.append(list(witness.conversation.answer('robot?', chat))[-1].text)
+        texts.append(list(checked.conversation.answer('robot?', chat))[-1].text)
     assert texts[0] == texts[1] != texts[2]
 
 
@@ -509,7 +511,7 @@ def test_answer_ends_before_a_stop_text(stop, said):
     assert (last.text, last.finish) == (said, 'stop')
 
 
-def test_nothing_is_read_after_a_stop_text():
+def test_nothing_is_decoded_after_a_stop_text():
     asked = len(say_words('b')[1].passes)
     assert len(say_words(WORDS[:6])[1].passes) < len(say_words()[1].passes)
     assert asked == -(-len(encode([])) // 8)

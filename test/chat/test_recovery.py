@@ -86,7 +86,7 @@ def test_loss_in_any_pass_changes_nothing_of_the_answer(slots, tokens, drafting)
         assert [backend.closed for backend in device.opened] == [1, 0]
 
 
-def test_lost_conversation_is_read_again_with_what_was_said_of_the_answer():
+def test_lost_conversation_is_prefilled_again_with_the_answer_so_far():
     device = Device(lives=iter([9]))
     events = list(device.conversation().answer(PROMPT, options()))
     lost, anew = device.opened
@@ -103,7 +103,7 @@ def test_backends_lost_one_after_the_other_are_borne_up_to_a_limit():
     assert device.attempts == 1 + RECOVERIES
 
 
-def test_device_that_stays_ill_is_given_up_with_what_was_said():
+def test_device_that_keeps_failing_is_given_up_and_the_answer_so_far_stays():
     device = Device(lives=(9 if number == 0 else 1 for number in count()))
     conversation, events = device.conversation(), []
     with pytest.raises(BackendError, match=rf'gone; the model was loaded again {RECOVERIES} '
@@ -147,7 +147,7 @@ def test_next_prompt_after_a_loss_tries_again():
     assert isinstance(events[-1], Answer)
 
 
-def test_recover_opens_a_broken_backend_and_leaves_a_sound_one():
+def test_recover_opens_a_broken_backend_and_leaves_a_working_one():
     device = Device(lives=iter([1, 1, 1, 1, NEVER]))
     conversation = device.conversation()
     with pytest.raises(BackendError):
@@ -158,7 +158,7 @@ def test_recover_opens_a_broken_backend_and_leaves_a_sound_one():
     assert reasons(list(conversation.answer(PROMPT, options()))) == []
 
 
-def test_cancel_while_the_conversation_is_read_again_leaves_what_was_said():
+def test_cancel_while_the_conversation_is_prefilled_again_leaves_the_answer_so_far():
     device = Device(lives=iter([9]))
     conversation, seen = device.conversation(), []
     with closing(conversation.answer(PROMPT, options())) as events:

@@ -22,13 +22,13 @@ def test_tokens_are_those_appended_and_not_taken_back(steps, capacity):
     assert (cache.fill, cache.room) == (len(expected), capacity - len(expected))
 
 
-@given(held=tokens, wanted=tokens)
-def test_shared_prefix_is_as_long_as_it_can_be(held, wanted):
+@given(cached=tokens, wanted=tokens)
+def test_shared_prefix_is_as_long_as_it_can_be(cached, wanted):
     cache = Cache(12)
-    cache.append(held)
+    cache.append(cached)
     shared = cache.shared_prefix(wanted)
-    assert held[:shared] == wanted[:shared]
-    assert held[:shared + 1] != wanted[:shared + 1] or shared == len(held) == len(wanted)
+    assert cached[:shared] == wanted[:shared]
+    assert cached[:shared + 1] != wanted[:shared + 1] or shared == len(cached) == len(wanted)
 
 
 def test_shared_prefix_leaves_the_cache_as_it_is():

@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 import numpy as np
 from numpy.typing import NDArray
 import pytest
-from support.fake_backend import FakeBackend, Judge, repeating
+from support.fake_backend import FakeBackend, LogitsFunction, repeating
 from support.tiny_models import tiny
 from support.tiny_tokenizers import BPE, bpe_file
 
@@ -113,8 +113,8 @@ def test_refused_draft_makes_the_next_short():
     assert [len(draft) for draft in drafts] == [0, SHORTEST_DRAFT]
 
 
-def cycling(vocab_size: int = SIZE) -> Judge:
-    """Return a judge that goes round and round."""
+def cycling(vocab_size: int = SIZE) -> LogitsFunction:
+    """Return logits by which the same tokens follow each other again and again."""
     after = dict(zip(CYCLE, CYCLE[1:] + CYCLE[:1], strict=True))
     return lambda seen: np.eye(vocab_size, dtype=np.float32)[after[seen[-1]]]
 
@@ -138,7 +138,7 @@ def test_accepted_token_needs_no_pass():
     assert engine.cache.tokens == CYCLE + CYCLE[:4]
 
 
-def test_refused_token_is_read_in_the_place_of_the_draft():
+def test_rejected_token_is_decoded_in_the_place_of_the_draft():
     engine, backend = start(CYCLE + CYCLE[:1])
     for token in (12, 20, 11):
         engine.decode(token, Drafter(), 7)
@@ -183,13 +183,13 @@ def test_draft_does_not_outlive_a_failed_pass():
     assert engine.cache.tokens == CYCLE + CYCLE[:3]
 
 
-def endless(judge: Judge) -> Judge:
-    """Return a judge that never ends an answer."""
-    def judged(seen: Sequence[int]) -> NDArray[np.float32]:
-        logits = judge(seen)
+def endless(logits_of: LogitsFunction) -> LogitsFunction:
+    """Return logits that never end an answer."""
+    def logits_without_end(seen: Sequence[int]) -> NDArray[np.float32]:
+        logits = logits_of(seen)
         logits[list(BPE.control_tokens.values())] = -np.inf
         return logits
-    return judged
+    return logits_without_end
 
 
 def pieces_and_passes(slots: int, options: ChatOptions) -> tuple[list[TurnEvent], int]:

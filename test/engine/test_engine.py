@@ -48,7 +48,7 @@ def test_resumed_equals_fresh(history):
         assert greedy(resumed) == greedy(fresh)
 
 
-@pytest.mark.parametrize(('held', 'wanted', 'passes'), [
+@pytest.mark.parametrize(('cached', 'wanted', 'passes'), [
     pytest.param([], [1, 2, 3], [(0, 3)], id='nothing_is_held'),
     pytest.param([1, 2], [1, 2, 3, 4], [(2, 2)], id='front_is_held'),
     pytest.param([1, 2, 3], [1, 5], [(1, 1)], id='first_is_held'),
@@ -56,8 +56,8 @@ def test_resumed_equals_fresh(history):
     pytest.param([1, 2, 3], [1, 2], [(1, 1)], id='more_is_held'),
     pytest.param([9], list(range(20)), [(0, 8), (8, 8), (16, 4)], id='three_chunks'),
     pytest.param([], [7] * SLOTS, [(0, 8), (8, 8), (16, 8), (24, 8)], id='the_whole_cache')])
-def test_only_what_is_not_held_is_read(held, wanted, passes):
-    engine, backend = start(held)
+def test_only_tokens_that_are_not_cached_are_prefilled(cached, wanted, passes):
+    engine, backend = start(cached)
     list(engine.prefill(wanted))
     assert backend.passes == passes
     assert engine.cache.tokens == wanted
@@ -73,22 +73,22 @@ def test_chunks_are_cut_evenly_where_none_is_padded(tokens, passes):
     assert backend.passes == passes
 
 
-def test_reading_counts_what_it_reads():
+def test_prefill_counts_its_tokens():
     engine, _ = start([1, 2])
     assert list(engine.prefill([1, 2, *range(20)])) == [0, 8, 16, 20]
 
 
-def test_reading_that_is_given_up_leaves_what_was_read():
+def test_prefill_that_is_given_up_leaves_what_was_computed():
     engine, backend = start()
-    reading = engine.prefill(range(20))
-    assert [next(reading), next(reading)] == [0, 8]
-    reading.close()
+    prefill = engine.prefill(range(20))
+    assert [next(prefill), next(prefill)] == [0, 8]
+    prefill.close()
     assert engine.cache.tokens == list(range(8))
     list(engine.prefill(range(20)))
     assert backend.passes == [(0, 8), (8, 8), (16, 4)]
 
 
-def test_appended_token_changes_what_is_drawn():
+def test_decoded_token_changes_what_is_sampled():
     engine, backend = start([1, 2])
     engine.decode(3)
     fresh, _ = start([1, 2, 3])
@@ -96,7 +96,7 @@ def test_appended_token_changes_what_is_drawn():
     assert greedy(engine) == greedy(fresh)
 
 
-def test_draw_leaves_the_cache_as_it_is():
+def test_sample_leaves_the_cache_as_it_is():
     engine, backend = start([1, 2])
     assert greedy(engine) == greedy(engine)
     assert (engine.cache.tokens, backend.passes) == ([1, 2], [])
@@ -111,7 +111,7 @@ def test_penalty_looks_at_the_cache():
 
 
 @pytest.mark.parametrize('fails_in', [1, 2, 3])
-def test_failed_pass_leaves_what_was_read_before(fails_in):
+def test_failed_pass_leaves_what_was_prefilled_before(fails_in):
     engine, backend = start()
     backend.passes_to_failure = fails_in
     with pytest.raises(BackendError, match='the device is gone'):
@@ -121,7 +121,7 @@ def test_failed_pass_leaves_what_was_read_before(fails_in):
     assert greedy(engine) == greedy(start(range(20))[0])
 
 
-def test_cleared_cache_is_read_anew():
+def test_cleared_cache_is_prefilled_again():
     engine, backend = start([1, 2, 3])
     engine.clear()
     assert engine.cache.fill == 0
@@ -129,13 +129,13 @@ def test_cleared_cache_is_read_anew():
     assert backend.passes == [(0, 3)]
 
 
-def test_drawing_before_reading_is_our_own_mistake():
+def test_sample_before_prefill_is_our_own_mistake():
     with pytest.raises(AssertionError, match='nothing was prefilled yet'):
         greedy(start()[0])
 
 
 @pytest.mark.parametrize('tokens', [[], [1] * (SLOTS + 1)], ids=len)
-def test_reading_nothing_or_too_much_is_our_own_mistake(tokens):
+def test_prefill_of_nothing_or_too_much_is_our_own_mistake(tokens):
     engine, backend = start([1])
     with pytest.raises(AssertionError, match=f'{len(tokens)} tokens'):
         list(engine.prefill(tokens))
@@ -167,7 +167,7 @@ def altered(artifact: Artifact, folder, **fields: object) -> Artifact:
     return Artifact.open(folder)
 
 
-def test_real_engine_draws_what_a_fresh_one_draws(artifact):
+def test_real_engine_samples_what_a_fresh_one_samples(artifact):
     engine = Engine(lambda: open_backend('onnx', artifact, threads=1))
     for tokens in ([5, 6, 7, 8], [5, 6], list(range(20, 20 + SLOTS)), [20, 21, 9]):
         list(engine.prefill(tokens))

@@ -18,7 +18,7 @@ from tinyllama_ros.errors import ConfigError
 
 PROBABILITIES = np.array([0.125, 0.5, 0.0625, 0.25, 0.0625], np.float32)
 LOGITS = np.log(PROBABILITIES)
-DRAWS = 4000
+SAMPLES = 4000
 
 distributions = npst.arrays(
     np.float32, st.integers(1, 50), elements=st.floats(0, 30, width=32)).map(
@@ -28,8 +28,8 @@ distributions = npst.arrays(
 def frequencies(options: SamplingOptions, logits=LOGITS) -> np.ndarray:
     """Return how often each token is drawn."""
     sampler = Sampler(options)
-    tokens = [sampler.sample(logits, []) for _ in range(DRAWS)]
-    return np.bincount(tokens, minlength=len(logits)) / DRAWS
+    tokens = [sampler.sample(logits, []) for _ in range(SAMPLES)]
+    return np.bincount(tokens, minlength=len(logits)) / SAMPLES
 
 
 @pytest.mark.parametrize(('temperature', 'expected'), [
@@ -89,13 +89,13 @@ def test_top_p_leaves_out_nothing_likelier_than_what_it_keeps(probabilities, top
     ({'top_k': 3, 'top_p': 0.7}, [0, 0.6667, 0, 0.3333, 0]),  # 0.7 of the 0.875 that are left
     ({'top_p': 0.0}, [0, 1, 0, 0, 0]),
 ], ids=str)
-def test_tokens_are_drawn_as_often_as_they_are_likely(changes, expected):
+def test_tokens_are_sampled_as_often_as_they_are_likely(changes, expected):
     found = frequencies(SamplingOptions(seed=5, **changes))
     np.testing.assert_allclose(found, expected, atol=0.04)
     np.testing.assert_array_equal(found[np.array(expected) == 0], 0)
 
 
-def test_penalty_makes_what_was_said_less_likely():
+def test_penalty_makes_tokens_of_the_context_less_likely():
     logits = np.array([2, -2, 2, -2, 0], np.float32)
     found = penalize(logits, [0, 1, 4, 0], 2)
     np.testing.assert_array_equal(found, [1, -4, 2, -2, 0])
@@ -103,10 +103,10 @@ def test_penalty_makes_what_was_said_less_likely():
 
 
 @pytest.mark.parametrize('temperature', [0, 0.01])
-def test_sampler_penalizes_what_was_said(temperature):
+def test_sampler_penalizes_tokens_of_the_context(temperature):
     sampler = Sampler(SamplingOptions(temperature=temperature, repetition_penalty=2))
     logits = np.array([3, 2, 1], np.float32)
-    assert [sampler.sample(logits, said) for said in ([], [0], [0, 1], [2])] == [0, 1, 0, 0]
+    assert [sampler.sample(logits, context) for context in ([], [0], [0, 1], [2])] == [0, 1, 0, 0]
 
 
 def test_processors_apply_in_their_order_after_those_of_the_options():
@@ -121,13 +121,13 @@ def test_processors_apply_in_their_order_after_those_of_the_options():
     assert seen == [([1.5, 2, 1], [0]), ([1.5, -np.inf, 1], [0])]
 
 
-def test_same_seed_draws_the_same():
+def test_same_seed_samples_the_same():
     one, other = (Sampler(SamplingOptions(seed=3)) for _ in range(2))
     assert ([one.sample(LOGITS, []) for _ in range(50)]
             == [other.sample(LOGITS, []) for _ in range(50)])
 
 
-def test_no_seed_draws_afresh():
+def test_no_seed_samples_afresh():
     # Alike with the odds (0.125**2 + 0.5**2 + ...)**100, below 1e-40
     one, other = (Sampler(SamplingOptions()) for _ in range(2))
     assert ([one.sample(LOGITS, []) for _ in range(100)]
@@ -143,7 +143,7 @@ def test_logits_are_left_as_they_are():
 @given(logits=npst.arrays(np.float32, 20, elements=st.floats(-50, 50, width=32)),
        temperature=st.floats(0, 10), top_k=st.integers(0, 25), top_p=st.floats(0, 1),
        min_p=st.floats(0, 1), penalty=st.floats(1, 10))
-def test_any_options_draw_a_token(logits, temperature, top_k, top_p, min_p, penalty):
+def test_any_options_sample_a_token(logits, temperature, top_k, top_p, min_p, penalty):
     options = SamplingOptions(temperature, top_k, top_p, min_p, penalty, seed=0)
     with np.errstate(over='raise', divide='raise', invalid='raise'):
         assert 0 <= Sampler(options).sample(logits, [3, 4]) < 20

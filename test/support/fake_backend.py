@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tinyllama_ros.engine.backend import BackendShape
 from tinyllama_ros.errors import BackendError
 
-Judge = Callable[[Sequence[int]], NDArray[np.float32]]
+LogitsFunction = Callable[[Sequence[int]], NDArray[np.float32]]
 """All tokens that are attended to, to logits (vocabulary,)."""
 NEVER = -1
 
@@ -22,7 +22,7 @@ class FakeBackend:
     neither a chunk nor the cache is ever exceeded.
     """
 
-    def __init__(self, kv_length: int, vocab_size: int, judge: Judge | None = None,
+    def __init__(self, kv_length: int, vocab_size: int, logits_of: LogitsFunction | None = None,
                  chunk_sizes: tuple[int, ...] = (1, 4, 8),
                  failure: type[BackendError] = BackendError, pads: bool = True) -> None:
         self.shape = BackendShape(kv_length, vocab_size, chunk_sizes, pads)
@@ -33,7 +33,7 @@ class FakeBackend:
         self.passes_to_failure = NEVER
         """1 makes the next pass fail."""
         self.closed = 0
-        self._judge = judge or hashed(vocab_size)
+        self._logits_of = logits_of or hashed(vocab_size)
         self._failure = failure
 
     def forward(self, tokens: NDArray[np.int64], start: int, *, logits: int = 1
@@ -50,29 +50,29 @@ class FakeBackend:
             self.rows[start:] = []  # what a broken pass leaves there must not be relied on
             raise self._failure('the device is gone')
         assert 0 <= logits <= len(tokens)
-        found = [self._judge(self.rows[:each]) for each in range(end - logits + 1, end + 1)]
-        return np.stack(found) if found else np.zeros((0, self.shape.vocab_size), np.float32)
+        rows = [self._logits_of(self.rows[:fill]) for fill in range(end - logits + 1, end + 1)]
+        return np.stack(rows) if rows else np.zeros((0, self.shape.vocab_size), np.float32)
 
     def close(self) -> None:
         self.closed += 1
 
 
-def hashed(vocab_size: int) -> Judge:
-    """Return a judge whose logits depend on each token, and on nothing that a reader would see."""
-    def judge(seen: Sequence[int]) -> NDArray[np.float32]:
-        seed = zlib.crc32(np.array(seen, np.int64).tobytes())
+def hashed(vocab_size: int) -> LogitsFunction:
+    """Return logits that depend on every token, and look random."""
+    def logits_of(context: Sequence[int]) -> NDArray[np.float32]:
+        seed = zlib.crc32(np.array(context, np.int64).tobytes())
         return np.random.default_rng(seed).standard_normal(vocab_size, np.float32)
-    return judge
+    return logits_of
 
 
-def repeating(vocab_size: int) -> Judge:
-    """Return a judge that mostly prefers what followed the last token before, else as hashed."""
+def repeating(vocab_size: int) -> LogitsFunction:
+    """Return logits that mostly prefer what followed the last token before, else as hashed."""
     anything = hashed(vocab_size)
 
-    def judge(seen: Sequence[int]) -> NDArray[np.float32]:
-        logits = anything(seen)
-        before = [place for place in range(1, len(seen)) if seen[place - 1] == seen[-1]]
+    def logits_of(context: Sequence[int]) -> NDArray[np.float32]:
+        logits = anything(context)
+        before = [place for place in range(1, len(context)) if context[place - 1] == context[-1]]
         if before and logits[0] < 1:  # five times in six
-            logits[seen[before[-1]]] += 5
+            logits[context[before[-1]]] += 5
         return logits
-    return judge
+    return logits_of

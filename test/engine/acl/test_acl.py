@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto
 import pytest
 from support.ascend import compiled, FORMS
-from support.conversation_witness import random_turn, Watched, Witness
+from support.checked_conversation import CheckedBackend, CheckedConversation, random_turn
 from support.tiny_models import tiny
 
 from tinyllama_ros.artifact.architecture import Architecture
@@ -191,9 +191,9 @@ def test_hundreds_of_loads_leave_nothing(small, form, loads):
 def test_turns_are_answered_within_the_cache(board, artifact, geared, longer, chunks):
     chance = random.Random(chunks)
     backends = AclBackend(artifact if chunks == 'one' else geared), AclBackend(longer)
-    witness = Witness(Watched(backends[0]), backends[1])
+    checked = CheckedConversation(CheckedBackend(backends[0]), backends[1])
     for _ in range(15):
-        witness.take(random_turn(chance, SLOTS))
+        checked.take(random_turn(chance, SLOTS))
     for backend in backends:
         backend.close()
 

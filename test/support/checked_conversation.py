@@ -1,4 +1,4 @@
-"""Conversations of random turns, and a witness who checks every event of them."""
+"""Conversations of random turns, every event of which is checked."""
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import numpy as np
 from numpy.typing import NDArray
 
-from support.fake_backend import FakeBackend, hashed, Judge, NEVER
+from support.fake_backend import FakeBackend, hashed, LogitsFunction, NEVER
 from support.tiny_tokenizers import BPE, bpe_file, SENTENCEPIECE, sentencepiece_file
 from tinyllama_ros.chat.conversation import Conversation
 from tinyllama_ros.chat.events import (
@@ -44,8 +44,6 @@ def options(max_tokens: int = 20, answer_room: int = 8, system_prompt: str = '',
     return ChatOptions(system_prompt, max_tokens, answer_room, GREEDY, drafting)
 
 
-
-
 @dataclass(frozen=True)
 class Turn:
     """A prompt, and what happens to its answer."""
@@ -57,10 +55,8 @@ class Turn:
     passes_to_failure: int = NEVER
 
 
-
-
-class Witness:
-    """A conversation on a fake backend, and someone who checks every event of it."""
+class CheckedConversation:
+    """A conversation on a fake backend, every event of which is checked."""
 
     def __init__(self, backend: FakeBackend, longer: Backend, vocabulary: str = 'bpe') -> None:
         settings, tokenizer = VOCABULARIES[vocabulary]
@@ -72,11 +68,11 @@ class Witness:
 
     @classmethod
     def of_fakes(cls, slots: int, vocabulary: str = 'bpe',
-                 judge: Callable[[int], Judge] = hashed) -> 'Witness':
-        """Return a witness of a fake backend, and of one with a longer cache."""
+                 logits_of: Callable[[int], LogitsFunction] = hashed) -> 'CheckedConversation':
+        """Return one on a fake backend, compared with another that has a longer cache."""
         size = VOCABULARIES[vocabulary][1].vocab_size
-        return cls(FakeBackend(slots, size, judge(size)), FakeBackend(1000, size, judge(size)),
-                   vocabulary)
+        return cls(FakeBackend(slots, size, logits_of(size)),
+                   FakeBackend(1000, size, logits_of(size)), vocabulary)
 
     def take(self, turn: Turn) -> None:
         """Take a turn and check it from its first event to what it leaves behind."""
@@ -86,8 +82,8 @@ class Witness:
         try:
             with closing(self.conversation.answer(turn.prompt, turn.options)) as events:
                 for event in islice(events, turn.events):
-                    self._see(event)
-                assert isinstance(event, Answer) or len(self.seen) == turn.events
+                    self._check(event)
+                assert isinstance(event, Answer) or len(self.events) == turn.events
         except PromptError:
             assert self.conversation.messages == before and self.engine.cache.tokens == held
             assert len(self.backend.passes) == passes
@@ -99,52 +95,52 @@ class Witness:
     def _begin(self, turn: Turn) -> None:
         self.backend.passes_to_failure = turn.passes_to_failure
         self.turn = turn
-        self.seen: list[TurnEvent] = []
-        self.said: list[str] = []
-        self._drawn: list[int] = []  # tokens of the answer, as far as they are known
-        self._kept: list[int] = []  # tokens in the cache when the drawing began, or went on
-        self._was = self.conversation.messages
-        self._fills: list[int] = []  # of the cache, from the first piece on
+        self.events: list[TurnEvent] = []
+        self.texts: list[str] = []
+        self._generated: list[int] = []  # tokens of the answer, as far as they are known
+        self._kept: list[int] = []  # tokens in the cache when the answer began or went on
+        self._messages = self.conversation.messages
+        self._fills: list[int] = []  # of the cache, from the first delta on
 
-    def _see(self, event: TurnEvent) -> None:
+    def _check(self, event: TurnEvent) -> None:
         if isinstance(event, TextDelta):
-            self.said.append(event.text)
+            self.texts.append(event.text)
             if not self._kept:
-                self._see_drawing_begin()
+                self._check_first_delta()
         elif self._kept and isinstance(event, (CacheReset, Answer)):
-            self._see_drawing_end(event)
+            self._check_generated(event)
         if isinstance(event, Answer):
-            assert event.text == ''.join(self.said)
+            assert event.text == ''.join(self.texts)
             assert 0 <= event.generated_tokens <= (self.turn.options.max_tokens or 2000)
             assert event.finish == 'stop' or event.generated_tokens == self.turn.options.max_tokens
-        self.seen.append(event)
-        if self.said:
+        self.events.append(event)
+        if self.texts:
             self._fills.append(self.engine.cache.fill)
 
-    def _see_drawing_begin(self) -> None:
+    def _check_first_delta(self) -> None:
         self._kept = list(self.engine.cache.tokens)
-        if len(self.said) == 1:
+        if len(self.texts) == 1:
             assert self.engine.cache.room >= self.turn.options.room
         else:
-            self._drawn.append(self._kept[-1])  # the one for which there was no slot
+            self._generated.append(self._kept[-1])  # the one for which there was no slot
         assert self._is_conversation_and_answer(self._kept)
 
-    def _see_drawing_end(self, event: TurnEvent) -> None:
-        """Hold what was drawn against a longer cache that sees the same kept tokens."""
+    def _check_generated(self, event: TurnEvent) -> None:
+        """Compare the sampled tokens with those of a longer cache that holds the same tokens."""
         assert isinstance(event, Answer) or self.engine.cache.room == 0
-        found = self.engine.cache.tokens[len(self._kept):]
-        self._drawn += found
+        sampled = self.engine.cache.tokens[len(self._kept):]
+        self._generated += sampled
         list(self._longer.prefill(self._kept))
-        for token in found:
+        for token in sampled:
             assert self._longer.sample(Sampler(GREEDY)) == token
             self._longer.decode(token)
         self._kept = []
 
     def _is_conversation_and_answer(self, kept: list[int]) -> bool:
         """Return whether tokens are the newest turns, then the end of the answer so far."""
-        for start in range(0, len(self._was) + 1, 2):
-            asked = self.encode(self._was[start:], self.turn)
-            end = self._drawn[len(self._drawn) - (len(kept) - len(asked)):]
+        for start in range(0, len(self._messages) + 1, 2):
+            asked = self.encode(self._messages[start:], self.turn)
+            end = self._generated[len(self._generated) - (len(kept) - len(asked)):]
             if kept == asked + end:
                 return True
         return False
@@ -157,30 +153,30 @@ class Witness:
 
     def _check_resets(self) -> None:
         """Announced at the start when not all fits, later each time the cache went back."""
-        resets = [place for place, event in enumerate(self.seen) if isinstance(event, CacheReset)]
-        first = next((place for place, event in enumerate(self.seen)
-                      if isinstance(event, TextDelta)), len(self.seen))
-        if self.seen:
-            whole = len(self.encode(self._was, self.turn)) + self.turn.options.room
+        resets = [place for place, event in enumerate(self.events)
+                  if isinstance(event, CacheReset)]
+        first = next((place for place, event in enumerate(self.events)
+                      if isinstance(event, TextDelta)), len(self.events))
+        if self.events:
+            whole = len(self.encode(self._messages, self.turn)) + self.turn.options.room
             assert [place for place in resets if place < first] == (
                 [0] if whole > self.backend.shape.kv_length else [])
         returns = sum(fill < before for before, fill in pairwise(self._fills))
         announced = sum(place > first for place in resets)
-        cut_short = bool(self.seen) and isinstance(self.seen[-1], (CacheReset, PrefillProgress))
+        last = self.events[-1] if self.events else None
+        cut_short = isinstance(last, (CacheReset, PrefillProgress))
         assert announced - cut_short <= returns <= announced
 
     def _check_history(self, before: list[Message]) -> None:
         after = self.conversation.messages
-        if said := ''.join(self.said):
+        if said := ''.join(self.texts):
             assert after[-2:] == [Message('user', self.turn.prompt), Message('assistant', said)]
             older = after[:-2]
             assert older == before[len(before) - len(older):]
-            if not any(isinstance(event, CacheReset) for event in self.seen):
+            if not any(isinstance(event, CacheReset) for event in self.events):
                 assert older == before
         else:
             assert after == before
-
-
 
 
 some_options = st.builds(options, max_tokens=st.integers(1, 60), answer_room=st.integers(2, 70),
@@ -205,9 +201,7 @@ def random_turn(chance: random.Random, slots: int) -> Turn:
         chance.choice([NEVER, NEVER, chance.randrange(1, 40)]))
 
 
-
-
-class Watched(FakeBackend):
+class CheckedBackend(FakeBackend):
     """A real backend that is held to the contract."""
 
     def __init__(self, real: OnnxBackend) -> None:
