@@ -120,10 +120,10 @@ def _empty_cache(outputs: Tensors) -> dict[str, NDArray[np.float32]]:
 def _check_shapes(session: InferenceSession, outputs: Tensors, artifact: Artifact) -> None:
     """Compare the outputs that the manifest makes with those of the graph."""
     expected = {name: list(tensor.shape) for name, tensor in outputs.items()}
-    shapes = {output.name: output.shape for output in session.get_outputs()}
-    for name in sorted(expected.keys() | shapes.keys()):
-        if shapes.get(name) != expected.get(name):
+    graph = {output.name: output.shape for output in session.get_outputs()}
+    for name in sorted(expected.keys() | graph.keys()):
+        if graph.get(name) != expected.get(name):
             raise BackendError(
-                f'{artifact.graph}: {name} has the shape {shapes.get(name)}, the manifest makes it '
+                f'{artifact.graph}: {name} has the shape {graph.get(name)}, the manifest makes it '
                 f'{expected.get(name)} (logits: rows, vocabulary; cache: 1, kv_heads, kv_length, '
                 'head_dim); build the artifact again')
