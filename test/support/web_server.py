@@ -27,7 +27,7 @@ def _set_event() -> Event:
 
 @dataclass
 class FakeChatModel:
-    """Answers every request with the same pieces, one request after the other."""
+    """Answers every request with the same pieces."""
 
     model: str = '/models/tiny'
     pieces: tuple[str, ...] = PIECES
@@ -86,7 +86,7 @@ class Reply:
 
     @property
     def error(self) -> dict[str, Any]:
-        """What OpenAI clients are told."""
+        """The error object, in OpenAI's form."""
         body = json.loads(self.body)
         assert list(body) == ['error'] and set(body['error']) == {'message', 'type', 'param',
                                                                   'code'}
@@ -95,7 +95,7 @@ class Reply:
 
 
 class Running:
-    """A server that runs."""
+    """A running server, and requests to it."""
 
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
         self._listener, self._loop = listener, loop

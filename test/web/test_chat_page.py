@@ -6,6 +6,7 @@ import gc
 from random import randbytes
 
 from aiohttp import ClientSession, WSCloseCode, WSMsgType, WSServerHandshakeError
+import psutil
 import pytest
 
 pytest.importorskip('rclpy', reason='no ROS 2 is sourced or installed')
@@ -49,8 +50,14 @@ class PageServer:
             yield socket
 
     async def greet(self, socket, epoch='', version=0):
+        """Return the log that a page gets, of all its parts."""
         await socket.send_json({'type': 'hello', 'epoch': epoch, 'version': version})
-        return await receive(socket, 'log')
+        log = part = await receive(socket, 'log')
+        while not part['is_last']:
+            part = await receive(socket, 'log')
+            assert not part['is_whole']
+            log['items'] += part['items']
+        return log
 
 
 async def receive(socket, kind):
@@ -199,6 +206,37 @@ def test_page_that_does_not_listen_is_sent_away(page_server, monkeypatch):
             while (await socket.receive(timeout=10)).type == WSMsgType.TEXT:
                 pass
             assert socket.closed
+    page_server(test)
+
+
+def test_long_log_comes_in_parts_and_in_order(page_server):
+    async def test(page_server):
+        for number in range(2, 60):
+            page_server.conversation.hear(Line('a', number, 'reset', f'{number}', ''), number)
+        async with page_server.open() as socket:
+            log = await page_server.greet(socket)
+            assert log['is_whole']
+            assert [item['why'] for item in log['items']] == [str(n) for n in range(2, 60)]
+    page_server(test)
+
+
+def test_pages_that_do_not_read_hold_no_logs_in_memory(page_server):
+    async def test(page_server):
+        conversation = page_server.conversation
+        for number in range(2, 202, 2):
+            conversation.hear(Line('a', number, 'asked', 'hello', ''), number)
+            conversation.hear(Line('a', number + 1, 'answered', 'x' * 20_000, ''), number + 1)
+        memory = psutil.Process().memory_info().rss
+        sockets = [await page_server.client.ws_connect(f'{page_server.base}/ws')
+                   for _ in range(share_of(MOST_PAGES))]
+        for socket in sockets:
+            socket._response.connection.transport.pause_reading()
+            await socket.send_json({'type': 'hello'})
+        while not all(page._wanted_log is None and page._task for page in page_server.page._pages):
+            await asyncio.sleep(0.01)
+        assert psutil.Process().memory_info().rss - memory < 20_000_000  # of 48 MB of logs
+        for socket in sockets:
+            socket._response.connection.transport.abort()
     page_server(test)
 
 

@@ -1,4 +1,4 @@
-"""What a person sees: answers on one stream, remarks about them on another."""
+"""Output of the program `chat`: answers on one stream, notes about them on another."""
 
 from collections.abc import Mapping
 import os
@@ -29,16 +29,16 @@ def columns(stream: TextIO) -> int | None:
 
 class Screen:
     """
-    Shows an answer as it comes, and remarks between answers.
+    Shows an answer as it comes, and notes between answers.
 
-    On a terminal lines are broken to fit it; whatever is read by a program stays as it was said.
+    On a terminal, lines are broken to fit; output that a program reads is not changed.
     """
 
     def __init__(self, answers: TextIO, notes: TextIO) -> None:
         self._answers = answers
         self._notes = notes
         self._wrapper = LineWrapper()
-        self._held: list[str] = []
+        self._waiting_notes: list[str] = []
         self._is_mid_line = False
         self._has_status = False
 
@@ -54,28 +54,28 @@ class Screen:
         self._is_mid_line = True
 
     def end_line(self) -> None:
-        """End an answer, and show the remarks that waited for that."""
+        """End an answer, and show the notes that waited for its end."""
         self.status('')
         if self._is_mid_line:
             width = columns(self._answers)
             self._answers.write(('' if width is None else self._wrapper.finish(width)) + '\n')
             self._answers.flush()
         self._is_mid_line = False
-        for note in self._held:
+        for note in self._waiting_notes:
             self.note(note)
-        self._held.clear()
+        self._waiting_notes.clear()
 
     def note(self, text: str) -> None:
-        """Show a remark; in the middle of an answer it waits for the end."""
+        """Show a note; in the middle of an answer it waits for the end."""
         if self._is_mid_line:
-            self._held.append(text)
+            self._waiting_notes.append(text)
         else:
             width = columns(self._notes)
             shown = f'[{printable(text)}]'
             self._print(shown if width is None else wrapped(shown, width))
 
     def table(self, rows: Mapping[str, str]) -> None:
-        """Show names and values in columns; where they do not fit, a value goes below its name."""
+        """Show names and values in columns; a value that does not fit goes below its name."""
         width = columns(self._notes)
         indent = max(map(len, rows)) + 2 if rows else 0
         for name, value in rows.items():
@@ -90,18 +90,18 @@ class Screen:
         print(text, file=self._notes, flush=True)
 
     def status(self, text: str) -> None:
-        """Show what is going on until something else is shown; only where a person watches."""
+        """Show a status line until something else is shown; only on a terminal."""
         width = columns(self._notes)
         if width is None or columns(self._answers) is None or os.environ.get('TERM') == 'dumb':
             return
         if text and not self._is_mid_line or self._has_status:
-            self._notes.write(f'\r\x1b[K{printable(text)[:width - 1]}')  # erases the one before
+            self._notes.write(f'\r\x1b[K{printable(text)[:width - 1]}')  # erases the last status
             self._notes.flush()
             self._has_status = bool(text)
 
 
 def _hanging(text: str, indent: int, width: int | None) -> str:
-    """Return a text broken to fit beside an indentation, which its first line has already."""
+    """Return a text broken to fit beside an indentation; its first line is indented already."""
     if width is None:
         return text
     return wrapped(text, width - indent).replace('\n', '\n' + ' ' * indent)

@@ -1,13 +1,13 @@
-"""Lines that fit a terminal, from text that comes in pieces."""
+"""Breaks a stream of text into lines that fit a terminal."""
 
 from wcwidth import wcswidth, wcwidth
 
 TAB_STOP = 8
 LEAST_WIDTH = 4
-"""Cells; a narrower window breaks lines by itself."""
+"""Cells; a narrower terminal breaks the lines itself."""
 JOINER = '\u200d'
 SKIN_TONES = range(0x1F3FB, 0x1F400)
-# No line begins with these, none ends with those: JIS X 4051, of which this is the common part.
+# No line begins with CLOSING or ends with OPENING: the common part of JIS X 4051.
 CLOSING = frozenset('，。、．！？：；）］｝」』】〉》〕’”…‥—～·ー々,.!?:;)]}')
 OPENING = frozenset('（［｛「『【〈《〔‘“([{')
 
@@ -32,12 +32,12 @@ class LineWrapper:
         :param width: cells of the terminal; it may change from call to call.
         """
         width = max(width, LEAST_WIDTH)
-        if self._column > width:  # the terminal became narrower, and broke the line by itself
+        if self._column > width:  # the terminal became narrower and broke the line itself
             self._column = (self._column - 1) % width + 1
         return ''.join(self._take(character, width) for character in text)
 
     def finish(self, width: int) -> str:
-        """Return what is held back, and begin at the left again."""
+        """Return the text that is held back, and begin a new line."""
         rest = self._place(max(width, LEAST_WIDTH))
         self._column, self._gap = 0, ''
         return rest
@@ -73,7 +73,7 @@ class LineWrapper:
 
 
 def wrapped(text: str, width: int) -> str:
-    """Return a whole text in lines of at most so many cells."""
+    """Return a whole text in lines of at most `width` cells."""
     wrapper = LineWrapper()
     return wrapper.push(text, width) + wrapper.finish(width)
 
@@ -84,7 +84,7 @@ def cells(text: str) -> int:
 
 
 def can_break(word: str, character: str) -> bool:
-    """Whether a line may end between a word and the next character, neither of them a space."""
+    """Return whether a line may end between a word and the next character; no spaces."""
     if not word or word[-1] in OPENING or word[-1] == JOINER:
         return False
     if character in CLOSING or ord(character) in SKIN_TONES or wcwidth(character) <= 0:

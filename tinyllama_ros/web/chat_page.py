@@ -2,9 +2,9 @@
 The chat page: its files, and the websocket between an open page and the conversation.
 
 All messages are JSON objects with a `type`. The page sends `hello` first, and again when it finds
-that a message is missing, and gets a `log`; then `item` and `piece` as they come, `status` when it
-changes and at least every few seconds, and `error` for a request that failed. It may send
-`prompt`, `stop` and `reset`.
+that a message is missing, and gets the `log` in parts; then `item` and `piece` as they come,
+`status` when it changes and at least every few seconds, and `error` for a request that failed. It
+may send `prompt`, `stop` and `reset`.
 """
 
 import asyncio
@@ -30,6 +30,8 @@ BEAT_S = 3.0
 """A page that gets no message for some of these periods connects again."""
 BACKLOG = 2000
 """Messages that may wait for a slow page; one more disconnects it, and it connects again."""
+ITEMS_AT_ONCE = 4
+"""Items in one message of a log: a slow page makes us hold one message, not the whole log."""
 LONGEST_MESSAGE = 4 * LONGEST_PROMPT + 1000
 """Bytes."""
 MOST_PAGES = 32
@@ -195,20 +197,33 @@ class _OpenPage:
             while True:
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._has_messages.wait(), BEAT_S)
-                await self.socket.send_json(self._next() or beat())
+                for message in self._next() or [beat()]:
+                    await self.socket.send_json(message)
 
-    def _next(self) -> Message | None:
-        """Take the next message; None where there is none."""
-        message = None
+    def _next(self) -> list[Message]:
+        """Take what is to be sent next: a log in parts, or one message, or nothing."""
+        messages = []
         if self._wanted_log is not None:
-            message, self._wanted_log = self._conversation.since(*self._wanted_log), None
-            self._messages = deque(each for each in self._messages  # the log has the others
-                                   if each['type'] not in ('item', 'piece'))
+            messages = _in_parts(self._conversation.since(*self._wanted_log))
+            self._wanted_log = None
+            self._messages = deque(message for message in self._messages
+                                   if message['type'] not in ('item', 'piece'))  # the log has them
         elif self._messages:
-            message = self._messages.popleft()
+            messages = [self._messages.popleft()]
         if not self._messages:
             self._has_messages.clear()
-        return message
+        return messages
+
+
+def _in_parts(log: Message) -> list[Message]:
+    """Return a log as messages of a few items each, which are sent one after the other."""
+    items = log['items']
+    parts = [{**log, 'items': items[start:start + ITEMS_AT_ONCE], 'is_last': False}
+             for start in range(0, len(items) or 1, ITEMS_AT_ONCE)]
+    for part in parts[1:]:
+        part['is_whole'] = False
+    parts[-1]['is_last'] = True
+    return parts
 
 
 def _read(text: str) -> Message:

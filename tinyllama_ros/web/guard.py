@@ -139,7 +139,7 @@ class Guard:
                                                 token.encode())
 
     def brings_token(self, request: web.Request) -> bool:
-        """Return whether a browser opens the printed address, with the right token in it."""
+        """Return whether the request is for the printed address with the right token in it."""
         return (request.method == 'GET' and request.path == '/' and 'token' in request.query
                 and self.is_token(request.query['token']))
 
@@ -177,7 +177,7 @@ def _token_of(request: web.Request) -> str:
 
 
 def _preflight_headers(request: web.Request) -> dict[str, str]:
-    """Return what an allowed page may send."""
+    """Return the headers that say what an allowed page may send."""
     names = request.headers.get('Access-Control-Request-Headers', '')
     return {'Access-Control-Allow-Methods': 'GET, POST', 'Access-Control-Max-Age': '600',
             'Access-Control-Allow-Private-Network': 'true',

@@ -27,31 +27,31 @@ FULL = b'too many connections; try again later\n'
 SEND_BUFFER_BYTES = 65536
 """Of the kernel for one connection, or it would take megabytes that the client does not read."""
 LOOKS = 4
-"""How often in `slow_s` the connections are looked at whose client does not read."""
+"""How often in `slow_s` connections are checked for a client that does not read."""
 SLOW = b'the request came too slowly\n'
 LEAVE_S = 0.5
 LEAVE_BYTES = 65536
 END_S = 0.5
-"""How long an answer under way may go on when the server closes."""
+"""How long answers may still be written when the server closes."""
 NO_FILES_S = 1.0
-"""How long nothing is accepted when the process has run out of files."""
+"""How long nothing is accepted when the process has no file descriptor left."""
 
 log = logging.getLogger(__name__)
 http_log = logging.getLogger(f'{__name__}.http')
 http_log.addFilter(lambda record: not (
     record.exc_info and isinstance(record.exc_info[1], (HttpProcessingError, ConnectionError))))
-"""Takes what aiohttp logs, but no traceback for the fault of a client."""
+"""The log of aiohttp, without tracebacks for the faults of clients."""
 
 
 @dataclass
 class _Connection:
-    """What is kept of an open connection."""
+    """An open connection, and the deadlines of its client."""
 
     transport: asyncio.WriteTransport
     socket: socket.socket
     network: str
     deadline: asyncio.TimerHandle
-    """Until the first request has come."""
+    """For the first request."""
     unread_bytes: int = 0
     unread_since_s: float = 0.0
 
@@ -135,7 +135,7 @@ class Listener:
             connection.setblocking(False)
             try:
                 await self._take(connection, str(address[0]))
-            except OSError:  # it has gone already
+            except OSError:  # the client has gone already
                 connection.close()
 
     async def _drop_slow_readers(self) -> None:

@@ -19,7 +19,7 @@ class WebSettings:
     """All settings; an ordinary client never reaches the limits."""
 
     host: str = '127.0.0.1'
-    """Address to listen at; any but loopback wants a token."""
+    """Address to listen at; any but loopback requires a token."""
     port: int = 8080
     """0 takes a free one."""
     token: str = field(default='', repr=False)
@@ -87,7 +87,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_address(name: str) -> bool:
-    """Return whether a host is an IP address and no name."""
+    """Return whether a host is an IP address, not a name."""
     try:
         ipaddress.ip_address(name)
     except ValueError:
@@ -96,7 +96,7 @@ def is_address(name: str) -> bool:
 
 
 def is_token(text: str) -> bool:
-    """Return whether a token is long enough, and can stand in a header and in a cookie."""
+    """Return whether a token is long enough, and may be part of a header and of a cookie."""
     return len(text) >= SHORTEST_TOKEN and all(
         '!' <= character <= '~' and character not in '",;\\' for character in text)
 

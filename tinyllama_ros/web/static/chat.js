@@ -20,6 +20,7 @@ let language = LANGUAGES[storage.get('language')] ? storage.get('language')
 let status = {state: 'connecting'};
 let live = null;  // the answer that is being written: its id, when it began here, its pieces since
 let isCatchingUp = false;
+let countsBefore = null;  // how often each prompt was asked, before a whole log began to arrive
 let epoch = '';
 let version = 0;
 const outbox = new Map();  // prompts by key, until the model has read them
@@ -37,18 +38,22 @@ const connection = new Connection({
 
 const receivers = {
   log(message) {
-    const before = conversation.countPrompts();
     if (message.is_whole) {
+      countsBefore = conversation.countPrompts();
       conversation.clear();
+      epoch = '';  // if the connection breaks before the last part, the log is needed again
     }
-    epoch = message.epoch;
     message.items.forEach(receive);
-    version = message.version;
-    isCatchingUp = false;
-    deliver(message.is_whole ? before : null);
+    if (message.is_last) {
+      ({epoch, version} = message);
+      isCatchingUp = false;
+      deliver(countsBefore);
+      countsBefore = null;
+    }
     showEmpty();
   },
   item({item}) {
+    version = Math.max(version, item.version);
     receive(item);
     announce(item);
     showEmpty();
@@ -81,7 +86,6 @@ const receivers = {
 };
 
 function receive(item) {
-  version = Math.max(version, item.version);
   conversation.put(item);
   if (item.phase !== 'waiting') {
     outbox.delete(item.key);
