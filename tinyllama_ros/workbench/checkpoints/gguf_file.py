@@ -10,6 +10,7 @@ Format: docs/gguf.md of github.com/ggml-org/ggml at 01f0d4d.
 
 from dataclasses import dataclass
 import math
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 import struct
 from typing import Any
@@ -58,13 +59,14 @@ class GgufFile:
         try:
             with path.open('rb') as file:
                 magic = file.read(4)
-            if magic != b'GGUF':
-                raise ModelError(f'{path} is not a GGUF file: it begins with {magic!r}; '
-                                 'give the path of a .gguf file')
-            self._data: NDArray[np.uint8] = np.memmap(path, np.uint8, 'r')
+                if magic != b'GGUF':
+                    raise ModelError(f'{path} is not a GGUF file: it begins with {magic!r}; '
+                                     'give the path of a .gguf file')
+                content = mmap(file.fileno(), 0, access=ACCESS_READ)
         except OSError as error:
             raise ModelError(f'{path} cannot be read: {error}') from error
-        cursor = _Cursor(path, self._data, 4)
+        self._data = np.frombuffer(content, np.uint8)
+        cursor = _Cursor(path, content, 4)
         version = cursor.number('I', 'the version')
         if version not in VERSIONS:
             raise ModelError(
@@ -84,9 +86,9 @@ class GgufFile:
 class _Cursor:
     """Reads one value after the other, each checked to lie within the file."""
 
-    def __init__(self, path: Path, data: NDArray[np.uint8], at: int) -> None:
-        self.path, self.at, self.size = path, at, data.size
-        self._data = data
+    def __init__(self, path: Path, content: mmap, at: int) -> None:
+        self.path, self.at, self.size = path, at, len(content)
+        self._content = content
 
     def bytes(self, size: int, what: str) -> bytes:
         """Return the next bytes; ModelError names what is cut short."""
@@ -94,7 +96,7 @@ class _Cursor:
         if end > self.size:
             raise ModelError(f'{self.path} is cut short or altered: {what} ends at {end}, the '
                              f'file at {self.size}; {_AGAIN}')
-        content = self._data[self.at:end].tobytes()
+        content = self._content[self.at:end]
         self.at = end
         return content
 
