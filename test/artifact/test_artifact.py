@@ -100,10 +100,10 @@ def test_altered_file_is_named(folder, name):
 
 
 @pytest.mark.parametrize('name', FILES)
-def test_file_that_the_manifest_does_not_vouch_for_is_named(folder, name):
+def test_file_that_the_manifest_does_not_list_is_named(folder, name):
     files = json.loads((folder / MANIFEST).read_text())['files']
     edit(folder, files={other: record for other, record in files.items() if other != name})
-    with pytest.raises(ArtifactError, match=rf'manifest\.json does not vouch for {name}; build'):
+    with pytest.raises(ArtifactError, match=rf'manifest\.json does not list {name}; build'):
         Artifact.open(folder)
 
 
@@ -328,7 +328,7 @@ def om(tmp_path) -> Path:
     return path
 
 
-def test_om_is_moved_into_the_artifact_and_vouched_for(ascend, om):
+def test_om_is_moved_into_the_artifact_and_recorded(ascend, om):
     recorded = record_om(ascend, om, COMPILED)
     assert Artifact.open(ascend.folder) == recorded
     assert recorded.manifest.om == COMPILED
@@ -392,9 +392,9 @@ def test_unsound_om_is_named(ascend, om, content):
         Artifact.open(ascend.folder)
 
 
-def test_om_that_the_manifest_does_not_vouch_for_is_named(ascend):
+def test_om_that_the_manifest_does_not_list_is_named(ascend):
     edit(ascend.folder, om=vars(COMPILED))
-    with pytest.raises(ArtifactError, match=f'does not vouch for {OM}'):
+    with pytest.raises(ArtifactError, match=f'does not list {OM}'):
         Artifact.open(ascend.folder)
 
 

@@ -117,7 +117,7 @@ def test_what_atc_would_not_take_is_refused(changes, options, message):
         plan_conversion(manifest(**changes), **options)
 
 
-def test_compiled_graph_is_in_the_artifact_and_vouched_for(compile_with, artifact, tmp_path,
+def test_compiled_graph_is_in_the_artifact_and_recorded(compile_with, artifact, tmp_path,
                                                            monkeypatch):
     monkeypatch.setenv('ASCEND_HOME_PATH', str(make_toolkit(tmp_path / 'toolkit')))
     conversion = plan_conversion(artifact.manifest, 'Ascend310B1')

@@ -1,5 +1,5 @@
 """
-An artifact: a folder with one prepared model, and the manifest that vouches for it.
+An artifact: a folder with one prepared model, and the manifest that lists its files.
 
 ::
 
@@ -36,7 +36,7 @@ from tinyllama_ros.errors import ArtifactError
 
 @dataclass(frozen=True)
 class Artifact:
-    """A folder whose files are what its manifest says."""
+    """A folder whose files have the sizes and checksums of its manifest."""
 
     folder: Path
     manifest: Manifest
@@ -66,15 +66,15 @@ class Artifact:
                                 'bytes; build the artifact again')
         sources = {GRAPH, WEIGHTS}
         artifact._require({manifest.tokenizer.file_name} | ({OM} if manifest.om else sources))
-        spared = sources if manifest.om else set()
+        not_needed = sources if manifest.om else set()
         for name, record in manifest.files.items():
-            if name not in spared:
+            if name not in not_needed:
                 _verify(folder, name, record)
         return artifact
 
     def verify_graph(self) -> None:
         """
-        Verify the ONNX files, which opening a compiled artifact has spared.
+        Verify the ONNX files, which `open` skips in a compiled artifact.
 
         :raises ArtifactError: names the file that is missing, cut short or altered.
         """
@@ -84,7 +84,7 @@ class Artifact:
 
     def _require(self, names: set[str]) -> None:
         if missing := names - self.manifest.files.keys():
-            raise ArtifactError(f'{self.folder / MANIFEST} does not vouch for {min(missing)}; '
+            raise ArtifactError(f'{self.folder / MANIFEST} does not list {min(missing)}; '
                                 'build the artifact again')
 
     @property
@@ -110,9 +110,10 @@ def record_held_out(artifact: Artifact, loss: HeldOutLoss) -> None:
 
 def record_om(artifact: Artifact, om_path: Path, compiled: CompiledGraph) -> Artifact:
     """
-    Move a finished .om into an artifact, in place of the one that was there, and vouch for it.
+    Move a compiled .om into an artifact, replace an earlier one, and record it in the manifest.
 
-    Should it be killed meanwhile, the artifact is as it was, or one that is not compiled yet.
+    A process that is killed meanwhile leaves the artifact as it was, or as one that is not
+    compiled yet.
 
     :return: the artifact as it is now.
     :raises ModelError: the artifact is of the CPU dialect.
@@ -142,16 +143,16 @@ def _verify(folder: Path, name: str, record: FileRecord) -> None:
     if path.parent != folder or '\0' in name:
         raise ArtifactError(f'{folder / MANIFEST} names {name!r}, which lies outside its folder')
     try:
-        found = _record(path)
+        actual = _record(path)
     except OSError as error:
         raise ArtifactError(f'{path} is missing or cannot be read ({error.strerror}); build the '
                             'artifact again') from error
-    if found.size != record.size:
-        raise ArtifactError(f'{path} has {found.size} bytes, its manifest says {record.size}; it '
+    if actual.size != record.size:
+        raise ArtifactError(f'{path} has {actual.size} bytes, its manifest says {record.size}; it '
                             'was cut short or altered: build the artifact again')
-    if found.sha256 != record.sha256:
-        raise ArtifactError(f'{path} was altered: its sha256 is {found.sha256}, its manifest says '
-                            f'{record.sha256}; build the artifact again')
+    if actual.sha256 != record.sha256:
+        raise ArtifactError(f'{path} was altered: its sha256 is {actual.sha256}, its manifest '
+                            f'says {record.sha256}; build the artifact again')
 
 
 def _record(path: Path) -> FileRecord:
@@ -170,10 +171,11 @@ def refuse_other(folder: Path) -> None:
 @contextmanager
 def new_artifact(folder: Path, manifest: Manifest) -> Iterator[Path]:
     """
-    Give a folder to write an artifact's files into; it becomes the artifact when all went well.
+    Give an empty folder to write an artifact's files into, and rename it when they are complete.
 
-    A build that fails or is killed leaves what was there before; should it be killed between the
-    two renames that end it, the next build brings that back. Left-overs are cleared then, too.
+    A build that fails or is killed leaves the artifact that was there before. If it is killed
+    between the two renames at its end, the next build restores that artifact. The next build also
+    deletes what a killed one has left.
 
     :param manifest: its files are recorded here, from what was written.
     :raises ArtifactError: another build of this artifact is under way; no space; no permission.
@@ -215,12 +217,12 @@ def _put_in_place(partial: Path, folder: Path) -> None:
 
 
 def _replaced(folder: Path) -> Path:
-    """Return where an artifact lies while another takes its place."""
+    """Return the name that an artifact has while another one replaces it."""
     return folder.with_name(f'.{folder.name}.replaced')
 
 
 def _recover(folder: Path) -> None:
-    """Mend what a build that was killed while it put its artifact in place has left."""
+    """Restore the artifact that a killed build had renamed, or delete it where it was replaced."""
     if folder.exists():
         shutil.rmtree(_replaced(folder), ignore_errors=True)
     elif _replaced(folder).exists():

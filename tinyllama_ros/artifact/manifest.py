@@ -1,5 +1,5 @@
 """
-What an artifact says of itself: the content of its manifest.json, and the names of its files.
+The manifest of an artifact: the content of manifest.json, and the names of the other files.
 
 One module reads and writes the manifest; folder.py compares it with what lies in the folder.
 """
@@ -51,16 +51,16 @@ class CompiledGraph:
     """How a decoder.om was compiled."""
 
     soc_version: str
-    """The chip that it is for, such as ``Ascend310B4``; empty where nobody said."""
+    """The chip that it is for, such as ``Ascend310B4``; empty where that is unknown."""
     command: tuple[str, ...]
-    """What compiled it; empty where nobody said."""
+    """The command that compiled it; empty where that is unknown."""
     toolkit: str
     """Version of CANN; empty where it could not be read."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an artifact says of itself."""
+    """The content of manifest.json."""
 
     name: str
     quantization: str

@@ -26,7 +26,7 @@ def find_artifact(model: str) -> Path:
     Return the folder of an artifact.
 
     :param model: the path of its folder, or its name in the artifacts folder.
-    :raises ArtifactError: there is none; says which there are.
+    :raises ArtifactError: there is none; the message lists those that exist.
     """
     named = artifacts_folder() / model
     try:

@@ -1,4 +1,4 @@
-"""What a tokenizer file does not say of itself."""
+"""The settings that a tokenizer needs beside its file: template, control tokens, ends."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

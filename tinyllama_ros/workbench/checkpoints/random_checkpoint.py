@@ -1,7 +1,7 @@
 """
 Models of a given shape with random weights, for measuring and for tests.
 
-Their answers mean nothing; their shapes, speed and memory are those of the real thing.
+Their answers mean nothing; their shapes, speed and memory are those of a trained model.
 """
 
 from collections.abc import Mapping

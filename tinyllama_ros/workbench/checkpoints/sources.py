@@ -1,4 +1,4 @@
-"""From what a user names to a checkpoint."""
+"""Open the checkpoint that a user names: a known model, a .gguf file or a folder."""
 
 from dataclasses import replace
 from pathlib import Path
