@@ -27,13 +27,14 @@ def tiny_sentencepiece(**changes: object) -> RandomCheckpoint:
 
 
 
-class Peculiar:
+class Peculiar(Checkpoint):
     """A checkpoint with a token of zeros, and one that is a single spike."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self.architecture = checkpoint.architecture
         self.tokenizer = checkpoint.tokenizer
+        self.tied_gain = checkpoint.tied_gain
 
     def tensor(self, name: str) -> NDArray[np.float32]:
         weight = self._checkpoint.tensor(name)

@@ -11,12 +11,13 @@ from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 Action = Callable[[NDArray[np.float32]], object]
 
 
-class Altered:
+class Altered(Checkpoint):
     """A checkpoint with an action done to some weights, each time they are read."""
 
     def __init__(self, checkpoint: Checkpoint, actions: Mapping[str, Action]) -> None:
         self._checkpoint, self._actions = checkpoint, actions
         self.architecture, self.tokenizer = checkpoint.architecture, checkpoint.tokenizer
+        self.tied_gain = checkpoint.tied_gain
 
     def tensor(self, name: str) -> NDArray[np.float32]:
         weight = self._checkpoint.tensor(name)

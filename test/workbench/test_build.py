@@ -45,7 +45,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-class Broken:
+class Broken(Checkpoint):
     """A checkpoint with one weight that is not as it should be."""
 
     def __init__(self, weight: str, action: Callable[[NDArray[np.float32]], object]) -> None:

@@ -8,6 +8,32 @@ _LARGEST = (1 << 31) - 1
 """Graphs count in 32 bits; the bases of RoPE that are in use are far below."""
 
 
+EMBEDDING, FINAL_NORM, HEAD = 'model.embed_tokens.weight', 'model.norm.weight', 'lm_head.weight'
+_IN_A_LAYER = ('input_layernorm', 'self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj',
+               'self_attn.o_proj', 'post_attention_layernorm', 'mlp.gate_proj', 'mlp.up_proj',
+               'mlp.down_proj')
+
+
+@dataclass(frozen=True)
+class LayerNames:
+    """The names of one layer's weights: those of the Llama checkpoints in safetensors."""
+
+    input_norm: str
+    q: str
+    k: str
+    v: str
+    o: str
+    post_norm: str
+    gate: str
+    up: str
+    down: str
+
+    @classmethod
+    def of(cls, layer: int) -> 'LayerNames':
+        """Return the names of a layer's weights."""
+        return cls(*(f'model.layers.{layer}.{name}.weight' for name in _IN_A_LAYER))
+
+
 @dataclass(frozen=True)
 class Architecture:
     """Everything about a decoder that is not a weight."""
@@ -45,29 +71,22 @@ class Architecture:
         """
         Return the shape of every weight by name, matrices as (out, in).
 
-        The names are those of the Llama checkpoints in safetensors; ``lm_head.weight`` is absent
-        where the embeddings are tied.
+        The head is absent where it is tied to the embedding.
         """
-        shapes: dict[str, tuple[int, ...]] = {
-            'model.embed_tokens.weight': (self.vocab_size, self.hidden)}
-        for layer in range(self.layers):
-            shapes |= {f'model.layers.{layer}.{name}': shape
-                       for name, shape in self._layer_shapes().items()}
-        shapes['model.norm.weight'] = (self.hidden,)
-        if not self.tied_embeddings:
-            shapes['lm_head.weight'] = (self.vocab_size, self.hidden)
-        return shapes
-
-    def _layer_shapes(self) -> dict[str, tuple[int, ...]]:
         query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return {
-            'input_layernorm.weight': (self.hidden,),
-            'self_attn.q_proj.weight': (query, self.hidden),
-            'self_attn.k_proj.weight': (key, self.hidden),
-            'self_attn.v_proj.weight': (key, self.hidden),
-            'self_attn.o_proj.weight': (self.hidden, query),
-            'post_attention_layernorm.weight': (self.hidden,),
-            'mlp.gate_proj.weight': (self.ffn, self.hidden),
-            'mlp.up_proj.weight': (self.ffn, self.hidden),
-            'mlp.down_proj.weight': (self.hidden, self.ffn),
-        }
+        shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (self.vocab_size, self.hidden)}
+        for layer in range(self.layers):
+            names = LayerNames.of(layer)
+            shapes |= {names.input_norm: (self.hidden,),
+                       names.q: (query, self.hidden),
+                       names.k: (key, self.hidden),
+                       names.v: (key, self.hidden),
+                       names.o: (self.hidden, query),
+                       names.post_norm: (self.hidden,),
+                       names.gate: (self.ffn, self.hidden),
+                       names.up: (self.ffn, self.hidden),
+                       names.down: (self.hidden, self.ffn)}
+        shapes[FINAL_NORM] = (self.hidden,)
+        if not self.tied_embeddings:
+            shapes[HEAD] = (self.vocab_size, self.hidden)
+        return shapes

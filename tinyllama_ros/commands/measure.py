@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 import psutil
 
+from tinyllama_ros.artifact.architecture import EMBEDDING
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.manifest import Manifest
 from tinyllama_ros.chat.completion import CompletionEvent
@@ -175,7 +176,7 @@ def weight_bytes(manifest: Manifest) -> int:
     """
     shapes = manifest.architecture.weight_shapes()
     if not manifest.architecture.tied_embeddings:
-        del shapes['model.embed_tokens.weight']
+        del shapes[EMBEDDING]
     weights = sum(math.prod(shape) for shape in shapes.values() if len(shape) == 2)
     return weights * {'w8a8': 1, 'fp16': 2, 'fp32': 4}[manifest.quantization]
 

@@ -26,6 +26,12 @@ class Checkpoint(Protocol):
 
     architecture: Architecture
     tokenizer: TokenizerFile
+    tied_gain: NDArray[np.float32] | None = None
+    """
+    Factors (hidden,) that make the head's rows the embedding's, where they were tied and are not.
+
+    Whatever wraps a checkpoint hands its own on.
+    """
 
     def tensor(self, name: str) -> NDArray[np.float32]:
         """

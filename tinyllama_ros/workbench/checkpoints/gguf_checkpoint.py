@@ -15,7 +15,11 @@ from numpy.typing import NDArray
 
 from tinyllama_ros.artifact.architecture import Architecture
 from tinyllama_ros.errors import ModelError
-from tinyllama_ros.workbench.checkpoints.checkpoint import architecture_of, check_weights
+from tinyllama_ros.workbench.checkpoints.checkpoint import (
+    architecture_of,
+    check_weights,
+    Checkpoint,
+)
 from tinyllama_ros.workbench.checkpoints.gguf_file import GgufFile, StoredTensor
 from tinyllama_ros.workbench.checkpoints.gguf_vocabulary import tokenizer_from_metadata
 from tinyllama_ros.workbench.checkpoints.named_values import NamedValues
@@ -51,7 +55,7 @@ _NEUTRAL_KEYS = {
 }
 
 
-class GgufCheckpoint:
+class GgufCheckpoint(Checkpoint):
     """Weights dequantised one at a time from a mapped file."""
 
     def __init__(self, path: Path) -> None:

@@ -16,7 +16,7 @@ from tinyllama_ros.artifact.architecture import Architecture
 from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
 from tinyllama_ros.chat.byte_alphabet import BYTE_TO_CHARACTER
 from tinyllama_ros.errors import ModelError
-from tinyllama_ros.workbench.checkpoints.checkpoint import TokenizerFile
+from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint, TokenizerFile
 
 SHAPES: Mapping[str, Architecture] = {
     'tinyllama-1.1b': Architecture(
@@ -37,7 +37,7 @@ _CONTROL_TOKENS = ('<|im_start|>', '<|im_end|>')
 _SYLLABLES = [consonant + vowel for consonant in 'bdfgklmnprstvz' for vowel in 'aeiou']
 
 
-class RandomCheckpoint:
+class RandomCheckpoint(Checkpoint):
     """Reproducible weights, made when they are asked for, in any order."""
 
     def __init__(self, architecture: Architecture, tokenizer: TokenizerFile,

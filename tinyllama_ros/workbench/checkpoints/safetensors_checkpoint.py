@@ -14,7 +14,11 @@ from safetensors import safe_open, SafetensorError
 
 from tinyllama_ros.artifact.architecture import Architecture
 from tinyllama_ros.errors import ModelError
-from tinyllama_ros.workbench.checkpoints.checkpoint import architecture_of, check_weights
+from tinyllama_ros.workbench.checkpoints.checkpoint import (
+    architecture_of,
+    check_weights,
+    Checkpoint,
+)
 from tinyllama_ros.workbench.checkpoints.folder_vocabulary import tokenizer_from_folder
 from tinyllama_ros.workbench.checkpoints.named_values import NamedValues
 
@@ -35,7 +39,7 @@ _ROPE_NEUTRAL_KEYS = {
 _ROPE_BASE = 'rope_theta'
 
 
-class SafetensorsCheckpoint:
+class SafetensorsCheckpoint(Checkpoint):
     """Weights read one at a time; the files are closed in between."""
 
     def __init__(self, folder: Path) -> None:

@@ -48,10 +48,9 @@ from tinyllama_ros.artifact.contract import (
 from tinyllama_ros.artifact.manifest import GRAPH, WEIGHTS
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.graphs.ascend_linear import AscendLinear
-from tinyllama_ros.workbench.graphs.decoder_weights import DecoderWeights
+from tinyllama_ros.workbench.graphs.decoder_weights import DecoderWeights, LayerWeights
 from tinyllama_ros.workbench.graphs.graph_writer import GraphWriter
 from tinyllama_ros.workbench.graphs.rope import rope_tables
-from tinyllama_ros.workbench.quantization.quantize import HEAD, is_w8a16
 
 OPSET = 13
 HIDDEN = 60000.0
@@ -89,24 +88,23 @@ class _Decoder:
         self._writer = writer
         self._weights = DecoderWeights(checkpoint)
         self._arch = checkpoint.architecture
-        self._linear = linear(writer)
+        self._linear = linear(writer, w8a16)
         self._kv_length = kv_length
-        self._w8a16 = w8a16
         self._longest = chunk_sizes[-1]
         is_static = len(chunk_sizes) == 1
         self._chunk: Dim = self._longest if is_static else CHUNK
         self._new_rows: list[str] = []
-
-    def write(self) -> Iterator[str]:
-        writer, arch = self._writer, self._arch
-        writer.inputs(ascend_inputs(arch, self._kv_length, self._chunk))
-        input_ids, mask, positions, past = ASCEND_INPUTS
+        writer.inputs(ascend_inputs(self._arch, kv_length, self._chunk))
+        self._input_ids, mask, positions, past = ASCEND_INPUTS
         self._add_constants()
         self._past = self._reshaped('past', past, 'shape/past')
         self._penalty = self._seen(mask, positions)
-        self._turn = [writer.node('Gather', f'rope/{name}', [f'rope/{name}/table', positions])
-                      for name in ('cos', 'sin')]
-        yield from self._layers(input_ids)
+        self._rotation = [writer.node('Gather', f'rope/{name}', [f'rope/{name}/table', positions])
+                          for name in ('cos', 'sin')]
+
+    def write(self) -> Iterator[str]:
+        writer, arch = self._writer, self._arch
+        yield from self._layers()
         rows = self._joined('rows', self._new_rows, axis=0)
         _, new_rows = ASCEND_OUTPUTS
         self._reshaped(new_rows, rows, 'shape/out')
@@ -159,24 +157,24 @@ class _Decoder:
         causal = writer.node('Where', 'mask/causal', [is_later, 'mask/hidden', penalty])
         return self._joined('mask/by_group', [causal] * self._arch.group, axis=2)
 
-    def _layers(self, input_ids: str) -> Iterator[str]:
+    def _layers(self) -> Iterator[str]:
         writer, arch, linear = self._writer, self._arch, self._linear
-        residual = linear.rows('embed', input_ids, self._weights)
+        residual = linear.rows(self._input_ids, self._weights)
         yield 'embedding'
         for layer in range(arch.layers):
-            path, prefix = f'layer.{layer}', f'model.layers.{layer}'
-            hidden = self._norm(f'{path}/attention', residual, f'{prefix}.input_layernorm')
-            block = self._attention(f'{path}/attention', layer, hidden)
+            path, weights = f'layer.{layer}', self._weights.layer(layer)
+            hidden = self._norm(f'{path}/attention', residual, weights.input_norm())
+            block = self._attention(f'{path}/attention', layer, weights, hidden)
             residual = writer.node('Add', f'{path}/attention/residual', [residual, block])
-            hidden = self._norm(f'{path}/mlp', residual, f'{prefix}.post_attention_layernorm')
-            block = self._mlp(f'{path}/mlp', layer, hidden)
+            hidden = self._norm(f'{path}/mlp', residual, weights.post_norm())
+            block = self._mlp(f'{path}/mlp', weights, hidden)
             residual = writer.node('Add', f'{path}/mlp/residual', [residual, block])
             yield f'layer {layer}'
-        hidden = self._norm('final', residual, 'model.norm')
-        linear.head(HEAD, hidden, self._weights.head(), is_tied=arch.tied_embeddings)
+        hidden = self._norm('final', residual, self._weights.final_norm())
+        linear.head(hidden, self._weights)
         yield 'head'
 
-    def _norm(self, path: str, x: str, gain: str) -> str:
+    def _norm(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         writer = self._writer
         square = writer.node('Mul', f'{path}/norm/square', [x, x])
         mean = writer.node('ReduceMean', f'{path}/norm/mean', [square], axes=[-1], keepdims=1)
@@ -184,13 +182,12 @@ class _Decoder:
         root = writer.node('Sqrt', f'{path}/norm/root', [more])
         plain = writer.node('Div', f'{path}/norm/plain', [x, root])
         return writer.node('Mul', f'{path}/norm', [
-            plain, writer.constant(f'{path}/norm/weight', self._weights.one(gain))])
+            plain, writer.constant(f'{path}/norm/weight', weight)])
 
-    def _attention(self, path: str, layer: int, hidden: str) -> str:
-        prefix = f'model.layers.{layer}.self_attn'
-        weight = self._weights.stack(prefix, ('q_proj', 'k_proj', 'v_proj'))
+    def _attention(self, path: str, layer: int, weights: LayerWeights, hidden: str) -> str:
+        weight = weights.qkv()
         weight[:self._arch.heads * self._arch.head_dim] *= self._arch.head_dim ** -0.5
-        q, keys, values = self._heads(path, self._product(f'{path}/qkv', hidden, weight))
+        q, keys, values = self._heads(path, self._linear.apply(f'{path}/qkv', hidden, weight))
         past_keys, past_values = (self._past_rows(f'{path}/past_{kind}', 2 * layer + number)
                                   for number, kind in enumerate(('keys', 'values')))
         scores = self._joined(f'{path}/scores', [
@@ -205,7 +202,7 @@ class _Decoder:
         flat = self._reshaped(f'{path}/side_by_side', by_token, 'shape/side_by_side')
         attended = self._cast(f'{path}/attended', flat, self._linear.attention_type,
                               TensorProto.FLOAT)
-        return self._product(f'{path}/o', attended, self._weights.one(f'{prefix}.o_proj'))
+        return self._linear.apply(f'{path}/o', attended, weights.o())
 
     def _heads(self, path: str, qkv: str) -> tuple[str, str, str]:
         """Return q (1, kv, head_dim, group S), new keys and new values (1, kv, S, head_dim)."""
@@ -229,7 +226,7 @@ class _Decoder:
     def _turned(self, path: str, x: str) -> str:
         """Return heads (1, S, any, head_dim) rotated to their positions."""
         writer = self._writer
-        cos, sin = self._turn
+        cos, sin = self._rotation
         first, second = self._split(f'{path}/halves', x, 3)
         swapped = self._joined(f'{path}/swapped', [second, first], axis=3)
         return writer.node('Add', path, [writer.node('Mul', f'{path}/cos', [x, cos]),
@@ -247,21 +244,14 @@ class _Decoder:
         return (self._sliced(f'{path}/share/past', share, 'slice/start', 'slice/past'),
                 self._sliced(f'{path}/share/new', share, 'slice/past', 'slice/end'))
 
-    def _mlp(self, path: str, layer: int, hidden: str) -> str:
-        writer, prefix = self._writer, f'model.layers.{layer}.mlp'
-        weight = self._weights.stack(prefix, ('gate_proj', 'up_proj'))
-        both = self._product(f'{path}/gate_up', hidden, weight)
+    def _mlp(self, path: str, weights: LayerWeights, hidden: str) -> str:
+        writer, apply = self._writer, self._linear.apply
+        both = apply(f'{path}/gate_up', hidden, weights.gate_up())
         gate, up = self._split(f'{path}/split', both, -1)
         sigmoid = writer.node('Sigmoid', f'{path}/sigmoid', [gate])
         silu = writer.node('Mul', f'{path}/silu', [gate, sigmoid])
         product = writer.node('Mul', f'{path}/gated', [silu, up])
-        return self._product(f'{path}/down', product, self._weights.one(f'{prefix}.down_proj'))
-
-    def _product(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
-        """Return x times a weight, from activations of 8 or 16 bits, as the linear wants them."""
-        linear = self._linear
-        apply = linear.apply_w8a16 if is_w8a16(path, self._w8a16) else linear.apply
-        return apply(path, x, weight)
+        return apply(f'{path}/down', product, weights.down())
 
     def _past_rows(self, path: str, number: int) -> str:
         """Return one layer's keys or values of the past (1, kv, slots, head_dim)."""

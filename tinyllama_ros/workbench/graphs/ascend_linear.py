@@ -10,8 +10,14 @@ from onnx import TensorProto
 from tinyllama_ros.errors import ModelError
 from tinyllama_ros.workbench.graphs.decoder_weights import DecoderWeights
 from tinyllama_ros.workbench.graphs.graph_writer import GraphWriter
-from tinyllama_ros.workbench.graphs.linear import half_rows, Linear
-from tinyllama_ros.workbench.quantization.quantize import QMAX, quantize_weight, RESIDUAL_STEPS
+from tinyllama_ros.workbench.graphs.linear import EMBED, half_rows, Linear
+from tinyllama_ros.workbench.quantization.quantize import (
+    HEAD,
+    is_w8a16,
+    QMAX,
+    quantize_weight,
+    RESIDUAL_STEPS,
+)
 
 Number = TypeVar('Number', np.int8, np.float32)
 WIDEST = 32768
@@ -36,24 +42,18 @@ class AscendFloatLinear:
 
     attention_type = int(TensorProto.FLOAT)
 
-    def __init__(self, writer: GraphWriter) -> None:
+    def __init__(self, writer: GraphWriter, w8a16: str = 'none') -> None:
         self._writer = writer
 
+    def rows(self, tokens: str, weights: DecoderWeights) -> str:
+        table = self._writer.weight(f'{EMBED}/weight', weights.embedding())
+        return self._writer.node('Gather', f'{EMBED}/rows', [table, tokens])
+
+    def head(self, x: str, weights: DecoderWeights) -> str:
+        pieces = [self.apply(path, x, rows) for path, rows in _pieces(HEAD, weights.head())]
+        return _join(self._writer, HEAD, pieces)
+
     def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
-        return self._product(path, x, weight)
-
-    def apply_w8a16(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
-        return self._product(path, x, weight)
-
-    def rows(self, path: str, tokens: str, weights: DecoderWeights) -> str:
-        table = self._writer.weight(f'{path}/weight', weights.embedding())
-        return self._writer.node('Gather', f'{path}/rows', [table, tokens])
-
-    def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
-        pieces = [self._product(name, x, rows) for name, rows in _pieces(path, weight)]
-        return _join(self._writer, path, pieces)
-
-    def _product(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         return self._writer.node('MatMul', path,
                                  [x, self._writer.weight(f'{path}/weight', weight.T)])
 
@@ -63,10 +63,10 @@ class AscendHalfLinear(AscendFloatLinear):
 
     attention_type = int(TensorProto.FLOAT16)
 
-    def rows(self, path: str, tokens: str, weights: DecoderWeights) -> str:
-        return half_rows(self._writer, path, tokens, _half(path, weights.embedding()))
+    def rows(self, tokens: str, weights: DecoderWeights) -> str:
+        return half_rows(self._writer, tokens, _half(EMBED, weights.embedding()))
 
-    def _product(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+    def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         writer = self._writer
         half = writer.node('Cast', f'{path}/half', [x], to=TensorProto.FLOAT16)
         product = writer.node('MatMul', f'{path}/product', [
@@ -95,13 +95,15 @@ class AscendInt8Linear:
 
     attention_type = int(TensorProto.FLOAT16)
 
-    def __init__(self, writer: GraphWriter) -> None:
-        self._writer = writer
+    def __init__(self, writer: GraphWriter, w8a16: str = 'none') -> None:
+        self._writer, self._w8a16 = writer, w8a16
         for name, value in (('smallest_peak', SMALLEST_PEAK), ('share', 1 / QMAX),
                             ('residual_steps', RESIDUAL_STEPS)):
             writer.constant(f'w8a8/{name}', np.array(value, np.float32))
 
     def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        if is_w8a16(path, self._w8a16):
+            return self._w8a16_product(path, x, weight)
         writer = self._writer
         steps, step = self._steps(path, x)
         whole = writer.node('Round', f'{path}/whole', [steps])
@@ -110,7 +112,7 @@ class AscendInt8Linear:
             total, writer.constant(f'{path}/scale', scale)])
         return writer.node('Mul', path, [product, step])
 
-    def apply_w8a16(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+    def _w8a16_product(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         """
         Return the product, from activations of nearly 16 bits.
 
@@ -134,12 +136,11 @@ class AscendInt8Linear:
         product = writer.node('ReduceMean', f'{path}/product', [scaled], axes=[0], keepdims=1)
         return writer.node('Mul', path, [product, step])
 
-    def rows(self, path: str, tokens: str, weights: DecoderWeights) -> str:
-        table = _half(path, weights.rounded_embedding())
-        return half_rows(self._writer, path, tokens, table)
+    def rows(self, tokens: str, weights: DecoderWeights) -> str:
+        return half_rows(self._writer, tokens, _half(EMBED, weights.rounded_embedding()))
 
-    def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
-        return self.apply_w8a16(path, x, weight)
+    def head(self, x: str, weights: DecoderWeights) -> str:
+        return self.apply(HEAD, x, weights.head())
 
     def _steps(self, path: str, x: str) -> tuple[str, str]:
         """Return x in steps of 1/127 of the largest magnitude of each token, and the step."""

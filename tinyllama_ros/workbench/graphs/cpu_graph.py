@@ -45,7 +45,6 @@ from tinyllama_ros.workbench.graphs.decoder_weights import DecoderWeights
 from tinyllama_ros.workbench.graphs.graph_writer import GraphWriter
 from tinyllama_ros.workbench.graphs.linear import CpuLinear
 from tinyllama_ros.workbench.graphs.rope import rope_tables
-from tinyllama_ros.workbench.quantization.quantize import HEAD, is_w8a16
 
 
 def write_cpu_graph(checkpoint: Checkpoint, linear: type[CpuLinear], kv_length: int,
@@ -72,27 +71,25 @@ class _Decoder:
         self._writer = writer
         self._weights = DecoderWeights(checkpoint)
         self._arch = checkpoint.architecture
-        self._linear = linear(writer)
+        self._linear = linear(writer, w8a16)
         self._kv_length = kv_length
-        self._w8a16 = w8a16
 
     def write(self) -> Iterator[str]:
         writer, arch = self._writer, self._arch
         writer.inputs(cpu_inputs(arch, self._kv_length))
         for table, name in zip(rope_tables(arch, self._kv_length), ('cos', 'sin'), strict=True):
             writer.weight(f'rope/{name}', table)
-        block = self._linear.rows('embed', INPUT_IDS, self._weights)
+        block = self._linear.rows(INPUT_IDS, self._weights)
         yield 'embedding'
         residual = ''
         for layer in range(arch.layers):
             is_last = layer == arch.layers - 1
-            block, residual = self._layer(f'layer.{layer}', layer, block, residual,
-                                          LOGIT_ROWS if is_last else '')
+            block, residual = self._layer(layer, block, residual, LOGIT_ROWS if is_last else '')
             yield f'layer {layer}'
-        hidden, _ = self._norm('final', self._weights.one('model.norm'), block, residual)
+        hidden, _ = self._norm('final', self._weights.final_norm(), block, residual)
         hidden = writer.node('Squeeze', 'head/flat',
                              [hidden, writer.constant('head/axis', np.array([0]))])
-        self._linear.head(HEAD, hidden, self._weights.head(), is_tied=arch.tied_embeddings)
+        self._linear.head(hidden, self._weights)
         writer.outputs(cpu_outputs(arch, self._kv_length))
         yield 'head'
 
@@ -110,48 +107,29 @@ class _Decoder:
                                  epsilon=epsilon)
         return name, f'{name}:1'
 
-    def _layer(self, path: str, layer: int, block: str, residual: str, rows: str
-               ) -> tuple[str, str]:
+    def _layer(self, layer: int, block: str, residual: str, rows: str) -> tuple[str, str]:
         """
         Add a layer.
 
         :param rows: those that go on behind its cache, where that are not all.
         """
-        prefix = f'model.layers.{layer}'
-        gain = self._weights.one(f'{prefix}.input_layernorm')
-        hidden, residual = self._norm(f'{path}/attention', gain, block, residual)
-        attended = self._attention(f'{path}/attention', layer, hidden)
+        path, weights, apply = f'layer.{layer}', self._weights.layer(layer), self._linear.apply
+        hidden, residual = self._norm(f'{path}/attention', weights.input_norm(), block, residual)
+        qkv = apply(f'{path}/attention/qkv', hidden, weights.qkv())
+        attended = self._attention(f'{path}/attention/attend', layer, qkv)
         if rows:
             attended, residual = (
                 self._writer.node('Gather', f'{path}/{name}/rows', [each, rows], axis=1)
                 for name, each in (('attended', attended), ('residual', residual)))
-        block = self._product(f'{path}/attention/o', attended,
-                              self._weights.one(f'{prefix}.self_attn.o_proj'))
-        gain = self._weights.one(f'{prefix}.post_attention_layernorm')
-        hidden, residual = self._norm(f'{path}/mlp', gain, block, residual)
-        return self._mlp(f'{path}/mlp', layer, hidden), residual
+        block = apply(f'{path}/attention/o', attended, weights.o())
+        hidden, residual = self._norm(f'{path}/mlp', weights.post_norm(), block, residual)
+        gated = self._linear.apply_gated(f'{path}/mlp/gate_up', hidden, weights.gate_up())
+        return apply(f'{path}/mlp/down', gated, weights.down()), residual
 
-    def _attention(self, path: str, layer: int, hidden: str) -> str:
-        writer, arch = self._writer, self._arch
-        prefix = f'model.layers.{layer}.self_attn'
-        qkv = self._product(f'{path}/qkv', hidden,
-                            self._weights.stack(prefix, ('q_proj', 'k_proj', 'v_proj')))
+    def _attention(self, path: str, layer: int, qkv: str) -> str:
         cache = cpu_cache_names(layer)
-        return writer.node(
-            'Attention', f'{path}/attend',
+        return self._writer.node(
+            'Attention', path,
             [qkv, *map(past_of, cache), LAST_SLOT, FILL_AFTER, 'rope/cos', 'rope/sin'],
-            outputs=[f'{path}/attend', *cache], domain=OURS,
-            num_heads=arch.heads, kv_num_heads=arch.kv_heads)
-
-    def _mlp(self, path: str, layer: int, hidden: str) -> str:
-        prefix, both = f'model.layers.{layer}.mlp', f'{path}/gate_up'
-        weight = self._weights.stack(prefix, ('gate_proj', 'up_proj'))
-        gated = self._linear.apply_gated(both, hidden, weight,
-                                         is_w8a16=is_w8a16(both, self._w8a16))
-        return self._product(f'{path}/down', gated, self._weights.one(f'{prefix}.down_proj'))
-
-    def _product(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
-        """Return x times a weight, from activations of 8 or 16 bits, as the linear wants them."""
-        linear = self._linear
-        apply = linear.apply_w8a16 if is_w8a16(path, self._w8a16) else linear.apply
-        return apply(path, x, weight)
+            outputs=[path, *cache], domain=OURS,
+            num_heads=self._arch.heads, kv_num_heads=self._arch.kv_heads)

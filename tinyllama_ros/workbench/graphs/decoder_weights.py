@@ -3,53 +3,94 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyllama_ros.artifact.architecture import EMBEDDING, FINAL_NORM, HEAD, LayerNames
 from tinyllama_ros.errors import ModelError
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.quantization.quantize import QMAX, quantize_weight
 
+Float32Array = NDArray[np.float32]
+
 
 class DecoderWeights:
-    """Reads one weight after another from a checkpoint."""
+    """Reads one weight after another from a checkpoint; every one holds finite numbers only."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
+        self.is_tied = checkpoint.architecture.tied_embeddings
+        """Whether the embedding is the head, too."""
 
-    def one(self, name: str) -> NDArray[np.float32]:
-        """Return a weight; ModelError where it holds a number that is not finite."""
-        weight = self._checkpoint.tensor(f'{name}.weight')
-        if not np.isfinite(weight).all():
-            raise ModelError(f'{name}.weight holds a number that is not finite; the checkpoint is '
-                             'damaged, fetch it again')
-        return weight
+    def layer(self, number: int) -> 'LayerWeights':
+        """Return what reads the weights of one layer."""
+        return LayerWeights(self._checkpoint, LayerNames.of(number))
 
-    def stack(self, prefix: str, names: tuple[str, ...]) -> NDArray[np.float32]:
-        """Return the weights of linears with the same input as one matrix (all outputs, in)."""
-        return np.concatenate([self.one(f'{prefix}.{name}') for name in names])
+    def final_norm(self) -> Float32Array:
+        """Return the weight (hidden,) of the norm before the head."""
+        return finite_weight(self._checkpoint, FINAL_NORM)
 
-    def embedding(self) -> NDArray[np.float32]:
+    def embedding(self) -> Float32Array:
         """Return the table (vocabulary, hidden) that tokens are looked up in."""
-        return self.one('model.embed_tokens')
+        return finite_weight(self._checkpoint, EMBEDDING)
 
-    def head(self) -> NDArray[np.float32]:
+    def head(self) -> Float32Array:
         """Return the matrix (vocabulary, hidden) that makes the logits."""
-        is_tied = self._checkpoint.architecture.tied_embeddings
-        return self.embedding() if is_tied else self.one('lm_head')
+        return finite_weight(self._checkpoint, EMBEDDING if self.is_tied else HEAD)
 
-    def rounded_embedding(self) -> NDArray[np.float32]:
-        """Return the table of W8A8: as the head's codes have it where they are tied."""
+    def rounded_embedding(self) -> Float32Array:
+        """Return the table of W8A8: where it is tied to the head, from the head's codes."""
         gain = self.tied_gain()
         if gain is None:
             return self.embedding()
         codes, scale = quantize_weight(self.head())
         # As cpu_functions.py does, to the bit
-        table: NDArray[np.float32] = codes * (scale / np.float32(QMAX))[:, None]
+        table: Float32Array = codes * (scale / np.float32(QMAX))[:, None]
         table *= QMAX * gain
         return table
 
-    def tied_gain(self) -> NDArray[np.float32] | None:
+    def tied_gain(self) -> Float32Array | None:
         """Return what makes the head's rows the embedding's (hidden,); None where nothing does."""
-        architecture = self._checkpoint.architecture
-        if architecture.tied_embeddings:
-            return np.ones(architecture.hidden, np.float32)
-        gain: NDArray[np.float32] | None = getattr(self._checkpoint, 'tied_gain', None)
-        return gain
+        if self.is_tied:
+            return np.ones(self._checkpoint.architecture.hidden, np.float32)
+        return self._checkpoint.tied_gain
+
+
+class LayerWeights:
+    """Reads the weights of one layer; those of linears with the same input are one matrix."""
+
+    def __init__(self, checkpoint: Checkpoint, names: LayerNames) -> None:
+        self._checkpoint, self._names = checkpoint, names
+
+    def input_norm(self) -> Float32Array:
+        """Return the weight (hidden,) of the norm before the attention."""
+        return self._one(self._names.input_norm)
+
+    def qkv(self) -> Float32Array:
+        """Return the matrix ((heads + 2 kv_heads) head_dim, hidden) of queries, keys, values."""
+        return np.concatenate([*map(self._one, (self._names.q, self._names.k, self._names.v))])
+
+    def o(self) -> Float32Array:
+        """Return the matrix (hidden, heads head_dim) behind the attention."""
+        return self._one(self._names.o)
+
+    def post_norm(self) -> Float32Array:
+        """Return the weight (hidden,) of the norm before the MLP."""
+        return self._one(self._names.post_norm)
+
+    def gate_up(self) -> Float32Array:
+        """Return the matrix (2 ffn, hidden) of gate and up."""
+        return np.concatenate([*map(self._one, (self._names.gate, self._names.up))])
+
+    def down(self) -> Float32Array:
+        """Return the matrix (hidden, ffn) of the MLP's end."""
+        return self._one(self._names.down)
+
+    def _one(self, name: str) -> Float32Array:
+        return finite_weight(self._checkpoint, name)
+
+
+def finite_weight(checkpoint: Checkpoint, name: str) -> Float32Array:
+    """Return a weight; ModelError where it holds a number that is not finite."""
+    weight = checkpoint.tensor(name)
+    if not np.isfinite(weight).all():
+        raise ModelError(f'{name} holds a number that is not finite; use an undamaged copy of the '
+                         'checkpoint')
+    return weight

@@ -9,57 +9,65 @@ from onnx import TensorProto
 from tinyllama_ros.workbench.graphs.cpu_functions import OURS
 from tinyllama_ros.workbench.graphs.decoder_weights import DecoderWeights
 from tinyllama_ros.workbench.graphs.graph_writer import GraphWriter, MICROSOFT
-from tinyllama_ros.workbench.quantization.quantize import GROUP, HEAD, QMAX, quantize_weight
+from tinyllama_ros.workbench.quantization.quantize import (
+    GROUP,
+    HEAD,
+    is_w8a16,
+    QMAX,
+    quantize_weight,
+)
+
+EMBED = 'embed'
+"""Path of the embedding in a graph."""
 
 
 class Linear(Protocol):
     """Adds products with weights to a graph."""
 
-    def __init__(self, writer: GraphWriter) -> None: ...
+    def __init__(self, writer: GraphWriter, w8a16: str = 'none') -> None:
+        """
+        Add to a graph.
+
+        :param w8a16: out of quantize.W8A16_CHOICES: of w8a8, which products are W8A16.
+        """
 
     def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         """Return the name of x (..., in) times weight (out, in), transposed: (..., out)."""
 
-    def apply_w8a16(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
-        """Return the same, where rounding x to 8 bits would cost too much."""
-
-    def rows(self, path: str, tokens: str, weights: DecoderWeights) -> str:
+    def rows(self, tokens: str, weights: DecoderWeights) -> str:
         """Return the name of the embedding rows of tokens (1, S): (1, S, hidden) float32."""
 
-    def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
-        """Return the name of x (tokens, in) times the head; a tied one is the embedding table."""
+    def head(self, x: str, weights: DecoderWeights) -> str:
+        """Return the name of x (..., in) times the head; a tied one is the embedding table."""
 
 
 class CpuLinear(Linear, Protocol):
     """Adds what only the CPU dialect has in one piece."""
 
-    def apply_gated(self, path: str, x: str, weight: NDArray[np.float32], *, is_w8a16: bool
-                    ) -> str:
+    def apply_gated(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         """Return the SiLU of a product's first half times the second: (..., out / 2)."""
 
 
 class FloatLinear:
     """fp32: the product as it stands in the paper, and the table shared by a tied head."""
 
-    def __init__(self, writer: GraphWriter) -> None:
+    def __init__(self, writer: GraphWriter, w8a16: str = 'none') -> None:
         self._writer = writer
 
     def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         return self._product(path, x, self._writer.weight(f'{path}/weight', weight))
 
-    def apply_w8a16(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
-        return self.apply(path, x, weight)
-
-    def apply_gated(self, path: str, x: str, weight: NDArray[np.float32], *, is_w8a16: bool
-                    ) -> str:
+    def apply_gated(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         return _gate(self._writer, path, self.apply(path, x, weight))
 
-    def rows(self, path: str, tokens: str, weights: DecoderWeights) -> str:
-        self._table = self._writer.weight(f'{path}/weight', weights.embedding())
-        return self._writer.node('Gather', f'{path}/rows', [self._table, tokens])
+    def rows(self, tokens: str, weights: DecoderWeights) -> str:
+        table = self._writer.weight(f'{EMBED}/weight', weights.embedding())
+        return self._writer.node('Gather', f'{EMBED}/rows', [table, tokens])
 
-    def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
-        return self._product(path, x, self._table) if is_tied else self.apply(path, x, weight)
+    def head(self, x: str, weights: DecoderWeights) -> str:
+        if weights.is_tied:
+            return self._product(HEAD, x, f'{EMBED}/weight')
+        return self.apply(HEAD, x, weights.head())
 
     def _product(self, path: str, x: str, weight: str) -> str:
         return self._writer.node('FusedMatMul', path, [x, weight], domain=MICROSOFT, transB=1)
@@ -78,16 +86,17 @@ class Int8Linear:
     file: rows of the head's codes where they are tied, else a table of fp16.
     """
 
-    def __init__(self, writer: GraphWriter) -> None:
-        self._writer = writer
+    def __init__(self, writer: GraphWriter, w8a16: str = 'none') -> None:
+        self._writer, self._w8a16 = writer, w8a16
 
     def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        if is_w8a16(path, self._w8a16):
+            return self._w8a16_product(path, x, weight)
         return self._by_groups('GroupedLinear', path, x, weight)
 
-    def apply_gated(self, path: str, x: str, weight: NDArray[np.float32], *, is_w8a16: bool
-                    ) -> str:
-        if is_w8a16:
-            return _gate(self._writer, path, self.apply_w8a16(path, x, weight))
+    def apply_gated(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+        if is_w8a16(path, self._w8a16):
+            return _gate(self._writer, path, self._w8a16_product(path, x, weight))
         return self._by_groups('GatedLinear', path, x, weight)
 
     def _by_groups(self, operator: str, path: str, x: str, weight: NDArray[np.float32]) -> str:
@@ -102,31 +111,31 @@ class Int8Linear:
              self._writer.weight(f'{path}/scale', np.repeat(scale[:, None], groups, axis=1))],
             domain=OURS, **{'in': inputs, 'out': outputs, 'group': GROUP})
 
-    def apply_w8a16(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+    def _w8a16_product(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         quantized, scale = quantize_weight(weight)
         return self._writer.node(
             'W8A16Product', path,
             [x, self._writer.weight(f'{path}/weight', quantized),
              self._writer.constant(f'{path}/scale', scale / np.float32(QMAX))], domain=OURS)
 
-    def rows(self, path: str, tokens: str, weights: DecoderWeights) -> str:
+    def rows(self, tokens: str, weights: DecoderWeights) -> str:
         gain = weights.tied_gain()
         if gain is None:
-            table = weights.embedding().astype(np.float16)
-            return half_rows(self._writer, path, tokens, table)
+            return half_rows(self._writer, tokens, weights.embedding().astype(np.float16))
         return self._writer.node(
-            'Embedding', f'{path}/rows', [tokens, f'{HEAD}/weight', f'{HEAD}/scale',
-                                          self._writer.constant(f'{path}/gain', QMAX * gain)],
+            'Embedding', f'{EMBED}/rows', [tokens, f'{HEAD}/weight', f'{HEAD}/scale',
+                                           self._writer.constant(f'{EMBED}/gain', QMAX * gain)],
             domain=OURS)
 
-    def head(self, path: str, x: str, weight: NDArray[np.float32], *, is_tied: bool) -> str:
-        return self.apply_w8a16(path, x, weight)
+    def head(self, x: str, weights: DecoderWeights) -> str:
+        return self.apply(HEAD, x, weights.head())
 
 
-def half_rows(writer: GraphWriter, path: str, tokens: str, table: NDArray[np.float16]) -> str:
-    """Return the name of rows of a table, cast to float32."""
-    rows = writer.node('Gather', f'{path}/rows', [writer.weight(f'{path}/weight', table), tokens])
-    return writer.node('Cast', f'{path}/float', [rows], to=TensorProto.FLOAT)
+def half_rows(writer: GraphWriter, tokens: str, table: NDArray[np.float16]) -> str:
+    """Return the name of the rows of tokens in an embedding table, cast to float32."""
+    weight = writer.weight(f'{EMBED}/weight', table)
+    rows = writer.node('Gather', f'{EMBED}/rows', [weight, tokens])
+    return writer.node('Cast', f'{EMBED}/float', [rows], to=TensorProto.FLOAT)
 
 
 def _gate(writer: GraphWriter, path: str, both: str) -> str:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.quantization.quantize import QMAX, quantize_weight, ROWS_AT_ONCE
 from tinyllama_ros.workbench.quantization.smooth import groups, SMALLEST, SmoothedCheckpoint
 
@@ -30,11 +31,14 @@ BLOCK = 64
 """Channels whose errors are handed on to all later ones at once, by one product of matrices."""
 
 
-class RoundedCheckpoint:
+class RoundedCheckpoint(Checkpoint):
     """
     A smoothed checkpoint in which the weights of linears are multiples of a step per output.
 
     quantize_weight finds that step and those multiples again, whatever a row is multiplied by.
+
+    What rounds the linears of one input is kept until a weight with another input is read, so read
+    q, k and v one after the other, and gate and up.
     """
 
     def __init__(self, smoothed: SmoothedCheckpoint, inputs: Callable[[str], Float32Array]

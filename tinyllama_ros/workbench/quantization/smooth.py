@@ -19,7 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyllama_ros.artifact.architecture import Architecture
+from tinyllama_ros.artifact.architecture import (
+    Architecture,
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD as HEAD_WEIGHT,
+    LayerNames,
+)
 from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.progress import track
@@ -50,21 +56,15 @@ class Group:
 def groups(architecture: Architecture) -> Iterator[Group]:
     """Yield every group of a model, in the order in which data passes them."""
     for layer in range(architecture.layers):
-        weights, path = f'model.layers.{layer}', f'layer.{layer}'
-        yield Group(f'{path}/attention/qkv',
-                    tuple(f'{weights}.self_attn.{name}_proj.weight' for name in 'qkv'),
-                    f'{weights}.input_layernorm.weight')
-        yield Group(f'{path}/attention/o', (f'{weights}.self_attn.o_proj.weight',),
-                    f'{weights}.self_attn.v_proj.weight', architecture.group)
-        yield Group(f'{path}/mlp/gate_up',
-                    (f'{weights}.mlp.gate_proj.weight', f'{weights}.mlp.up_proj.weight'),
-                    f'{weights}.post_attention_layernorm.weight')
-        yield Group(f'{path}/mlp/down', (f'{weights}.mlp.down_proj.weight',),
-                    f'{weights}.mlp.up_proj.weight')
-    yield Group(HEAD, ('lm_head.weight',), 'model.norm.weight')
+        names, path = LayerNames.of(layer), f'layer.{layer}'
+        yield Group(f'{path}/attention/qkv', (names.q, names.k, names.v), names.input_norm)
+        yield Group(f'{path}/attention/o', (names.o,), names.v, architecture.group)
+        yield Group(f'{path}/mlp/gate_up', (names.gate, names.up), names.post_norm)
+        yield Group(f'{path}/mlp/down', (names.down,), names.up)
+    yield Group(HEAD, (HEAD_WEIGHT,), FINAL_NORM)
 
 
-class SmoothedCheckpoint:
+class SmoothedCheckpoint(Checkpoint):
     """A checkpoint with the scales of some groups folded into its weights."""
 
     def __init__(self, checkpoint: Checkpoint, scales: Mapping[str, Float32Array]) -> None:
@@ -76,7 +76,6 @@ class SmoothedCheckpoint:
         self.tokenizer = checkpoint.tokenizer
         # The head is scaled and the embedding is not, so they are the same but for tied_gain
         self.architecture = replace(checkpoint.architecture, tied_embeddings=False)
-        self.tied_gain: Float32Array | None = None
         self._checkpoint = checkpoint
         self._rows: dict[str, Float32Array] = {}
         self._columns: dict[str, Float32Array] = {}
@@ -87,7 +86,7 @@ class SmoothedCheckpoint:
                 columns = spread(scale, group.query_groups, checkpoint.architecture.head_dim)
                 self._columns |= dict.fromkeys(group.linears, columns)
         if checkpoint.architecture.tied_embeddings:
-            self.tied_gain = self._rows.get('model.norm.weight',
+            self.tied_gain = self._rows.get(FINAL_NORM,
                                             np.ones(checkpoint.architecture.hidden, np.float32))
 
     def tensor(self, name: str) -> Float32Array:
@@ -107,8 +106,8 @@ class SmoothedCheckpoint:
 
 def head_or(checkpoint: Checkpoint, name: str) -> Float32Array:
     """Return a weight by name; the embedding for the head, where they are tied."""
-    if name == 'lm_head.weight' and checkpoint.architecture.tied_embeddings:
-        name = 'model.embed_tokens.weight'
+    if name == HEAD_WEIGHT and checkpoint.architecture.tied_embeddings:
+        name = EMBEDDING
     return checkpoint.tensor(name)
 
 
