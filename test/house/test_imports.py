@@ -20,13 +20,14 @@ ALLOWED = {
     'ros': {'artifact', 'chat', 'engine', 'errors'},
     'terminal': {'errors', 'ros'},
     'web': {'chat.completion', 'chat.message', 'errors', 'ros'},
-    'workbench': {'artifact', 'chat', 'engine', 'errors', 'kernels'},
+    'workbench': {'artifact', 'chat', 'engine', 'errors'},
     'commands': {'artifact', 'cann', 'chat', 'engine', 'errors', 'kernels', 'workbench'},
 }
 ROS = {'diagnostic_msgs', 'launch', 'launch_ros', 'lifecycle_msgs', 'rcl_interfaces', 'rclpy',
        'std_msgs', 'std_srvs'}
 # An outside module, and the packages that alone may import it.
-OWNERS = {'acl': {'engine.acl'}, **{name: {'ros', 'terminal', 'web'} for name in ROS}}
+OWNERS = {'acl': {'engine.acl'}, 'onnxruntime': {'engine'}, 'jinja2': {'chat'},
+          **{name: {'ros', 'terminal', 'web'} for name in ROS}}
 
 
 def package_of(module: str) -> str:
@@ -68,3 +69,22 @@ def test_package_says_what_it_is_for(path):
 def test_no_test_imports_a_test():
     for path in (ROOT / 'test').rglob('*.py'):
         assert not [name for name in imports(path) if name.startswith('test_')], path
+
+
+def calls(path: Path) -> Iterator[str]:
+    """Yield what a file calls or assigns to, as its source has it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func)
+        elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
+            yield ast.unparse(node.value)
+
+
+def test_environment_is_set_by_entry_points_alone():
+    changes = {'os.environ', 'os.environ.setdefault', 'os.environ.update', 'os.environ.pop',
+               'os.putenv', 'os.unsetenv'}
+    setters = {path for path in FILES if changes.intersection(calls(path))}
+    assert setters == {PACKAGE / 'engine' / 'host.py'}
+    callers = [path for path in FILES if 'prefer_plain_attention' in calls(path)]
+    assert {path.parent.name for path in callers} == {'commands', 'ros'}
+    assert all('\ndef main(' in path.read_text(encoding='utf-8') for path in callers)
