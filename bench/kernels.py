@@ -66,9 +66,10 @@ def session(nodes: list[helper.NodeProto], inputs: list[helper.ValueInfoProto],
 
 def linear(number: int, rows: int, columns: int) -> Product:
     """Return the product that the CPU dialect uses, with its weight (columns, rows)."""
+    groups = -(-rows // GROUP)
     weight = np.random.default_rng(number).integers(
-        1, 256, (columns, rows // GROUP, GROUP), dtype=np.uint8)
-    scale = np.full((columns, rows // GROUP), 0.01, np.float32)
+        1, 256, (columns, groups, GROUP), dtype=np.uint8)
+    scale = np.full((columns, groups), 0.01, np.float32)
     return product('GroupedLinear', OURS, number, {'weight': weight, 'scale': scale},
                    **{'in': rows, 'out': columns, 'group': GROUP})
 

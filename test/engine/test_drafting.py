@@ -243,7 +243,7 @@ def test_greedy_answers_of_a_real_model_are_the_same(artifact, seed):
     assert drafted == plain
 
 
-# ONNX Runtime's attention does not promise it: without AVX-512 it differs in the last bits.
+# ONNX Runtime's attention does not promise it: of one row, it sums in another order.
 @pytest.mark.skipif(not (library and library.instructions), reason='no kernel of ours runs here')
 @pytest.mark.parametrize('fill', [4, 60, 110])
 def test_rows_of_a_real_model_do_not_depend_on_the_length_of_a_draft(artifact, fill):

@@ -3,15 +3,12 @@
 
 #include "kernels.h"
 
-#if defined(__x86_64__) && !defined(TINYLLAMA_ROS_TEST_AVX2)
+#if defined(__x86_64__)
 
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,amx-tile,amx-int8")
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#ifdef TINYLLAMA_ROS_TEST_AMX
-#include "emulated_amx.h"
-#endif
 
 namespace tinyllama_ros {
 namespace {
@@ -24,8 +21,10 @@ constexpr int kMixedRows = 6, kMixedVectors = 4;
 typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
 
-inline Ints Dot(Ints sum, Ints weights, Ints codes) {
-  return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, (__m512i)codes);
+#include "byte_codes.h"
+
+inline Ints Dot(Ints sums, Ints weights, Ints codes) {
+  return (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)weights, (__m512i)codes);
 }
 
 inline Floats Fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
@@ -41,7 +40,7 @@ inline void StoreFirst(float *p, Floats x, int64_t count) {
 }
 
 #include "kernels_body.h"
-#include "amx_body.h"
+#include "amx_kernels.h"
 
 }  // namespace
 

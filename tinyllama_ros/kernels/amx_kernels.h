@@ -70,7 +70,7 @@ void MultiplyTiles(const PackedWeight &weight, int64_t tile, const Codes &codes,
 }
 
 // The same for 16 tokens, each of them two rows.
-void MultiplyTilesFinely(const PackedWeight &weight, int64_t tile, const Codes &codes,
+void MultiplyTilesW8A16(const PackedWeight &weight, int64_t tile, const Codes &codes,
                          const Columns &to) {
   Ints sums[2][2][kTileRows];
   SumTiles(weight, tile, codes.codes, 0, weight.steps * kStep, sums);
@@ -89,8 +89,8 @@ template <int kRowsOfToken>
 void MultiplyByTiles(const PackedWeight &weight, int64_t tile, const Codes &codes, int64_t tokens,
                      const Columns &to) {
   constexpr int64_t kTokens = 2 * kTileRows / kRowsOfToken;
-  constexpr auto by_tiles = kRowsOfToken == 1 ? MultiplyTiles : MultiplyTilesFinely;
-  constexpr auto by_rows = kRowsOfToken == 1 ? Multiply : MultiplyFinely;
+  constexpr auto by_tiles = kRowsOfToken == 1 ? MultiplyTiles : MultiplyTilesW8A16;
+  constexpr auto by_rows = kRowsOfToken == 1 ? Multiply : MultiplyW8A16;
   int64_t done = 0;
   if (tokens >= kTokens && weight.steps * kStep % kTileBytes == 0 &&
       weight.group % kTileBytes == 0) {
@@ -98,29 +98,27 @@ void MultiplyByTiles(const PackedWeight &weight, int64_t tile, const Codes &code
     Settle(weight.codes);
     _tile_loadconfig(&kTileConfig);
     for (; tokens - done >= kTokens; done += kTokens)
-      by_tiles(weight, tile, From(codes, weight, done, kRowsOfToken), to.From(done));
+      by_tiles(weight, tile, From(codes, weight, done, kCodeBytes, kRowsOfToken), to.From(done));
     if ((tokens - done) * kRowsOfToken > kRowsAtOnce) {
       done = tokens - kTokens;
-      by_tiles(weight, tile, From(codes, weight, done, kRowsOfToken), to.From(done));
+      by_tiles(weight, tile, From(codes, weight, done, kCodeBytes, kRowsOfToken), to.From(done));
       done = tokens;
     }
     _tile_release();
   }
-  by_rows(weight, tile, From(codes, weight, done, kRowsOfToken), tokens - done, to.From(done));
+  by_rows(weight, tile, From(codes, weight, done, kCodeBytes, kRowsOfToken), tokens - done, to.From(done));
 }
 
-constexpr Kernels kTileKernels = {"AMX", kAttendRows, Quantize, QuantizeFinely, MultiplyByTiles<1>,
+constexpr Kernels kTileKernels = {"AMX", kTile, kCodeBytes, kAttendRows, Quantize, QuantizeW8A16, MultiplyByTiles<1>,
                                   MultiplyByTiles<2>, Rotate, Attend, Gate, Normalize};
 
 // The processor has tiles, Linux lets this process use them, and they multiply as AVX-512 does: the
 // last is asked because this was written without such a processor at hand.
 bool HasTiles() {
-#ifndef TINYLLAMA_ROS_TEST_AMX
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // Documentation/arch/x86/xstate.rst
   if (!__builtin_cpu_supports("amx-tile") || !__builtin_cpu_supports("amx-int8") ||
       syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0)
     return false;
-#endif
   constexpr int kTokens = 32, kIn = 2 * kTileBytes;
   int8_t codes[kTokens * kIn];
   uint8_t weights[kTile * kIn];

@@ -1,11 +1,16 @@
-// AMX in plain C++, for processors that lack it. Faults as the manual says: where a configuration
-// is not one, or a register is used without one.
+// AMX in plain C++, for processors that lack it: included before a source (g++ -include), it
+// replaces the intrinsics. It aborts where the manual demands a fault: at a configuration that is
+// not valid, or a register that is used without one.
 
 #pragma once
 
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 namespace emulated {
 
@@ -91,3 +96,8 @@ inline void Multiply(int sum, int codes, int weights) {
 #define _tile_loadd(tile, base, stride) emulated::Load(tile, base, stride)
 #define _tile_stored(tile, base, stride) emulated::Store(tile, base, stride)
 #define _tile_dpbsud(sum, codes, weights) emulated::Multiply(sum, codes, weights)
+
+// Linux gives its permission, and the processor says that it has the instructions.
+#define syscall(...) 0
+#define __builtin_cpu_supports(feature) \
+  (std::strncmp(feature, "amx-", 4) == 0 || __builtin_cpu_supports(feature))

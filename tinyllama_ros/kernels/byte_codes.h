@@ -1,0 +1,15 @@
+// Codes of one byte each, for instructions that multiply bytes (VNNI).
+
+constexpr int kCodeBytes = 1;
+
+typedef int8_t Bytes __attribute__((vector_size(kLanes)));
+
+inline Bytes PackCodes(Ints codes) { return __builtin_convertvector(codes, Bytes); }
+
+inline Ints LoadPart(const int8_t *codes, int) {
+  int32_t four;
+  __builtin_memcpy(&four, codes, kStep);
+  return four - Ints{};
+}
+
+inline Ints Part(Ints weights, int) { return weights; }
