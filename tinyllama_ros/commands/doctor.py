@@ -126,8 +126,8 @@ def _kernels() -> Finding:
         return Finding('kernels', NOTE, 'ours were not compiled: answers on the CPU are slower',
                        'sudo apt install g++, then install tinyllama_ros again')
     if not library.instructions:
-        return Finding('kernels', NOTE, "this processor has none of VNNI's instructions that ours "
-                       "use: ONNX Runtime's own run, which are slower")
+        return Finding('kernels', NOTE, 'this processor has none of the instructions that ours '
+                       "use (AVX2 or AVX-512): ONNX Runtime's own run, which are slower")
     return Finding('kernels', OK, library.instructions)
 
 

@@ -2,9 +2,20 @@
 Kernels of ours for ONNX Runtime: the operators of the CPU dialect, each in one piece.
 
 ``pip install`` and ``colcon build`` compile them where there is a C++ compiler, for every
-instruction set; which of them runs is chosen when they are loaded. Where none fits, ONNX Runtime
-makes the same operators out of its own (workbench/graphs/cpu_functions.py): slower, and the
-same numbers.
+instruction set; which of them runs is chosen when they are loaded (choose_kernels.cc). Where none
+fits, ONNX Runtime makes the same operators out of its own (workbench/graphs/cpu_functions.py):
+slower, and the same numbers.
+
+=================================  ==============================================================
+library.cc                         what ONNX Runtime calls to register the operators
+product_operators.h,               the operators: their inputs checked, weights packed, work divided
+attention_operator.h,              among threads; on onnxruntime_calls.h and onnxruntime_abi.h
+elementwise_operators.h
+kernels.h                          the interface between operators and instruction sets
+kernels_body.h and what it         what the operators compute, written once for all instruction
+includes                           sets
+avx512.cc, avx_vnni.cc, avx2.cc    the instruction sets; amx_kernels.h is products by AMX
+=================================  ==============================================================
 
 It must not import anything of this project but the errors.
 """
