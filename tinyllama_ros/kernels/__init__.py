@@ -8,7 +8,7 @@ slower, and the same numbers.
 
 =================================  ==============================================================
 library.cc                         what ONNX Runtime calls to register the operators
-product_operators.h,               the operators: their inputs checked, weights packed, work divided
+product_operators.h,               the operators: they check inputs, pack weights, divide the work
 attention_operator.h,              among threads; on onnxruntime_calls.h and onnxruntime_abi.h
 elementwise_operators.h
 kernels.h                          the interface between operators and instruction sets
