@@ -2,9 +2,10 @@
 # A sourced ROS 2 is used where there is one; else ROS 2 Jazzy comes as wheels into .venv.
 
 .SILENT:
-.PHONY: demo chat run test lint docs vendor pictures clean
+.PHONY: demo chat run test lint docs vendor pictures install uninstall deb clean
 
 PYTHON ?= python3
+WORKSPACE ?= ~/ros2_ws
 BIN := .venv/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 NPM := $(shell command -v npm)
@@ -37,6 +38,15 @@ chat: $(STAMP)  ## a conversation in the terminal
 
 run: $(STAMP)  ## the page to chat in; make run ARGS='--host 0.0.0.0 --port 8000'
 	$(BIN)/python tools/run.py $(ARGS)
+
+install:  ## onto a robot, with its ROS 2 sourced; make install WORKSPACE=~/other_ws
+	$(PYTHON) tools/install.py install --workspace $(WORKSPACE)
+
+uninstall:  ## what make install made in the workspace
+	$(PYTHON) tools/install.py uninstall --workspace $(WORKSPACE)
+
+deb: $(STAMP)  ## a Debian package of the same, for robots without a network
+	$(BIN)/python tools/deb.py --python $(PYTHON)
 
 test: $(STAMP) $(if $(NPM),node_modules/.package-lock.json)
 	$(BIN)/python -m pytest

@@ -21,22 +21,31 @@ def artifacts_folder() -> Path:
     return default_cache() / 'artifacts'
 
 
+def shipped_artifacts() -> list[Path]:
+    """Return the folders of artifacts by name that come with the package in a sourced ROS 2."""
+    prefixes = os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)
+    return [Path(prefix, 'share', 'tinyllama_ros', 'models') for prefix in prefixes if prefix]
+
+
 def find_artifact(model: str) -> Path:
     """
     Return the folder of an artifact.
 
-    :param model: the path of its folder, or its name in the artifacts folder.
+    :param model: the path of its folder, or its name in the artifacts folder, else the name of one
+        that came with the package.
     :raises ArtifactError: there is none; the message lists those that exist.
     """
     named = artifacts_folder() / model
+    places = [artifacts_folder(), *shipped_artifacts()]
     try:
-        for folder in (Path(model).expanduser(), named):
+        for folder in (Path(model).expanduser(), *(place / model for place in places)):
             if model and (folder / MANIFEST).is_file():
                 return folder
     except (OSError, RuntimeError, ValueError) as error:  # no permission, no such user, a NUL
         raise ArtifactError(f'the model {model!r} cannot be looked up: {error}; give the path of '
                             'an artifact that may be read') from error
-    known = sorted(path.parent.name for path in artifacts_folder().glob(f'[!.]*/{MANIFEST}'))
+    known = sorted({path.parent.name for place in places
+                    for path in place.glob(f'[!.]*/{MANIFEST}')})
     raise ArtifactError(f'there is no artifact {model!r}: neither a folder of that path nor '
                         f'{named} holds a {MANIFEST}; here are: {", ".join(known) or "none"}; '
                         'make the default one with: tinyllama-model build smollm2-135m-instruct')
