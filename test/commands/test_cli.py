@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from support.paths import ROOT
 from support.tiny_models import tiny, write_gguf
 
 from tinyllama_ros.artifact.folder import Artifact
@@ -212,3 +213,27 @@ def test_model_is_named_after_what_was_typed_or_after_its_repository(
     (tmp_path / 'blobs' / ('e3b0' * 16)).touch()
     (tmp_path / 'link.gguf').symlink_to(tmp_path / 'blobs' / ('e3b0' * 16))
     assert name_of(Path(typed)) == name
+
+
+@pytest.mark.parametrize(('arguments', 'lines'), [
+    ('bench random-tiny-w8a8 --runs 1', ['verifying and loading', 'speed, runs: 0 of 1',
+                                         'read bandwidth, runs: 0 of 1', 'answer, runs: 0 of 2']),
+    ('perplexity random-tiny-w8a8 --text text.txt --window 8 --windows 2',
+     ['loading', 'perplexity, windows: 0 of 2']),
+    ('build model.gguf out', ['building', 'read the weights', 'calibrate: 0 of ', 'smooth: 0 of 9',
+                              'write model: 0 of 4', 'measure the loss: 0 of ']),
+], ids=['bench', 'perplexity', 'build'])
+def test_long_command_says_what_it_does_where_stderr_is_no_terminal(cache, monkeypatch, arguments,
+                                                                    lines):
+    monkeypatch.chdir(cache)
+    main(['random', 'tiny'])
+    write_gguf(cache / 'model.gguf', tiny())
+    (cache / 'text.txt').write_text('A robot is a machine that can do many things. ' * 9)
+    program = ('import sys; from tinyllama_ros.commands.cli import main; '
+               'sys.exit(main(sys.argv[1:]))')
+    done = subprocess.run([sys.executable, '-c', program, *arguments.split()], text=True,
+                          capture_output=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    rest = iter(done.stderr.splitlines())
+    for line in lines:
+        assert any(text.startswith(line) for text in rest), (line, done.stderr)

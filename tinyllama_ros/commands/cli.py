@@ -264,6 +264,7 @@ def _perplexity(arguments: argparse.Namespace) -> None:
         from tinyllama_ros.commands.loss_plot import check_plot, plot
         check_plot(arguments.plot)
     artifact = Artifact.open(find_artifact(arguments.model))
+    log.info('loading %s', artifact.folder)
     windows = text_windows(artifact, arguments.text, arguments.window, arguments.windows)
     backend = open_backend(arguments.backend, artifact, **_backend_options(arguments))
     try:
@@ -292,9 +293,10 @@ def _atc(arguments: argparse.Namespace) -> None:
 
 def _bench(arguments: argparse.Namespace) -> None:
     from tinyllama_ros.commands.measure import as_json, as_table, measure
-    found = measure(find_artifact(arguments.model), backend=arguments.backend,
-                    runs=arguments.runs, **_backend_options(arguments))
-    print(json.dumps(as_json(found), indent=1) if arguments.json else as_table(found))
+    measurements = measure(find_artifact(arguments.model), backend=arguments.backend,
+                           runs=arguments.runs, **_backend_options(arguments))
+    print(json.dumps(as_json(measurements), indent=1) if arguments.json
+          else as_table(measurements))
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

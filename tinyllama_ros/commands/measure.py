@@ -7,6 +7,7 @@ A token is as fast as the weights can be read, so the machine's read bandwidth i
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
+import logging
 import math
 from pathlib import Path
 from statistics import median
@@ -30,6 +31,7 @@ from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.engine.host import physical_cores
 from tinyllama_ros.engine.sampling import Sampler, SamplingOptions
 from tinyllama_ros.errors import ConfigError, PromptError
+from tinyllama_ros.workbench.progress import track
 
 STEPS = 16
 """Forward passes of one run of a speed."""
@@ -40,6 +42,9 @@ ANSWER = 128
 """Tokens of the answer that shows what is not the graph."""
 MEMORY = 256 << 20
 """Bytes that are read to measure the bandwidth; far more than the share of a cache one gets."""
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,22 +74,23 @@ def measure(folder: Path, *, backend: str, runs: int, **options: Any) -> list[Me
     """
     if runs < 1:
         raise ConfigError(f'runs is {runs}; it must be 1 or above')
+    log.info('verifying and loading %s', folder)
     began_s = time.perf_counter()
     artifact = Artifact.open(folder)
     verified_s = time.perf_counter()
     loaded = open_backend(backend, artifact, **options)
     ready_s = time.perf_counter()
     try:
-        found = [Measurement.of('verify', 's', [verified_s - began_s]),
-                 Measurement.of('load', 's', [ready_s - verified_s])]
-        found += _speeds(loaded, runs)
+        measurements = [Measurement.of('verify', 's', [verified_s - began_s]),
+                        Measurement.of('load', 's', [ready_s - verified_s])]
+        measurements += _speeds(loaded, runs)
         if BACKENDS[backend].hardware == 'CPU':  # an NPU reads its weights by a bus of its own
-            found += _bus(loaded, artifact.manifest, options.get('threads', 0), runs)
-        found += [_first_token(loaded, length, runs) for length in PROMPTS
-                  if length < loaded.shape.kv_length]
-        found += _outside(loaded, artifact, runs)
+            measurements += _bus(loaded, artifact.manifest, options.get('threads', 0), runs)
+        measurements += [_first_token(loaded, length, runs) for length in PROMPTS
+                         if length < loaded.shape.kv_length]
+        measurements += _outside(loaded, artifact, runs)
         resident = psutil.Process().memory_info().rss / 1e6
-        return [*found, Measurement.of('resident memory', 'MB', [resident])]
+        return [*measurements, Measurement.of('resident memory', 'MB', [resident])]
     finally:
         loaded.close()
 
@@ -117,9 +123,10 @@ def _speeds(backend: Backend, runs: int) -> list[Measurement]:
     last = slots - sizes[-1]
     cases = [(size, fill) for fill in sorted({0, min(slots // 2, last), last})
              for size in sizes]
-    rates = [[_rate(backend, size, fill) for size, fill in cases] for _ in range(runs)]
-    return [Measurement.of(f'chunk {size} at fill {fill}', 'tok/s', list(found))
-            for (size, fill), found in zip(cases, zip(*rates, strict=True), strict=True)]
+    rates = [[_rate(backend, size, fill) for size, fill in cases]
+             for _ in track(range(runs), 'speed, runs', runs)]
+    return [Measurement.of(f'chunk {size} at fill {fill}', 'tok/s', list(values))
+            for (size, fill), values in zip(cases, zip(*rates, strict=True), strict=True)]
 
 
 def _rate(backend: Backend, size: int, fill: int) -> float:
@@ -143,7 +150,7 @@ def _bus(backend: Backend, manifest: Manifest, threads: int, runs: int) -> list[
     threads = threads or physical_cores()
     size = weight_bytes(manifest)
     bandwidths, shares = [], []
-    for _ in range(runs):
+    for _ in track(range(runs), 'read bandwidth, runs', runs):
         bandwidths.append(_read_bandwidth(threads, STEPS * size))
         shares.append(100 * _rate(backend, 1, 0) * size / 1e9 / bandwidths[-1])
     return [Measurement.of('read bandwidth', 'GB/s', bandwidths),
@@ -182,18 +189,19 @@ def weight_bytes(manifest: Manifest) -> int:
 
 
 def _first_token(backend: Backend, length: int, runs: int) -> Measurement:
-    """Measure from an empty cache to the first token drawn."""
+    """Measure the time from an empty cache to the first token sampled."""
     tokens = [index % backend.shape.vocab_size for index in range(length)]
     sampler = Sampler(SamplingOptions())
     times_s = []
-    for _ in range(runs + 1):
+    name = f'time to first token, {length} tokens'
+    for _ in track(range(runs + 1), f'{name}, runs', runs + 1):
         engine = Engine(lambda: backend)
         began_s = time.perf_counter()
         for _ in engine.prefill(tokens):
             pass
         engine.sample(sampler)
         times_s.append(time.perf_counter() - began_s)
-    return Measurement.of(f'time to first token, {length} tokens', 's', times_s[1:])
+    return Measurement.of(name, 's', times_s[1:])
 
 
 def _outside(backend: Backend, artifact: Artifact, runs: int) -> list[Measurement]:
@@ -216,7 +224,7 @@ def _outside(backend: Backend, artifact: Artifact, runs: int) -> list[Measuremen
         return []
     server = Server(conversation, _Silent(), options=lambda: options, depth=1)
     whole_ms, outside_ms = [], []
-    for _ in range(runs + 1):
+    for _ in track(range(runs + 1), 'answer, runs', runs + 1):
         conversation.reset()
         timed.steps, timed.seconds = 0, 0.0
         server.submit(PROMPT)
@@ -242,11 +250,11 @@ class _Timed:
     def forward(self, tokens: NDArray[np.int64], start: int, *, logits: int = 1
                 ) -> NDArray[np.float32]:
         began_s = time.perf_counter()
-        found = self._backend.forward(tokens, start, logits=logits)
-        found[:, self._stop_tokens] = -np.inf
+        values = self._backend.forward(tokens, start, logits=logits)
+        values[:, self._stop_tokens] = -np.inf
         self.seconds += time.perf_counter() - began_s
         self.steps += 1
-        return found
+        return values
 
     def close(self) -> None:
         """Leave the backend to its owner."""

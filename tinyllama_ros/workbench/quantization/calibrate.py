@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 import hashlib
 from importlib.resources import files
+import logging
 from pathlib import Path
 import shutil
 from typing import Any
@@ -48,6 +49,8 @@ HELD_OUT = 7
 """Every seventh piece is not calibrated on: the loss of quantisation is measured there."""
 TAP = '/input'
 LOSSES = 'held_out_losses'
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,26 +96,29 @@ def calibrate(checkpoint: Checkpoint, pieces: Pieces, path: Path) -> Calibration
     :raises ConfigError: the text is too short.
     :raises ArtifactError: the file, or the graph beside it, cannot be written.
     """
-    read = calibrated(pieces)
-    tokens = sum(map(len, read))
-    if not held_out(pieces) or tokens < SAMPLE:
+    pieces_read, pieces_held_out = calibrated(pieces), held_out(pieces)
+    tokens = sum(map(len, pieces_read))
+    if not pieces_held_out or tokens < SAMPLE:
         raise ConfigError(
             f'the calibration text has {len(_cut(pieces))} pieces (of at most {LONGEST} tokens), '
             f'and {tokens} tokens to calibrate on; it needs {HELD_OUT} and {SAMPLE} at least: '
             'give a longer one')
+    log.info('read the weights, to know which model is calibrated')
     digest = _digest(checkpoint, pieces)
-    if found := _load(path, digest):
-        return found
+    if calibration := _load(path, digest):
+        return calibration
     with disk_errors(path), _tapped(checkpoint, path) as tapped:
         samples: dict[str, list[NDArray[np.float16]]] = {}
         stride, passed = tokens // SAMPLE, 0
-        for piece in track(read, 'calibrate', len(read)):
+        for piece in track(pieces_read, 'calibrate', len(pieces_read)):
             for linear, values in tapped.read(piece)[0].items():
                 samples.setdefault(linear, []).append(_half(values[-passed % stride::stride]))
             passed += len(piece)
-        held = np.concatenate([tapped.read(piece)[1] for piece in held_out(pieces)])
-        _save(path, samples, held, digest)
-    return Calibration(path, held)
+        held_out_losses = np.concatenate([
+            tapped.read(piece)[1]
+            for piece in track(pieces_held_out, 'measure fp32', len(pieces_held_out))])
+        _save(path, samples, held_out_losses, digest)
+    return Calibration(path, held_out_losses)
 
 
 class _Tapped:
