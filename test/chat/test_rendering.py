@@ -1,6 +1,7 @@
 """Chat templates are rendered as Transformers does, and none of them renders for ever."""
 
 import pytest
+from support.fuzz import check
 from support.tiny_tokenizers import BPE, bpe_file
 
 from tinyllama_ros.chat import rendering
@@ -117,3 +118,7 @@ def chat_template(source: str) -> ChatTemplate:
 def test_endless_template_is_refused_when_it_is_loaded(few_steps):
     with pytest.raises(ModelError, match='the chat template of the model does not end'):
         chat_template(FOREVER)
+
+
+def test_no_damaged_template_crashes_or_hangs():
+    check('support.hostile_templates:templates')

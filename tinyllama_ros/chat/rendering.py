@@ -11,7 +11,7 @@ import json
 import time
 from typing import Any, NoReturn
 
-from jinja2 import nodes, TemplateError
+from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -24,6 +24,8 @@ MOST_STEPS = 1_000_000
 LONGEST_S = 5.0
 MOST_CHARACTERS = 4_000_000
 """Of a text that a template makes, rendered or on the way; also the bits of a number."""
+LONGEST_MESSAGE = 500
+"""Characters of what a template says where it fails or refuses."""
 
 
 class Cancelled(Exception):
@@ -48,8 +50,9 @@ class Renderer:
                              'conversation')
         try:
             self._template = _Environment().from_string(source)
-        except TemplateError as error:
-            raise ModelError(f'the chat template of the model is no Jinja: {error}') from error
+        except Exception as error:  # not TemplateError alone: nested too deeply for Python, ...
+            raise ModelError('the chat template of the model is no Jinja: '
+                             f'{_one_line(error)}') from error
 
     def render(self, variables: Mapping[str, Any], is_cancelled: Callable[[], bool]) -> str:
         """
@@ -65,12 +68,20 @@ class Renderer:
         assert isinstance(context, _Context)
         context.bounds = _Bounds(is_cancelled)
         try:
-            return _concat(self._template.root_render_func(context))
+            text = _concat(self._template.root_render_func(context))
+            text.encode()  # fails on half of a surrogate pair, which no tokenizer takes
+            return text
         except (Cancelled, PromptError, EndlessTemplate):
             raise
         except Exception as error:  # a template is foreign code
-            raise ModelError(f'the chat template of the model fails: {str(error).rstrip(".")}; '
-                             'use one that suits the conversation') from error
+            raise ModelError(f'the chat template of the model fails: {_one_line(error)}; use one '
+                             'that suits the conversation') from error
+
+
+def _one_line(error: Exception) -> str:
+    """Return what an error says of a template, which may quote much of it, or nothing."""
+    text = ' '.join(str(error).split()) or type(error).__name__
+    return ''.join(filter(str.isprintable, text))[:LONGEST_MESSAGE].rstrip('.')
 
 
 class _Bounds:
@@ -152,7 +163,8 @@ class _Environment(ImmutableSandboxedEnvironment):
     concat = staticmethod(_concat)
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True,
+        # Nothing is computed when a template is compiled, where it would not be bounded
+        super().__init__(trim_blocks=True, lstrip_blocks=True, optimized=False,
                          extensions=[loopcontrols, _Generation])
         self.filters['tojson'] = _to_json
         self.globals |= {'raise_exception': _raise_exception, 'strftime_now': _strftime_now}
@@ -177,7 +189,8 @@ def _size(operator: str, left: Any, right: Any) -> int:
 
 
 def _raise_exception(message: str) -> NoReturn:
-    raise PromptError(f'the model does not take this conversation: {message}')
+    text = _one_line(ValueError(message))
+    raise PromptError(f'the model does not take this conversation: {text}')
 
 
 def _strftime_now(form: str) -> str:

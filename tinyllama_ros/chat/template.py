@@ -34,7 +34,7 @@ ROLE_MARKER = re.compile(r"""
       <[|｜][^<>|｜\s'"]+[|｜]>              # <|user|>
     | <</?\w+>> | </?\w+>                    # <<SYS>>  <s>  <start_of_turn>
     | \[/?[A-Z_]+\]                          # [INST]
-    | \#{2,}\ ?[A-Z]\w*(?:\ \w+)*:?          # ### Instruction:
+    | (?<!\#)\#{2,}\ ?[A-Z]\w*(?:\ \w+)*:?          # ### Instruction:
     | \b(?i:system|user|human|assistant|bot):
     """, re.VERBOSE)
 """What separates the speakers in a template. No two of these forms overlap or nest."""
