@@ -177,6 +177,8 @@ SHAPE, SETTINGS = vars(tiny().architecture), vars(tiny().tokenizer.settings)
                  id='token_beyond_the_embedding'),
     pytest.param({'tokenizer': SETTINGS | {'control_tokens': {'<|im_end|>': -1}}},
                  id='token_below_zero'),
+    pytest.param({'tokenizer': SETTINGS | {'control_tokens': {'<|im_end|>': 2, '<' * 2000: 3}}},
+                 id='endless_control_token'),
     pytest.param({'architecture': SHAPE | {'heads': 3}}, id='heads_do_not_share_evenly'),
     pytest.param({'architecture': SHAPE | {'rope_scaling': 2}}, id='unknown_shape'),
     pytest.param({'tokenizer': SETTINGS | {'kind': 'words'}}, id='unknown_tokenizer'),

@@ -26,11 +26,18 @@ from tinyllama_ros.chat.tokenizer import load_tokenizer, open_tokenizer, Tokeniz
 from tinyllama_ros.workbench.chat_check import check_chat
 from tinyllama_ros.workbench.checkpoints.checkpoint import TokenizerFile
 from tinyllama_ros.workbench.checkpoints.folder_vocabulary import tokenizer_from_folder
-from tinyllama_ros.workbench.checkpoints.gguf_checkpoint import GgufCheckpoint
+from tinyllama_ros.workbench.checkpoints.gguf_checkpoint import (
+    architecture_from_metadata,
+    GgufCheckpoint,
+)
+from tinyllama_ros.workbench.checkpoints.gguf_file import GgufFile
+from tinyllama_ros.workbench.checkpoints.gguf_vocabulary import tokenizer_from_metadata
+from tinyllama_ros.workbench.checkpoints.named_values import NamedValues
 from tinyllama_ros.workbench.checkpoints.safetensors_checkpoint import (
     read_architecture,
     SafetensorsCheckpoint,
 )
+from tinyllama_ros.workbench.checkpoints.sentencepiece_model import read_pieces
 
 TEXT = 'a robot says "hi", 42 times: <|user|> caf\u00e9 \U0001f916 ' + 'x' * 500
 WORDS = r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -156,6 +163,31 @@ def gguf() -> None:
     """Change a GGUF file, most of all its header."""
     content = write_gguf(_scratch('gguf') / 'm.gguf', tiny()).read_bytes()
     fuzz(_read_gguf, byte_mutations(content, 9, 700))
+
+
+def metadata() -> None:
+    """Change values of GGUF metadata, with a vocabulary of each kind."""
+    bpe = GgufFile(write_gguf(_scratch('metadata') / 'm.gguf', tiny())).metadata
+    pieces, _ = read_pieces(sentencepiece_tokenizer().content)
+    other = bpe | {'tokenizer.ggml.model': 'llama', 'tokenizer.ggml.add_space_prefix': True,
+                   'tokenizer.ggml.unknown_token_id': 0,
+                   'tokenizer.ggml.bos_token_id': 1, 'tokenizer.ggml.eos_token_id': 2,
+                   'tokenizer.ggml.tokens': [piece.text for piece in pieces],
+                   'tokenizer.ggml.token_type': [piece.type for piece in pieces],
+                   'tokenizer.ggml.scores': [piece.score for piece in pieces]}
+    for values in (bpe, other):
+        fuzz(_read_metadata, json_mutations(values, 10, 300))
+
+
+def _read_metadata(content: bytes, folder: Path) -> None:
+    values = json.loads(content)
+    if not isinstance(values, dict):
+        return  # a GGUF file cannot hold that
+    named = NamedValues(folder / 'm.gguf', values)
+    architecture_from_metadata(named, tied=True)
+    tokenizer = tokenizer_from_metadata(named)
+    check_chat(tokenizer, 1 << 20)
+    _converse(load_tokenizer(tokenizer.content, tokenizer.settings), tokenizer.settings)
 
 
 def _read_gguf(content: bytes, folder: Path) -> None:

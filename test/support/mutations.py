@@ -15,6 +15,8 @@ VALUES: tuple[Any, ...] = (
     '(a+)+' * (LONG // 5), '\u00e9\u0301' * (LONG // 2), [], [[]], [None], [0], ['x'], {},
     {'x': 0}, {'type': 'x'}, {'content': 'x'})
 
+NAMES = ('x', 'type', 'factor', 'rope_theta', 'id', 'content', '<' * LONG)
+
 
 def json_mutations(value: Any, seed: int, count: int) -> Iterator[tuple[str, bytes]]:
     """Yield what was changed, and the JSON text with that one change."""
@@ -78,7 +80,7 @@ def _change(value: Any, path: tuple[Any, ...], chance: random.Random) -> str:
     if kind == 'replace':
         value[last] = new
     elif isinstance(value, dict):
-        value[chance.choice(('x', 'type', 'factor', 'rope_theta', 'id', 'content'))] = new
+        value[chance.choice(NAMES)] = new
     else:
         value.insert(last, new)
     return f'{kind} {str(new)[:20]!a}'

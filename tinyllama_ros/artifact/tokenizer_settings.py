@@ -4,10 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import get_args, Literal
 
+from tinyllama_ros.artifact.fields import shorten
 from tinyllama_ros.errors import ModelError
 
 TokenizerKind = Literal['bpe', 'sentencepiece']
 FILE_NAMES: Mapping[str, str] = {'bpe': 'tokenizer.json', 'sentencepiece': 'tokenizer.model'}
+
+LONGEST_CONTROL_TOKEN = 1000
+"""Characters; those of known models have at most some 30."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,10 @@ class TokenizerSettings:
         if self.eos_token not in self.control_tokens:
             raise ModelError(f'the end token {self.eos_token!r} is not among the control tokens; '
                              'without it an answer never ends')
+        for text in self.control_tokens:  # each becomes a part of a pattern
+            if len(text) > LONGEST_CONTROL_TOKEN:
+                raise ModelError(f'the control token {shorten(text)} has {len(text)} characters; '
+                                 f'it may have {LONGEST_CONTROL_TOKEN}')
         for name in ('stop_tokens', 'text_tokens'):
             if not all(type(token) is int for token in getattr(self, name)):
                 raise ModelError(f'{name} is {getattr(self, name)}; it must hold ids of tokens')

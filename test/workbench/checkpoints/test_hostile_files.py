@@ -10,7 +10,7 @@ from support.fuzz import check
 
 @pytest.mark.parametrize('reader', [
     'config', 'tokenizer_json', 'tokenizer_config', 'tokenizer_model', 'safetensors', 'index',
-    'gguf'])
+    'gguf', 'metadata'])
 def test_damaged_files_are_refused_in_one_line(reader):
     check(f'support.hostile_files:{reader}')
 

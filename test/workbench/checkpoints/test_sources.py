@@ -57,6 +57,19 @@ def test_template_that_cannot_be_read_is_refused_by_name(tmp_path, content):
         open_checkpoint(write_gguf(tmp_path / 'm.gguf', tiny()), tmp_path, template)
 
 
+def test_home_folder_is_found_in_a_path(tmp_path, monkeypatch):
+    write_gguf(tmp_path / 'm.gguf', tiny())
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert isinstance(open_checkpoint('~/m.gguf', tmp_path / 'cache'), GgufCheckpoint)
+
+
+@pytest.mark.parametrize('source', ['x' * 5000, 'a\0b', '~nobody-of-this-name/m'],
+                         ids=['too_long', 'null', 'no_such_user'])
+def test_path_that_no_file_can_have_is_refused(tmp_path, source):
+    with pytest.raises(ModelError, match=r'the model .* cannot be opened|there is no model'):
+        open_checkpoint(source, tmp_path)
+
+
 def test_anything_else_says_what_it_can_be(tmp_path):
     with pytest.raises(ModelError, match=r"no model 'x'; give a known name \(smollm2.*\.gguf fil"):
         open_checkpoint('x', tmp_path)

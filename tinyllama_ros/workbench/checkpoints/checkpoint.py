@@ -52,6 +52,14 @@ def architecture_of(path: Path, **numbers: Any) -> Architecture:
         raise ModelError(f'{path}: {error}; use a checkpoint of the Llama family') from error
 
 
+def tokenizer_settings_of(path: Path, **settings: Any) -> TokenizerSettings:
+    """Return the settings of a tokenizer; ModelError names the file that holds no such ones."""
+    try:
+        return TokenizerSettings(**settings)
+    except ModelError as error:
+        raise ModelError(f'{path}: {error}; use another checkpoint') from error
+
+
 def check_weights(path: Path, architecture: Architecture,
                   stored: Mapping[str, tuple[int, ...]]) -> None:
     """

@@ -7,7 +7,7 @@ from typing import Any
 from tinyllama_ros.artifact.fields import shorten
 from tinyllama_ros.artifact.tokenizer_settings import FILE_NAMES, TokenizerKind, TokenizerSettings
 from tinyllama_ros.errors import ModelError
-from tinyllama_ros.workbench.checkpoints.checkpoint import TokenizerFile
+from tinyllama_ros.workbench.checkpoints.checkpoint import tokenizer_settings_of, TokenizerFile
 from tinyllama_ros.workbench.checkpoints.named_values import NamedValues
 from tinyllama_ros.workbench.checkpoints.sentencepiece_model import (
     Piece,
@@ -172,8 +172,9 @@ def _settings_from_folder(kind: TokenizerKind, folder: Path, config: NamedValues
         if text not in control and (text or key == 'eos_token'):
             raise ModelError(f'{config.path}: {key} is {text!r}, which the vocabulary does not '
                              'have; use another checkpoint')
-    return TokenizerSettings(
-        kind=kind, chat_template=_folder_template(folder, config), bos_token=begin, eos_token=end,
+    return tokenizer_settings_of(
+        config.path, kind=kind, chat_template=_folder_template(folder, config),
+        bos_token=begin, eos_token=end,
         add_bos=bool(begin) and config.optional('add_bos_token', bool, kind == 'sentencepiece'),
         control_tokens=control, stop_tokens=tuple(stops), text_tokens=text_tokens)
 

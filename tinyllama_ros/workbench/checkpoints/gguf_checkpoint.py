@@ -64,7 +64,8 @@ class GgufCheckpoint(Checkpoint):
         metadata = NamedValues(path, self._file.metadata)
         self._stored = {_weight_name(name): _readable(path, tensor)
                         for name, tensor in self._file.tensors.items()}
-        self.architecture = _architecture(metadata, tied='lm_head.weight' not in self._stored)
+        self.architecture = architecture_from_metadata(
+            metadata, tied='lm_head.weight' not in self._stored)
         check_weights(path, self.architecture,
                       {name: tensor.shape for name, tensor in self._stored.items()})
         self.tokenizer = tokenizer_from_metadata(metadata)
@@ -108,7 +109,12 @@ def _weight_name(name: str) -> str:
     return name
 
 
-def _architecture(metadata: NamedValues, *, tied: bool) -> Architecture:
+def architecture_from_metadata(metadata: NamedValues, *, tied: bool) -> Architecture:
+    """
+    Return what the metadata of a file describes; ModelError where it is no Llama.
+
+    :param tied: whether the embedding is the head, too.
+    """
     _refuse_unsupported(metadata)
     hidden = metadata.required('llama.embedding_length', int)
     heads = metadata.required('llama.attention.head_count', int)

@@ -5,7 +5,7 @@ from typing import Any
 
 from tinyllama_ros.artifact.tokenizer_settings import TokenizerKind, TokenizerSettings
 from tinyllama_ros.errors import ModelError
-from tinyllama_ros.workbench.checkpoints.checkpoint import TokenizerFile
+from tinyllama_ros.workbench.checkpoints.checkpoint import tokenizer_settings_of, TokenizerFile
 from tinyllama_ros.workbench.checkpoints.named_values import NamedValues
 from tinyllama_ros.workbench.checkpoints.sentencepiece_model import (
     llama_options,
@@ -111,8 +111,9 @@ def _settings(kind: TokenizerKind, metadata: NamedValues, tokens: list[Piece], *
              if 'tokenizer.ggml.bos_token_id' in metadata else '')
     stops = [_token_text(metadata, tokens, key) for key in _GGUF_STOP_TOKENS if key in metadata]
     control, text_tokens = control_tokens_of(tokens, (begin, end, *stops))
-    return TokenizerSettings(
-        kind=kind, chat_template=metadata.optional('tokenizer.chat_template', str, ''),
+    return tokenizer_settings_of(
+        metadata.path, kind=kind,
+        chat_template=metadata.optional('tokenizer.chat_template', str, ''),
         bos_token=begin, eos_token=end,
         add_bos=bool(begin) and metadata.optional('tokenizer.ggml.add_bos_token', bool, add_bos),
         control_tokens=control, stop_tokens=tuple(control[text] for text in stops),

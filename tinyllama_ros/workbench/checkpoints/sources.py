@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from tinyllama_ros.artifact.fields import shorten
 from tinyllama_ros.errors import ModelError
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.checkpoints.fetch import fetch, KNOWN_MODELS
@@ -17,14 +18,16 @@ def open_checkpoint(source: str | Path, cache: Path, template: Path | None = Non
     :raises FetchError: a known model could not be fetched.
     :raises ModelError: there is no such thing, or it cannot be read.
     """
-    path = fetch(str(source), cache) if str(source) in KNOWN_MODELS else Path(source)
+    known = str(source) in KNOWN_MODELS
     try:
+        path = fetch(str(source), cache) if known else Path(source).expanduser()
         checkpoint = _open_path(path)
     except ModuleNotFoundError as error:
-        raise ModelError(f'{path} needs the Python package {error.name}, which is missing here; '
+        raise ModelError(f'{source} needs the Python package {error.name}, which is missing here; '
                          f'pip install {error.name}') from error
-
-
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a NUL
+        raise ModelError(f'the model {shorten(str(source))} cannot be opened: '
+                         f'{shorten(str(error))}') from error
     if template:
         settings = replace(checkpoint.tokenizer.settings, chat_template=_read_template(template))
         checkpoint.tokenizer = replace(checkpoint.tokenizer, settings=settings)
