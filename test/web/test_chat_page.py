@@ -265,7 +265,7 @@ def test_page_that_leaves_in_mid_answer_leaves_no_traceback(page_server, caplog)
             socket = await page_server.client.ws_connect(f'{page_server.base}/ws', compress=15)
             await page_server.greet(socket)
             for _ in range(3):  # large, and hard to compress
-                conversation.piece(Piece(3, randbytes(50_000).hex()))
+                conversation.piece(Piece(3, randbytes(10_000).hex()))
             for _ in range(number):
                 await asyncio.sleep(0)
             socket._response.connection.transport.abort()
