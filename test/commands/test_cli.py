@@ -137,6 +137,7 @@ def test_damaged_artifact_is_built_anew(cache):
     (['random', 'tiny', '--kv-length', '4096'], 'kv_length is 4096; random-tiny was trained on'),
     (['random', 'tiny', '--chunks', '16,1'], 'chunk_sizes are (16, 1); they must ascend from'),
     (['random', 'tiny', '--quant', 'fp16'], "quantization 'fp16' is unknown for the target cpu"),
+    (['random', 'tiny', '--kv-length', '0'], 'kv_length is 0; a cache needs at least 2 slots'),
     (['random', 'tiny', '--kv-length', '1'], 'kv_length is 1; a cache needs at least 2 slots'),
     (['bench', 'nothing'], "there is no artifact 'nothing'"),
 ], ids=' '.join)

@@ -11,7 +11,7 @@ from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 Action = Callable[[NDArray[np.float32]], object]
 
 
-class Altered(Checkpoint):
+class ChangedCheckpoint(Checkpoint):
     """A checkpoint with an action done to some weights, each time they are read."""
 
     def __init__(self, checkpoint: Checkpoint, actions: Mapping[str, Action]) -> None:

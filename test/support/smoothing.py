@@ -17,7 +17,7 @@ def random_scales(architecture, seed=0):
 
 
 
-def planted(checkpoint):
+def with_outliers(checkpoint):
     """Return a checkpoint of the same function, every 16th activation 50 times what it was."""
     shapes = checkpoint.architecture.weight_shapes()
     return SmoothedCheckpoint(checkpoint, {

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from support import numpy_llama
 from support.paths import TEST
-from support.probes import Altered
+from support.probes import ChangedCheckpoint
 from support.tiny_models import tiny, write_folder, write_gguf
 
 from tinyllama_ros.artifact.folder import Artifact
@@ -156,7 +156,7 @@ def test_unfit_options_are_refused_before_anything_is_written(tmp_path, changes,
 @pytest.mark.parametrize('quantization', ['fp32', 'w8a8'])
 def test_head_dim_that_onnx_runtime_cannot_run_is_refused_before_a_weight_is_read(
         tmp_path, head_dim, quantization):
-    checkpoint = Altered(tiny(head_dim=head_dim), {'model.embed_tokens.weight': fail})
+    checkpoint = ChangedCheckpoint(tiny(head_dim=head_dim), {'model.embed_tokens.weight': fail})
     with pytest.raises(ModelError, match=f'head_dim is {head_dim}; ONNX Runtime on a CPU runs '
                                          'only multiples of 16: build for the target ascend'):
         make(tmp_path / 'tiny', checkpoint, quantization)

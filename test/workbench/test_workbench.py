@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import pytest
 from support import numpy_llama
-from support.probes import Altered, oracle_losses, set_nan
-from support.smoothing import planted
+from support.probes import ChangedCheckpoint, oracle_losses, set_nan
+from support.smoothing import with_outliers
 from support.tiny_models import sentencepiece_tokenizer, tiny
 from support.tiny_tokenizers import CORPUS
 
@@ -100,8 +100,8 @@ def test_what_is_not_smoothed_is_not_calibrated(make, tmp_path, options):
 
 
 @pytest.mark.parametrize('tied', [True, False], ids=['tied', 'untied'])
-def test_planted_outliers_cost_next_to_nothing(make, text, tied):
-    checkpoint = planted(tiny(tied_embeddings=tied))
+def test_outliers_cost_next_to_nothing(make, text, tied):
+    checkpoint = with_outliers(tiny(tied_embeddings=tied))
     tokens = calibration_pieces(checkpoint, text)[6]
     exact = numpy_llama.logits(checkpoint, tokens)
     plain, refined = (np.sqrt(np.square(logits(make(checkpoint, how, smoothing=how), tokens)
@@ -202,7 +202,7 @@ def test_text_that_will_not_do_is_refused(make, text, tmp_path, content, message
 
 def test_weight_that_is_not_finite_leaves_nothing(make, tmp_path):
     with pytest.raises(ModelError, match='v_proj.weight holds a number that is not finite'):
-        make(Altered(tiny(), {'model.layers.0.self_attn.v_proj.weight': set_nan}))
+        make(ChangedCheckpoint(tiny(), {'model.layers.0.self_attn.v_proj.weight': set_nan}))
     assert os.listdir(tmp_path) == ['text.txt']
 
 
@@ -212,7 +212,7 @@ def test_channels_of_zeros_lose_as_little_as_any(make, text, smoothing):
         weight[3] = 0
     names = [name for name, shape in tiny().architecture.weight_shapes().items()
              if len(shape) == 2 or 'norm' in name]
-    checkpoint = Altered(tiny(), dict.fromkeys(names, clear))
+    checkpoint = ChangedCheckpoint(tiny(), dict.fromkeys(names, clear))
     tokens = calibration_pieces(checkpoint, text)[6]
     exact = numpy_llama.logits(checkpoint, tokens)
     found = logits(make(checkpoint, smoothing=smoothing), tokens)
@@ -229,7 +229,7 @@ def test_interruption_leaves_the_old_artifact(make, tmp_path, read):
     reads = []
     before = make(smoothing='none').manifest
     with pytest.raises(KeyboardInterrupt):
-        make(Altered(tiny(), {'lm_head.weight': stop}))
+        make(ChangedCheckpoint(tiny(), {'lm_head.weight': stop}))
     assert Artifact.open(tmp_path / 'tiny').manifest == before
     assert not [name for name in os.listdir(tmp_path) if name.endswith(('.partial', '.part'))]
 
@@ -240,7 +240,7 @@ def test_head_dim_that_cannot_be_calibrated_is_refused_before_a_weight_is_read(m
     def read(weight):
         raise AssertionError('a weight was read')
     names = tiny().architecture.weight_shapes()
-    checkpoint = Altered(tiny(head_dim=head_dim), dict.fromkeys(names, read))
+    checkpoint = ChangedCheckpoint(tiny(head_dim=head_dim), dict.fromkeys(names, read))
     with pytest.raises(ModelError, match=f'head_dim is {head_dim}; .*calibrated on a CPU.* fp16'):
         make(checkpoint, target='ascend')
     assert os.listdir(tmp_path) == ['text.txt']
@@ -250,7 +250,8 @@ def test_head_dim_that_cannot_be_calibrated_is_refused_before_a_weight_is_read(m
 def test_template_that_cannot_be_rendered_is_refused_before_a_weight_is_read(make, tmp_path):
     def read(weight):
         raise AssertionError('a weight was read')
-    checkpoint = Altered(tiny(), dict.fromkeys(tiny().architecture.weight_shapes(), read))
+    names = tiny().architecture.weight_shapes()
+    checkpoint = ChangedCheckpoint(tiny(), dict.fromkeys(names, read))
     settings = replace(checkpoint.tokenizer.settings, chat_template='{{ nothing() }}')
     checkpoint.tokenizer = replace(checkpoint.tokenizer, settings=settings)
     with pytest.raises(ModelError, match='chat template of the model fails'):

@@ -62,9 +62,9 @@ def text_windows(artifact: Artifact, path: Path, window: int, windows: int | Non
 
 def measure_loss(backend: Backend, windows: list[NDArray[np.int64]]) -> Iterator[Loss]:
     """Yield the loss so far after each window, each of which is read into an empty cache."""
-    found: list[NDArray[np.float64]] = []
+    losses: list[NDArray[np.float64]] = []
     for window in windows:
-        found.append(window_loss(backend, window))
-        yield Loss(np.stack(found))
+        losses.append(window_loss(backend, window))
+        yield Loss(np.stack(losses))
 
 

@@ -109,7 +109,8 @@ class BuildOptions:
 
     def _fields(self, architecture: Architecture) -> dict[str, Any]:
         target = TARGETS[self.target]
-        slots = self.kv_length or min(KV_LENGTH, architecture.context_length)
+        slots = (min(KV_LENGTH, architecture.context_length) if self.kv_length is None
+                 else self.kv_length)
         return {'name': self.name, 'quantization': self.quantization, 'recipe': self.recipe,
                 'dialect': self.target, 'kv_length': slots,
                 'chunk_sizes': self.chunk_sizes or target.chunk_sizes,

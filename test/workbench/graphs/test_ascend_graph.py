@@ -13,9 +13,9 @@ from onnx import helper, numpy_helper, TensorProto
 import pytest
 from support import numpy_llama
 from support.ascend_reference import ReferenceBackend
+from support.edge_case_models import distance, EdgeCaseTokens, MODELS, SPIKE, W8A16_CHOICES, ZERO
 from support.paths import DATA
-from support.peculiar_models import distance, MODELS, Peculiar, SPIKE, W8A16_CHOICES, ZERO
-from support.probes import Altered
+from support.probes import ChangedCheckpoint
 from support.tiny_models import tiny
 
 from tinyllama_ros.artifact.folder import Artifact
@@ -251,7 +251,7 @@ def test_cut_head_gives_the_logits_of_a_whole_one(tmp_path):
 def test_weight_that_float16_cannot_hold_is_refused(tmp_path):
     def spoil(weight: NDArray[np.float32]) -> None:
         weight[3, 4] = -1e5
-    checkpoint = Altered(tiny(), {'model.embed_tokens.weight': spoil})
+    checkpoint = ChangedCheckpoint(tiny(), {'model.embed_tokens.weight': spoil})
     with pytest.raises(ModelError, match='the weight of embed reaches 100000, and float16 holds'):
         make(tmp_path / 'tiny', checkpoint, 'w8a8')
 
@@ -296,7 +296,7 @@ def fp32(request, tmp_path_factory):
 @pytest.fixture(scope='module', params=MODELS)
 def w8a8(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp('w8a8')
-    return Subject(folder, Peculiar(MODELS[request.param]()), 'w8a8', (1, 16),
+    return Subject(folder, EdgeCaseTokens(MODELS[request.param]()), 'w8a8', (1, 16),
                    W8A16_CHOICES[request.param])
 
 
@@ -425,6 +425,7 @@ def test_scores_are_scaled_before_they_are_float16(tmp_path):
         weight *= 100  # most scores then exceed 65504 before their division by sqrt(64)
     names = [f'model.layers.{layer}.self_attn.{part}_proj.weight'
              for layer in range(2) for part in 'qk']
-    checkpoint = Altered(tiny(heads=2, kv_heads=2, head_dim=64), dict.fromkeys(names, sharpen))
+    checkpoint = ChangedCheckpoint(tiny(heads=2, kv_heads=2, head_dim=64),
+                                   dict.fromkeys(names, sharpen))
     subject = Subject(tmp_path, checkpoint, 'fp16', [16])
     assert np.isfinite(subject.read(subject.tokens(16), [16])).all()

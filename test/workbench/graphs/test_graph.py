@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 import pytest
 from support import numpy_llama
-from support.peculiar_models import distance, MODELS, Peculiar, SPIKE, W8A16_CHOICES, ZERO
+from support.edge_case_models import distance, EdgeCaseTokens, MODELS, SPIKE, W8A16_CHOICES, ZERO
 
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.engine.onnx import OnnxBackend
@@ -76,7 +76,8 @@ def fp32(request, open_subject):
 
 @pytest.fixture(scope='module', params=MODELS)
 def w8a8(request, open_subject):
-    return open_subject(Peculiar(MODELS[request.param]()), 'w8a8', W8A16_CHOICES[request.param])
+    checkpoint = EdgeCaseTokens(MODELS[request.param]())
+    return open_subject(checkpoint, 'w8a8', W8A16_CHOICES[request.param])
 
 
 @st.composite

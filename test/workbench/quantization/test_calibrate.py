@@ -6,7 +6,7 @@ import resource
 
 import numpy as np
 import pytest
-from support.probes import Altered, oracle_inputs, oracle_losses, round_to_half, set_nan
+from support.probes import ChangedCheckpoint, oracle_inputs, oracle_losses, round_to_half, set_nan
 from support.tiny_models import tiny
 
 from tinyllama_ros.artifact.disk import locked
@@ -46,7 +46,8 @@ def path(tmp_path):
     [90] * 7, [131] * 14, [30, 2, 1, 5, 0, 70, 90, 90, 90, 90, 90, 90], [300, 300, 258, 40]],
     ids=['all_tokens', 'every_third_token', 'uneven', 'longer_than_a_piece'])
 def test_sampled_inputs_are_those_of_the_oracle(path, lengths):
-    checkpoint, pieces = Altered(tiny(), {EMBEDDING: round_to_half}), some_pieces(*lengths)
+    checkpoint = ChangedCheckpoint(tiny(), {EMBEDDING: round_to_half})
+    pieces = some_pieces(*lengths)
     calibration = calibrate(checkpoint, pieces, path)
     seen = [oracle_inputs(checkpoint, piece) for piece in calibrated(pieces)]
     for group in groups(checkpoint.architecture):
@@ -95,7 +96,7 @@ def test_other_sessions_of_the_process_change_nothing(tmp_path, monkeypatch):
 
 def test_second_call_reads_the_file_and_runs_no_graph(path):
     reads = []
-    checkpoint = Altered(tiny(), {LAST: lambda weight: reads.append(weight)})
+    checkpoint = ChangedCheckpoint(tiny(), {LAST: lambda weight: reads.append(weight)})
     first = calibrate(checkpoint, PIECES, path)
     written, reads[:] = path.stat(), []
     second = calibrate(checkpoint, PIECES, path)
@@ -105,7 +106,7 @@ def test_second_call_reads_the_file_and_runs_no_graph(path):
 
 
 @pytest.mark.parametrize(('checkpoint', 'pieces'), [
-    (Altered(tiny(), {LAST: lambda weight: np.negative(weight, out=weight)}), PIECES),
+    (ChangedCheckpoint(tiny(), {LAST: lambda weight: np.negative(weight, out=weight)}), PIECES),
     (tiny(rope_base=5000.0), PIECES),
     (tiny(), some_pieces(*[90] * 7, seed=1)),
     (tiny(), [*PIECES[:6], [5, *PIECES[6][1:]]]),
@@ -136,7 +137,7 @@ def interrupt_building(monkeypatch):
         reads.append(weight)
         if len(reads) == 2:  # the first is to tell which model it is
             raise KeyboardInterrupt
-    return Altered(tiny(), {LAST: stop})
+    return ChangedCheckpoint(tiny(), {LAST: stop})
 
 
 def interrupt_reading(monkeypatch):
@@ -202,12 +203,13 @@ def test_shortest_text_that_will_do_is_taken(path):
 @pytest.mark.parametrize('name', [EMBEDDING, 'model.layers.1.mlp.down_proj.weight', LAST])
 def test_weight_that_is_not_finite_is_named(path, name):
     with pytest.raises(ModelError, match=f'{name} holds a number that is not finite'):
-        calibrate(Altered(tiny(), {name: set_nan}), PIECES, path)
+        calibrate(ChangedCheckpoint(tiny(), {name: set_nan}), PIECES, path)
     assert os.listdir(path.parent) == []
 
 
 def test_activations_past_half_precision_are_clipped(path):
-    huge = Altered(tiny(), {'model.norm.weight': lambda weight: np.multiply(weight, 1e6, weight)})
+    huge = ChangedCheckpoint(tiny(), {
+        'model.norm.weight': lambda weight: np.multiply(weight, 1e6, weight)})
     inputs = calibrate(huge, PIECES, path).inputs('logits')
     assert np.abs(inputs).max() == 65504
 
@@ -215,7 +217,7 @@ def test_activations_past_half_precision_are_clipped(path):
 def test_channel_of_zeros_stays_zero(path):
     def clear(weight):
         weight[5] = 0
-    dead = Altered(tiny(), {'model.layers.0.mlp.up_proj.weight': clear})
+    dead = ChangedCheckpoint(tiny(), {'model.layers.0.mlp.up_proj.weight': clear})
     inputs = calibrate(dead, PIECES, path).inputs('layer.0/mlp/down')
     assert not inputs[:, 5].any() and inputs[:, 6].any()
 

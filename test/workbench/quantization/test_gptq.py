@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.probes import Altered, set_nan
+from support.probes import ChangedCheckpoint, set_nan
 from support.smoothing import random_scales
 from support.tiny_models import tiny
 
@@ -172,7 +172,7 @@ def test_linears_with_the_same_input_share_what_is_made_of_it():
 
 @pytest.mark.parametrize('name', ['model.layers.1.mlp.down_proj', 'lm_head'])
 def test_weight_that_is_not_finite_is_named_by_who_reads_it(name):
-    _, rounded, _ = rounded_checkpoint(Altered(tiny(tied_embeddings=False),
+    _, rounded, _ = rounded_checkpoint(ChangedCheckpoint(tiny(tied_embeddings=False),
                                                {f'{name}.weight': set_nan}))
     with pytest.raises(ModelError, match=f'{name}.weight holds a number that is not finite'):
         finite_weight(rounded, f'{name}.weight')

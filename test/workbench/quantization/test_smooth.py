@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support import numpy_llama
 from support.probes import oracle_inputs
-from support.smoothing import planted, random_scales
+from support.smoothing import random_scales, with_outliers
 from support.tiny_models import tiny
 
 from tinyllama_ros.artifact.folder import Artifact
@@ -252,8 +252,8 @@ def test_unknown_smoothing_is_refused_with_what_there_is(smoothing):
 
 
 @pytest.mark.parametrize('smoothing', ['searched', 'refined'])
-def test_planted_outliers_are_taken_away(smoothing):
-    checkpoint = planted(tiny())
+def test_outliers_are_taken_away(smoothing):
+    checkpoint = with_outliers(tiny())
     inputs = oracle_inputs(checkpoint, some_tokens(checkpoint, 60))
     smoothed = smooth(checkpoint, lambda path: inputs[path].astype(np.float32), smoothing)
     tokens = some_tokens(checkpoint, 60, seed=1)

@@ -1,8 +1,8 @@
 """
-The operators of ours in the CPU dialect, each as a function of ONNX Runtime's own operators.
+This project's operators in the CPU dialect, each as a function of ONNX Runtime's operators.
 
-What stands here is what they mean. kernels/ has each of them in one piece, which ONNX Runtime runs
-in place of the function where the library is registered with the session.
+The functions define what the operators compute. kernels/ implements each of them in C++, and ONNX
+Runtime runs that in place of the function where the library is registered with the session.
 
 ====================  ====================================================  ===================
 operator              inputs                                                outputs
@@ -28,9 +28,9 @@ Norm                  block, residual (..., hidden); weight (hidden)        norm
 
 GroupedLinear is MatMulNBits with accuracy_level 4: a token's activations are rounded to int8, each
 group in 127ths of its own largest magnitude. GatedLinear is GroupedLinear and Gate at once: what
-lies between them is never written to memory. Embedding has no kernel: it is always the function.
-Graphs of older versions have Linear, or FineLinear, whose weight is (in, out): no kernel has those
-names any more, so they run as the functions that stand beside them there.
+lies between them is never written to memory. Embedding has no kernel: it always runs as the
+function. Graphs that older versions made contain functions with other names (Linear, FineLinear),
+for which there is no kernel: they run as functions.
 
 In W8A16Product a token of zeros has peak 0, so its codes are arbitrary, and the last product makes
 it zero again: no guard is needed. Activations travel as uint8 with zero point 128 there, which is

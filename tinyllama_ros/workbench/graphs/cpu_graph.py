@@ -19,7 +19,7 @@ One layer, with the operators as they run::
         |
     linear down
 
-Behind the last layer's cache only the rows go on whose logits are wanted.
+After the cache of the last layer only the rows whose logits are wanted are computed.
 """
 
 from collections.abc import Iterator
@@ -111,7 +111,7 @@ class _Decoder:
         """
         Add a layer.
 
-        :param rows: those that go on behind its cache, where that are not all.
+        :param rows: the only ones that are computed after its cache; empty: all.
         """
         path, weights, apply = f'layer.{layer}', self._weights.layer(layer), self._linear.apply
         hidden, residual = self._norm(f'{path}/attention', weights.input_norm(), block, residual)
@@ -119,8 +119,8 @@ class _Decoder:
         attended = self._attention(f'{path}/attention/attend', layer, qkv)
         if rows:
             attended, residual = (
-                self._writer.node('Gather', f'{path}/{name}/rows', [each, rows], axis=1)
-                for name, each in (('attended', attended), ('residual', residual)))
+                self._writer.node('Gather', f'{path}/{name}/rows', [tensor, rows], axis=1)
+                for name, tensor in (('attended', attended), ('residual', residual)))
         block = apply(f'{path}/attention/o', attended, weights.o())
         hidden, residual = self._norm(f'{path}/mlp', weights.post_norm(), block, residual)
         gated = self._linear.apply_gated(f'{path}/mlp/gate_up', hidden, weights.gate_up())

@@ -1,8 +1,8 @@
 """
-What flows into each linear of a model while it reads a text.
+Calibration: a model reads a text, and the inputs of each of its linears are sampled.
 
-The fp32 graph itself is run, with the input of every linear as a further output. What is gathered
-is kept in a safetensors file, so that another build of the same model need not gather it again.
+The fp32 graph is run with the input of every linear as a further output. The samples are kept in a
+safetensors file, so that another build of the same model need not take them again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was gathered, in its file."""
+    """The samples of a calibration, in their file."""
 
     path: Path
     held_out_losses: NDArray[np.float64]
@@ -90,7 +90,7 @@ def _cut(pieces: Pieces) -> list[Sequence[int]]:
 
 def calibrate(checkpoint: Checkpoint, pieces: Pieces, path: Path) -> Calibration:
     """
-    Return what flows through a model that reads some pieces of text.
+    Return sampled inputs of the linears of a model that reads some pieces of text.
 
     :param path: of the file that keeps it; it is used where it is of the same model and text.
     :raises ConfigError: the text is too short.

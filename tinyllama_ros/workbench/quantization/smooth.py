@@ -256,12 +256,12 @@ def smooth(checkpoint: Checkpoint, inputs: Callable[[str], Float32Array], smooth
     """
     scales = {}
     head_dim = checkpoint.architecture.head_dim
-    found = list(groups(checkpoint.architecture))
-    for each in track(found, 'smooth', len(found)):
-        weight = np.concatenate([head_or(checkpoint, name) for name in each.linears])
-        is_wide = is_w8a16(each.path, w8a16)
-        error = RoundingError(gather(inputs(each.path), each.query_groups, head_dim),
-                              gather(weight, each.query_groups, head_dim), is_w8a16=is_wide,
+    all_linears = list(groups(checkpoint.architecture))
+    for linears in track(all_linears, 'smooth', len(all_linears)):
+        weight = np.concatenate([head_or(checkpoint, name) for name in linears.linears])
+        is_wide = is_w8a16(linears.path, w8a16)
+        error = RoundingError(gather(inputs(linears.path), linears.query_groups, head_dim),
+                              gather(weight, linears.query_groups, head_dim), is_w8a16=is_wide,
                               group=0 if is_wide else group)
-        scales[each.path] = choose_scale(error, smoothing)
+        scales[linears.path] = choose_scale(error, smoothing)
     return SmoothedCheckpoint(checkpoint, scales)

@@ -27,7 +27,7 @@ def tiny_sentencepiece(**changes: object) -> RandomCheckpoint:
 
 
 
-class Peculiar(Checkpoint):
+class EdgeCaseTokens(Checkpoint):
     """A checkpoint with a token of zeros, and one that is a single spike."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
