@@ -13,8 +13,8 @@ PAGE = Path(__file__).parents[1] / 'docs' / 'ros-interface.md'
 PARAMETER_TABLES = {'tinyllama': 'tinyllama_ros.ros.parameters',
                     'tinyllama_web': 'tinyllama_ros.web.node'}
 """Module that holds the PARAMETERS of each node."""
-TITLES = {'hears': 'Topics that it hears', 'says': 'Topics that it publishes',
-          'serves': 'Services'}
+TITLES = {'subscription': 'Topics that it subscribes to',
+          'publisher': 'Topics that it publishes', 'service': 'Services'}
 HEAD = """\
 <!-- Written by `make docs` from tinyllama_ros/ros/interface.py and the tables of parameters:
      change those. -->
@@ -26,11 +26,13 @@ it is renamed or moved. The node of the web server, `tinyllama_web`, talks to it
 has parameters of its own.
 
 Topics are reliable. ROS keeps the order within a topic, not between two: the last token may arrive
-after the response. A *latched* topic (transient local) tells who comes late what its queue still
-holds; all others are volatile.
+after the response. A program that needs the order subscribes to `~/event`, whose `seq` counts
+without gaps within a `run`; what happened before it came is on `~/history`, with the same ids. A
+*latched* topic (transient local) tells who comes late what its queue still holds; all others are
+volatile.
 
-It is a managed node: `configure` loads the model, `activate` starts to listen. User text is data:
-control tokens and role markers in a prompt are read as plain text.
+It is a managed node: `configure` loads the model, `activate` subscribes to the prompts. User text
+is data: control tokens and role markers in a prompt are encoded as plain text.
 """
 FOOT = """
 Parameters marked *configure* are read when the node is configured (or started, where it is no
@@ -40,9 +42,12 @@ managed node); the others may change at any time and count from the next prompt 
 ros2 param set /tinyllama sampling.temperature 0.7
 ```
 
-`config/tinyllama.yaml` and `config/tinyllama_web.yaml` hold them with their defaults: copy one and
-give `params_file:=`, for the web node `web_params_file:=`. A parameter that a node does not have
-is ignored, with a warning that names the nearest.
+`config/tinyllama.yaml` and `config/tinyllama_web.yaml` are examples, which hold all of them with
+their defaults: copy one, keep the lines that you change, and give `params_file:=`, for the web
+node `web_params_file:=`. Without a file the defaults count, or what a launch file around ours sets
+(`SetParameter`). A file is refused where it is not there, and warned of where it holds nothing for
+the node's full name. A whole number is taken for a float, and a parameter that a node does not
+have is ignored, with a warning that names the nearest.
 """
 
 
@@ -57,9 +62,10 @@ def describe_endpoints(endpoints: Mapping[str, Endpoint]) -> str:
     """Return a section for each role that there is."""
     sections = []
     for role, title in TITLES.items():
-        rows = [(f'`{name}`', f'`{each.type}`', '' if role == 'serves' else _queue(each),
-                 each.description) for name, each in endpoints.items() if each.role == role]
-        head = ('name', 'type', '' if role == 'serves' else 'queue', '')
+        rows = [(f'`{name}`', f'`{endpoint.type_name}`',
+                 '' if role == 'service' else _queue(endpoint), endpoint.description)
+                for name, endpoint in endpoints.items() if endpoint.role == role]
+        head = ('name', 'type', '' if role == 'service' else 'queue', '')
         sections.append(f'\n## {title}\n\n{table(head, rows)}')
     return ''.join(sections)
 

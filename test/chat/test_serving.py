@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+import gc
 from threading import Event, Thread
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest
 from tinyllama_ros.chat.events import Answer, CacheReset, ChatOptions, PrefillProgress, TextDelta
 from tinyllama_ros.chat.message import Message
-from tinyllama_ros.chat.serving import OVERTAKEN, Server
+from tinyllama_ros.chat.notices import ErrorNotice, Notice, StateNotice, TurnNotice
+from tinyllama_ros.chat.serving import EARLY_CANCELS, Server
 from tinyllama_ros.engine.sampling import SamplingOptions
-from tinyllama_ros.errors import BackendError, LengthError, ModelError, PromptError
+from tinyllama_ros.errors import BackendError, LengthError, ModelError, PromptError, RequestError
 
 SAID = 'I am one. You are two.'
 READ = [PrefillProgress(0), PrefillProgress(5)]
@@ -36,7 +38,8 @@ class Script:
         self.recovered: list[Exception | None] = []
         self.recover_error: Exception | None = None
 
-    def answer(self, prompt: str, options: ChatOptions) -> Iterator[Event]:
+    def answer(self, prompt: str, options: ChatOptions,
+               is_cancelled: Callable[[], bool]) -> Iterator[Event]:
         self.prompts.append(prompt)
         self.options.append(options)
         try:
@@ -50,8 +53,9 @@ class Script:
         finally:
             self.ended.append(prompt)
 
-    def complete(self, messages: tuple[Message, ...], options: ChatOptions) -> Iterator[Event]:
-        return self.answer(messages[-1].content, options)
+    def complete(self, messages: tuple[Message, ...], options: ChatOptions,
+                 is_cancelled: Callable[[], bool]) -> Iterator[Event]:
+        return self.answer(messages[-1].content, options, is_cancelled)
 
     def reset(self, system_prompt: str) -> None:
         self.reset_to.append(system_prompt)
@@ -63,36 +67,40 @@ class Script:
 
 
 @dataclass
-class Ear:
+class Recorder:
     """A listener that writes everything down."""
 
     heard: list[tuple[str, str]] = field(default_factory=list)
     record: list[tuple[str, ...]] = field(default_factory=list)
     completions: list[CompletionEvent] = field(default_factory=list)
+    turns: list[tuple[int, str]] = field(default_factory=list)
+    then: Callable[[Notice], object] = lambda notice: None
+    """Called after each notice."""
 
-    def on_state(self, state: str) -> None:
-        self.heard.append(('state', state))
+    def tell(self, notice: Notice) -> None:
+        if isinstance(notice, CompletionEvent):
+            self.completions.append(notice)
+        elif isinstance(notice, StateNotice):
+            self.heard.append(('state', notice.state))
+        elif isinstance(notice, ErrorNotice):
+            self.heard.append(('error', notice.message))
+        else:
+            self._tell_turn(notice)
+        self.then(notice)
 
-    def on_token(self, text: str) -> None:
-        self.heard.append(('token', text))
-
-    def on_sentence(self, text: str) -> None:
-        self.heard.append(('sentence', text))
-
-    def on_response(self, text: str) -> None:
-        self.heard.append(('response', text))
-
-    def on_reset(self, reason: str) -> None:
-        self.heard.append(('reset', reason))
-
-    def on_error(self, message: str) -> None:
-        self.heard.append(('error', message))
-
-    def on_record(self, kind: str, text: str, why: str = '') -> None:
-        self.record.append((kind, text, why) if why else (kind, text))
-
-    def on_completion(self, event: CompletionEvent) -> None:
-        self.completions.append(event)
+    def _tell_turn(self, notice: TurnNotice) -> None:
+        self.turns.append((notice.turn, notice.kind))
+        if notice.kind in ('token', 'sentence', 'reset'):
+            self.heard.append((notice.kind, notice.text))
+        if notice.kind not in ('token', 'sentence'):
+            why = (notice.why,) if notice.why else ()
+            self.record.append((notice.kind, notice.text, *why))
+        if notice.error:
+            self.heard.append(('error', notice.error))
+        if notice.kind in ('answered', 'stopped', 'failed'):
+            self.heard.append(('response', notice.text))
+        elif notice.kind == 'dropped':
+            self.heard.append(('response', ''))
 
     def all(self, kind: str) -> list[str]:
         """Return what was heard of one kind."""
@@ -104,8 +112,8 @@ class Stage:
 
     def __init__(self, depth: int = 3, **answers: list[Event | Exception | Callable[[], object]]
                  ) -> None:
-        self.script, self.ear = Script(**answers), Ear()
-        self.server = Server(self.script, self.ear, depth=depth,
+        self.script, self.recorder = Script(**answers), Recorder()
+        self.server = Server(self.script, self.recorder.tell, depth=depth,
                              options=lambda: ChatOptions(system_prompt='Be brief.'))
 
     def serve(self, *prompts: str | CompletionRequest) -> list[tuple[str, str]]:
@@ -116,11 +124,11 @@ class Stage:
             else:
                 self.server.submit_request(prompt)
         self.server.serve()
-        return self.ear.heard
+        return self.recorder.heard
 
     def told(self, request_id: str = 'one') -> list[tuple[str, str]]:
         """Return what was told of a request."""
-        return [(event.kind, event.code or event.text) for event in self.ear.completions
+        return [(event.kind, event.code or event.text) for event in self.recorder.completions
                 if event.id == request_id]
 
 
@@ -139,8 +147,8 @@ def test_prompts_are_answered_in_order():
     stage = Stage(depth=5)
     stage.serve('a', 'b', 'c', 'd', 'e')
     assert stage.script.prompts == ['a', 'b', 'c', 'd', 'e']
-    assert stage.ear.all('response') == [SAID] * 5
-    assert stage.ear.all('state') == ['reading', 'answering'] * 5 + ['idle']
+    assert stage.recorder.all('response') == [SAID] * 5
+    assert stage.recorder.all('state') == ['reading', 'answering'] * 5 + ['idle']
 
 
 def test_server_is_idle_once_it_serves():
@@ -154,7 +162,7 @@ def test_prompt_beyond_the_depth_is_refused_and_the_others_are_answered():
     stage = Stage(depth=2)
     stage.serve('a', 'b', 'c')
     assert stage.script.prompts == ['a', 'b']
-    assert [error for error in stage.ear.all('error')] == [
+    assert [error for error in stage.recorder.all('error')] == [
         "the prompt 'c' was refused: 2 prompts are waiting already; send it again when an answer "
         'has come, or raise queue_depth']
 
@@ -171,16 +179,16 @@ def test_waiting_counts_the_queue():
 def test_refused_prompt_has_an_error_and_no_response():
     stage = Stage(a=[PromptError('it is blank, or no text in UTF-8; send some text')])
     stage.serve('a', 'b')
-    assert stage.ear.all('error') == [
+    assert stage.recorder.all('error') == [
         "the prompt 'a' was refused: it is blank, or no text in UTF-8; send some text"]
-    assert stage.ear.all('response') == [SAID]
-    assert stage.ear.all('state')[-1] == 'idle'
+    assert stage.recorder.all('response') == [SAID]
+    assert stage.recorder.all('state')[-1] == 'idle'
 
 
 def test_long_prompt_is_quoted_in_part():
     stage = Stage(**{'a' * 50: [PromptError('it is too long')]})
     stage.serve('a' * 50)
-    assert stage.ear.all('error') == [f"the prompt '{'a' * 40}…' was refused: it is too long"]
+    assert stage.recorder.all('error') == [f"the prompt '{'a' * 40}…' was refused: it is too long"]
 
 
 @pytest.mark.parametrize(('error', 'told'), [
@@ -189,33 +197,33 @@ def test_long_prompt_is_quoted_in_part():
 def test_failed_answer_has_an_error_and_what_was_said(error, told):
     stage = Stage(a=[*READ, *PIECES[:2], error])
     stage.serve('a')
-    assert stage.ear.all('error') == [f"the answer to 'a' failed: {told}"]
-    assert stage.ear.all('response') == ['I am one. You']
+    assert stage.recorder.all('error') == [f"the answer to 'a' failed: {told}"]
+    assert stage.recorder.all('response') == ['I am one. You']
     assert stage.server.state == 'error'
 
 
 def test_answer_after_a_failure_is_whole():
     stage = Stage(a=[BackendError('the device is gone')])
     stage.serve('a', 'b')
-    assert stage.ear.all('response') == ['', SAID]
-    assert stage.ear.all('state') == ['error', 'reading', 'answering', 'idle']
+    assert stage.recorder.all('response') == ['', SAID]
+    assert stage.recorder.all('state') == ['error', 'reading', 'answering', 'idle']
 
 
 def test_reset_in_an_answer_is_announced_once_and_leaves_no_seam():
     stage = Stage(a=[*READ, PIECES[0], CacheReset(), *READ, *PIECES[1:], ANSWER])
     stage.serve('a')
-    assert stage.ear.all('reset') == ['full']
-    assert stage.ear.all('response') == [SAID]
-    assert stage.ear.all('state') == ['reading', 'answering', 'idle']
+    assert stage.recorder.all('reset') == ['full']
+    assert stage.recorder.all('response') == [SAID]
+    assert stage.recorder.all('state') == ['reading', 'answering', 'idle']
     assert stage.server.statistics.resets == {'full': 1}
 
 
 def test_recovery_in_an_answer_is_announced_once_and_leaves_no_seam():
     stage = Stage(a=[*READ, PIECES[0], CacheReset('recovered'), *READ, *PIECES[1:], ANSWER])
     stage.serve('a')
-    assert stage.ear.all('reset') == ['recovered']
-    assert stage.ear.all('response') == [SAID]
-    assert stage.ear.all('state') == ['reading', 'answering', 'idle']
+    assert stage.recorder.all('reset') == ['recovered']
+    assert stage.recorder.all('response') == [SAID]
+    assert stage.recorder.all('state') == ['reading', 'answering', 'idle']
     assert stage.server.statistics.resets == {'recovered': 1}
 
 
@@ -223,22 +231,22 @@ def test_cancel_while_answering_stops_before_the_next_event():
     stage = Stage(a=[*READ, PIECES[0], lambda: stage.server.cancel(), PIECES[1],
                      AssertionError('one pass too many')])
     stage.serve('a', 'b')
-    assert stage.ear.all('response') == ['I am one. You', SAID]
-    assert stage.ear.all('error') == []
+    assert stage.recorder.all('response') == ['I am one. You', SAID]
+    assert stage.recorder.all('error') == []
     assert stage.script.ended == ['a', 'b']
 
 
 def test_cancel_while_reading_gives_an_empty_response():
     stage = Stage(a=[lambda: stage.server.cancel(), READ[0], AssertionError('a pass too many')])
     stage.serve('a')
-    assert stage.ear.all('response') == ['']
-    assert stage.ear.all('state') == ['reading', 'idle']
+    assert stage.recorder.all('response') == ['']
+    assert stage.recorder.all('state') == ['reading', 'idle']
 
 
 def test_cancelled_answer_does_not_speak_its_half_sentence():
     stage = Stage(a=[*PIECES[:2], lambda: stage.server.cancel(), PIECES[2]])
     stage.serve('a')
-    assert stage.ear.all('sentence') == ['I am one.']
+    assert stage.recorder.all('sentence') == ['I am one.']
 
 
 def test_cancel_says_whether_there_was_an_answer_to_stop():
@@ -259,16 +267,17 @@ def test_reset_clears_the_conversation_and_keeps_the_queue():
     stage.serve()
     assert done.is_set()
     assert stage.script.reset_to == ['Be brief.']
-    assert stage.ear.heard[:3] == [('state', 'idle'), ('reset', 'requested'), ('state', 'reading')]
-    assert stage.ear.all('response') == [SAID]
+    assert stage.recorder.heard[:3] == [('state', 'idle'), ('reset', 'requested'),
+                                        ('state', 'reading')]
+    assert stage.recorder.all('response') == [SAID]
 
 
 def test_reset_cancels_the_answer_under_way():
     stage = Stage(a=[PIECES[0], lambda: stage.server.reset(), PIECES[1],
                      AssertionError('one pass too many')])
     stage.serve('a', 'b')
-    assert stage.ear.all('response') == ['I am one. You', SAID]
-    assert stage.ear.heard.index(('reset', 'requested')) == stage.ear.heard.index(
+    assert stage.recorder.all('response') == ['I am one. You', SAID]
+    assert stage.recorder.heard.index(('reset', 'requested')) == stage.recorder.heard.index(
         ('response', 'I am one. You')) + 1
 
 
@@ -288,7 +297,7 @@ def test_reset_that_cannot_load_the_model_again_stays_an_error_and_the_next_trie
     done = stage.server.reset()
     stage.serve()
     assert done.is_set()
-    assert stage.ear.all('error')[-1] == 'the model could not be loaded again: no such device'
+    assert stage.recorder.all('error')[-1] == 'the model could not be loaded again: no such device'
     assert stage.server.state == 'error'
     stage.script.recover_error = None
     stage.server.reset()
@@ -313,9 +322,9 @@ def test_reset_that_cannot_keep_the_system_prompt_ends_all_the_same():
     done = stage.server.reset()
     stage.serve('a')
     assert done.is_set()
-    assert stage.ear.all('error') == [
+    assert stage.recorder.all('error') == [
         'the system prompt cannot be used: the template takes none']
-    assert stage.ear.all('response') == [SAID]
+    assert stage.recorder.all('response') == [SAID]
 
 
 def test_close_answers_what_waits_with_nothing():
@@ -323,8 +332,8 @@ def test_close_answers_what_waits_with_nothing():
     stage.server.submit('a')
     stage.server.submit('b')
     stage.server.close()
-    assert stage.ear.all('response') == ['', '']
-    assert stage.ear.all('error') == [
+    assert stage.recorder.all('response') == ['', '']
+    assert stage.recorder.all('error') == [
         f"the prompt '{prompt}' was not answered: the node is stopping; send it again"
         for prompt in 'ab']
     assert stage.server.waiting == 0
@@ -341,7 +350,7 @@ def test_close_cuts_the_answer_under_way_short_and_waits_for_it():
     worker.start()
     assert begun.wait(10)
     stage.server.close()
-    assert stage.ear.all('response') == ['I am one. You', '']
+    assert stage.recorder.all('response') == ['I am one. You', '']
     worker.join(10)
     assert stage.script.prompts == ['a']
 
@@ -350,9 +359,9 @@ def test_close_may_come_twice_and_serving_go_on():
     stage = Stage()
     stage.server.close()
     stage.server.close()
-    stage.server.open()
+    stage.server.start()
     stage.serve('a')
-    assert stage.ear.all('response') == [SAID]
+    assert stage.recorder.all('response') == [SAID]
 
 
 def test_closed_server_refuses_prompts_and_is_silent():
@@ -360,7 +369,7 @@ def test_closed_server_refuses_prompts_and_is_silent():
     stage.server.close()
     assert stage.serve('late') == [
         ('error', "the prompt 'late' was refused: the node is stopping; send it again when "
-         '~/state is idle')]
+         'it is idle')]
 
 
 def test_reset_that_waits_at_the_close_is_done():
@@ -387,7 +396,8 @@ def test_reset_that_fails_in_an_unforeseen_way_ends_all_the_same():
 
 def test_failing_listener_does_not_leave_a_finished_answer_to_cancel():
     stage = Stage()
-    stage.ear.on_response = lambda text: 1 / 0
+    stage.recorder.then = lambda notice: (
+        1 / 0 if isinstance(notice, TurnNotice) and notice.kind == 'answered' else None)
     with pytest.raises(ZeroDivisionError):
         stage.serve('a')
     assert not stage.server.cancel()
@@ -402,7 +412,7 @@ def test_record_has_every_turn_and_reset_in_order():
     stage.serve()
     stage.server.submit('late')
     stage.server.close()
-    assert stage.ear.record == [
+    assert stage.recorder.record == [
         ('refused', 'beyond', '4 prompts are waiting already; send it again when an answer has '
          'come, or raise queue_depth'),
         ('asked', 'long'), ('refused', 'long', 'it is too long'),
@@ -426,7 +436,7 @@ def test_statistics_count_what_happened():
 def test_options_are_asked_for_each_turn():
     stage = Stage()
     wanted = iter([ChatOptions('one'), ChatOptions('two')])
-    stage.server = Server(stage.script, stage.ear, options=lambda: next(wanted), depth=3)
+    stage.server = Server(stage.script, stage.recorder.tell, options=lambda: next(wanted), depth=3)
     stage.serve('a', 'b')
     assert [each.system_prompt for each in stage.script.options] == ['one', 'two']
 
@@ -434,7 +444,7 @@ def test_options_are_asked_for_each_turn():
 def test_request_is_told_from_its_acceptance_to_its_end():
     stage = Stage()
     stage.serve(request())
-    assert stage.ear.completions == [
+    assert stage.recorder.completions == [
         CompletionEvent('one', 'accepted'), CompletionEvent('one', 'token', 'I am one.'),
         CompletionEvent('one', 'token', ' You'), CompletionEvent('one', 'token', ' are two.'),
         CompletionEvent('one', 'done', SAID, finish='stop', prompt_tokens=5, completion_tokens=4)]
@@ -444,7 +454,7 @@ def test_request_is_heard_by_nobody_else():
     stage = Stage(a=[*READ, PIECES[0], CacheReset(), *PIECES[1:], ANSWER])
     assert stage.serve(request()) == [('state', 'reading'), ('state', 'answering'),
                                       ('state', 'idle')]
-    assert stage.ear.record == []
+    assert stage.recorder.record == []
     assert ('reset', 'full') in stage.told()
 
 
@@ -452,7 +462,7 @@ def test_requests_and_prompts_are_answered_in_order():
     stage = Stage(depth=4)
     stage.serve('a', request('b'), 'c', request('d', 'two'))
     assert stage.script.prompts == ['a', 'b', 'c', 'd']
-    assert stage.ear.all('response') == [SAID] * 2
+    assert stage.recorder.all('response') == [SAID] * 2
 
 
 def test_request_beyond_the_depth_is_busy():
@@ -464,7 +474,7 @@ def test_request_beyond_the_depth_is_busy():
 
 def test_request_says_how_it_is_answered():
     stage = Stage()
-    stage.server = Server(stage.script, stage.ear, depth=3, options=lambda: ChatOptions(
+    stage.server = Server(stage.script, stage.recorder.tell, depth=3, options=lambda: ChatOptions(
         'Be brief.', 100, sampling=SamplingOptions(0.2, 5, 0.9)))
     stage.serve(request(temperature=0.5, seed=7, max_tokens=9, stop=('x',)))
     options, = stage.script.options
@@ -476,7 +486,7 @@ def test_request_says_how_it_is_answered():
     (None, 5, 5), (9, 5, 5), (3, 5, 3), (9, 0, 9), (None, 0, 0)])
 def test_answer_to_a_request_is_no_longer_than_the_node_allows(wanted, allowed, found):
     stage = Stage()
-    stage.server = Server(stage.script, stage.ear, depth=3,
+    stage.server = Server(stage.script, stage.recorder.tell, depth=3,
                           options=lambda: ChatOptions(max_tokens=allowed))
     stage.serve(request(max_tokens=wanted))
     assert stage.script.options[0].max_tokens == found
@@ -489,7 +499,7 @@ def test_refused_request_leaves_the_node_as_it_is(error, code):
     stage.serve(request(), request('b', 'two'))
     assert stage.told()[1:] == [('error', code)]
     assert stage.told('two')[-1] == ('done', SAID)
-    assert stage.ear.all('error') == []
+    assert stage.recorder.all('error') == []
     assert stage.server.statistics.refused == 1
 
 
@@ -498,8 +508,8 @@ def test_request_that_fails_is_an_error_of_the_node(error):
     stage = Stage(a=[*READ, PIECES[0], error])
     stage.serve(request())
     assert stage.told()[1:] == [('token', 'I am one.'), ('error', 'failed')]
-    assert str(error) in stage.ear.all('error')[0]
-    assert stage.ear.all('response') == []
+    assert str(error) in stage.recorder.all('error')[0]
+    assert stage.recorder.all('response') == []
     assert (stage.server.state, stage.server.statistics.failed) == ('error', 1)
 
 
@@ -533,7 +543,7 @@ def test_cancel_that_overtakes_its_request_counts():
 
 def test_only_so_many_cancels_are_remembered():
     stage = Stage()
-    for number in range(OVERTAKEN + 1):
+    for number in range(EARLY_CANCELS + 1):
         stage.server.cancel_request(f'id{number}')
     stage.serve(request('a', 'id0'), request('b', 'id1'))
     assert stage.script.prompts == ['a']
@@ -542,7 +552,7 @@ def test_only_so_many_cancels_are_remembered():
 def test_cancel_of_an_answered_request_stops_nothing():
     stage = Stage(b=[lambda: stage.server.cancel_request('one'), *PIECES, ANSWER])
     stage.serve(request(), 'b')
-    assert stage.ear.all('response') == [SAID]
+    assert stage.recorder.all('response') == [SAID]
 
 
 def test_close_tells_the_requests_that_wait():
@@ -552,10 +562,131 @@ def test_close_tells_the_requests_that_wait():
     stage.server.submit_request(request('b', 'two'))
     assert stage.told() == [('accepted', ''), ('error', 'stopping')]
     assert stage.told('two') == [('error', 'stopping')]
-    assert stage.ear.all('response') == []
+    assert stage.recorder.all('response') == []
 
 
 def test_requests_are_counted_apart():
     stage = Stage()
     stage.serve(request(), 'b')
     assert (stage.server.statistics.answers, stage.server.statistics.completions) == (1, 1)
+
+
+def test_request_that_is_refused_for_a_full_queue_counts_as_a_prompt_does():
+    stage = Stage(depth=1)
+    stage.serve('a', request('b'), 'c')
+    assert stage.server.statistics.refused == 2
+
+
+def test_request_that_is_cancelled_while_it_waits_counts_as_cancelled():
+    stage = Stage()
+    stage.server.submit_request(request())
+    stage.server.cancel_request('one')
+    stage.server.cancel_request('two')
+    stage.serve(request('b', 'two'))
+    assert stage.server.statistics.cancelled == 2
+    assert stage.script.prompts == []
+
+
+def test_request_that_could_not_be_read_is_told_and_counted():
+    stage = Stage()
+    stage.server.refuse_request('one', RequestError('messages must be a list', 'messages'))
+    event, = stage.recorder.completions
+    assert (event.code, event.param) == ('invalid_request', 'messages')
+    assert stage.server.statistics.refused == 1
+
+
+def test_prompts_and_requests_that_a_closed_server_drops_count_as_failed():
+    stage = Stage()
+    stage.server.submit('a')
+    stage.server.submit_request(request())
+    stage.server.close()
+    assert stage.server.statistics.failed == 2
+
+
+@pytest.mark.parametrize('kind', ['accepted', 'token', 'done', 'error'])
+def test_listener_may_submit_and_cancel_from_within_a_notice_of_a_request(kind):
+    stage = Stage(depth=2)
+    called = []
+
+    def call_back(notice: Notice) -> None:
+        if isinstance(notice, CompletionEvent) and notice.kind == kind and not called:
+            called.append(kind)
+            stage.server.submit('from within')
+            stage.server.cancel_request('another')
+    stage.recorder.then = call_back
+    stage.server.submit_request(request())
+    if kind == 'error':
+        stage.server.cancel_request('one')
+    finished = Thread(target=stage.server.serve, daemon=True)
+    finished.start()
+    finished.join(10)
+    assert not finished.is_alive()
+    assert 'from within' in stage.script.prompts
+
+
+def test_listener_may_submit_from_within_a_refusal():
+    stage = Stage(depth=1)
+    stage.recorder.then = lambda notice: (
+        stage.server.submit('b') if isinstance(notice, TurnNotice) and notice.kind == 'refused'
+        and notice.text == 'too many' else None)
+    finished = Thread(target=lambda: stage.serve('a', 'too many'), daemon=True)
+    finished.start()
+    finished.join(10)
+    assert not finished.is_alive()
+    assert [kind for kind, *_ in stage.recorder.record] == [
+        'refused', 'refused', 'asked', 'answered']
+
+
+def test_submitted_prompt_is_answered_without_a_further_call():
+    stage, answered = Stage(), Event()
+    stage.recorder.then = lambda notice: (
+        answered.set() if isinstance(notice, TurnNotice) and notice.kind == 'answered' else None)
+    stage.server.start()
+    stage.server.submit('a')
+    assert answered.wait(10)
+    done = stage.server.reset()
+    assert done.wait(10)
+    stage.server.close()
+    assert stage.recorder.all('response') == [SAID]
+
+
+def test_notices_of_a_turn_bear_its_number_and_each_turn_ends_once():
+    stage = Stage(depth=4, bad=[PromptError('no')])
+    stage.serve('a', 'bad')
+    stage.server.submit('late')
+    stage.server.close()
+    ends = ('answered', 'stopped', 'failed', 'refused', 'dropped')
+    assert [each for each in stage.recorder.turns if each[1] in ends] == [
+        (1, 'answered'), (2, 'refused'), (3, 'dropped')]
+    assert {turn for turn, _ in stage.recorder.turns} == {1, 2, 3}
+
+
+def test_cancel_during_a_rendering_that_is_given_up_is_a_stop_and_no_refusal():
+    stage = Stage(a=[lambda: stage.server.cancel(), PromptError('the template takes too long')])
+    stage.serve('a')
+    assert [kind for kind, *_ in stage.recorder.record] == ['asked', 'stopped']
+    assert stage.recorder.all('error') == []
+
+
+def test_answer_that_yields_nothing_after_a_cancel_is_a_stop():
+    stage = Stage(a=[lambda: stage.server.cancel()])
+    stage.serve('a')
+    assert stage.recorder.all('response') == ['']
+    assert stage.server.statistics.cancelled == 1
+
+
+def test_server_keeps_nothing_of_prompts_that_are_answered():
+    stage = Stage()
+
+    def objects_after(prompts: int) -> int:
+        for _ in range(prompts):
+            stage.serve('a')
+            stage.recorder.heard.clear()
+            stage.recorder.record.clear()
+            stage.recorder.turns.clear()
+            for kept in (stage.script.prompts, stage.script.options, stage.script.ended):
+                kept.clear()
+        gc.collect()
+        return len(gc.get_objects())
+    before = objects_after(20)
+    assert abs(objects_after(500) - before) < 100

@@ -18,8 +18,9 @@ ALLOWED = {
     'chat': {'artifact', 'engine', 'errors'},
     'cann': {'artifact', 'errors'},
     'ros': {'artifact', 'chat', 'engine', 'errors'},
-    'terminal': {'errors', 'ros'},
-    'web': {'chat.completion', 'chat.message', 'errors', 'ros'},
+    'terminal': {'errors', 'ros.client', 'ros.imports'},
+    'web': {'chat.completion', 'chat.message', 'errors', 'ros.client', 'ros.imports',
+            'ros.parameter_node', 'ros.parameters', 'ros.process', 'ros.wire'},
     'workbench': {'artifact', 'chat', 'engine', 'errors'},
     'commands': {'artifact', 'cann', 'chat', 'engine', 'errors', 'kernels', 'workbench'},
 }
@@ -27,7 +28,7 @@ ROS = {'diagnostic_msgs', 'launch', 'launch_ros', 'lifecycle_msgs', 'rcl_interfa
        'std_msgs', 'std_srvs'}
 # An outside module, and the packages that alone may import it.
 OWNERS = {'acl': {'engine.acl'}, 'onnxruntime': {'engine'}, 'jinja2': {'chat'},
-          **{name: {'ros', 'terminal', 'web'} for name in ROS}}
+          **{name: {'ros'} for name in ROS}}
 
 
 def package_of(module: str) -> str:

@@ -16,6 +16,7 @@ class Missing(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Missing())
 """
 CHAT, WEB = 'tinyllama_ros.terminal.cli', 'tinyllama_ros.web.node'
+NODE = 'tinyllama_ros.ros.node'
 
 
 def run(program, missing):
@@ -26,7 +27,8 @@ def run(program, missing):
 @pytest.mark.parametrize(('module', 'missing', 'advice'), [
     (CHAT, 'rclpy', 'source a ROS 2'), (CHAT, 'prompt_toolkit', 'pip install prompt_toolkit'),
     (CHAT, 'wcwidth', 'pip install wcwidth'), (WEB, 'rclpy', 'source a ROS 2'),
-    (WEB, 'std_msgs', 'source a ROS 2'), (WEB, 'aiohttp', 'pip install aiohttp')])
+    (WEB, 'std_msgs', 'source a ROS 2'),
+    (NODE, 'rclpy', 'source a ROS 2'), (WEB, 'aiohttp', 'pip install aiohttp')])
 def test_executable_says_in_one_line_how_to_get_what_is_missing(module, missing, advice):
     done = run(f'from {module} import main; sys.exit(main([]))', missing)
     assert done.returncode == 1
@@ -36,7 +38,7 @@ def test_executable_says_in_one_line_how_to_get_what_is_missing(module, missing,
 
 
 @pytest.mark.parametrize(('module', 'missing'), [
-    ('tinyllama_ros.terminal.session', 'rclpy'), ('tinyllama_ros.terminal.link', 'rclpy'),
+    ('tinyllama_ros.terminal.session', 'rclpy'), ('tinyllama_ros.ros.lifecycle_node', 'rclpy'),
     ('tinyllama_ros.web.serving', 'rclpy'), ('tinyllama_ros.web.serving', 'aiohttp')])
 def test_import_without_a_library_raises_and_does_not_end_the_process(module, missing):
     done = run(f'try:\n    import {module}\nexcept ImportError as error:\n    print(error.name)',

@@ -13,7 +13,6 @@ import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='no ROS 2 is sourced or installed')
 
-from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from support.paths import SIMULATOR  # noqa: E402
 from support.robot import (  # noqa: E402
     build_model,
@@ -22,7 +21,6 @@ from support.robot import (  # noqa: E402
     poll_until,
     Robots,
     split_like,
-    transition,
 )
 
 DEFAULTS = {'system_prompt': '', 'max_tokens': 12, 'answer_room': 32, 'sampling.temperature': 0.0,
@@ -61,7 +59,7 @@ def robots(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def start(robots, model, backend):
-    """Return a function that starts a node of the test's own, and an ear to it."""
+    """Return a function that starts a node of the test's own, and a client to it."""
     def start(**parameters):
         return robots.serve(**{'model': model, 'backend': backend, 'threads': 1, **DEFAULTS,
                                **parameters})
@@ -70,18 +68,18 @@ def start(robots, model, backend):
 
 @pytest.fixture(scope='module')
 def shared(start):
-    process, ear = start(queue_depth=QUEUE_DEPTH)
-    yield ear
+    process, client = start(queue_depth=QUEUE_DEPTH)
+    yield client
     assert process.stop() == 0, process.log
     assert 'Traceback' not in process.log
 
 
 @pytest.fixture
 def robot(shared):
-    """Give an ear to an idle node with default parameters, which remembers nothing."""
+    """Give a client to an idle node with default parameters, which remembers nothing."""
     assert shared.set(DEFAULTS) == ''
     shared.forget()
-    assert shared.call('reset').success
+    assert shared.request('reset').success
     shared.wait_for_texts('cache_reset')
     shared.wait_for_state('idle')
     shared.forget()
@@ -91,7 +89,7 @@ def robot(shared):
 def test_five_prompts_at_once_are_answered_in_order(robot):
     prompts = ['one', 'two words', 'three of them', 'a fourth', 'last']
     in_turn = [robot.ask(prompt) for prompt in prompts]
-    robot.call('reset')
+    robot.request('reset')
     robot.forget()
     robot.say(*prompts)
     responses = robot.wait_for_responses(5)
@@ -121,31 +119,35 @@ def test_sentences_joined_are_the_response(robot):
 
 
 def test_states_follow_the_life_of_the_node(start):
-    process, ear = start(autostart=False)
-    assert ear.texts('state') == []
-    assert ear.change_state('configure')
-    assert ear.change_state('activate')
-    ear.wait_for_state('idle')
-    ear.say('one', 'two')
-    ear.wait_for_responses(2)
+    process, client = start(autostart=False)
+    assert client.texts('state') == []
+    assert client.change_state('configure')
+    assert client.change_state('activate')
+    client.wait_for_state('idle')
+    client.say('one', 'two')
+    client.wait_for_responses(2)
     turn = ['reading', 'answering']
-    assert ear.texts('state') == ['loading', 'idle', *turn, *turn, 'idle']
+    assert client.texts('state') == ['loading', 'idle', *turn, *turn, 'idle']
     assert process.stop() == 0
 
 
 def test_unconfigured_node_takes_no_prompt_and_no_reset(start):
-    process, ear = start(autostart=False)
-    assert ear.prompts.get_subscription_count() == 0
-    reply = ear.call('reset')
+    process, client = start(autostart=False)
+    assert client.prompts.get_subscription_count() == 0
+    reply = client.request('reset')
     assert (reply.success, reply.message) == (False, 'the node is not active')
     assert process.stop() == 0
 
 
-def test_impossible_transition_leaves_the_node_serving(start):
-    process, ear = start()
-    ear.call_async('change_state', ChangeState, transition('configure'))  # has no reply in rclpy
-    assert ear.ask('hello')
-    poll_until(lambda: 'a callback failed: RCLError' in process.log, 'failure in the log')
+def test_impossible_transition_is_refused_in_one_line_that_says_what_is_possible(start):
+    process, client = start()
+    for _ in range(3):
+        assert not client.change_state('configure')
+    assert client.ask('hello')
+    lines = [line for line in process.log.splitlines() if 'impossible' in line]
+    assert len(lines) == 3
+    assert 'is impossible in the state active; possible: deactivate, shutdown' in lines[0]
+    assert 'callback failed' not in process.log
     assert process.stop() == 0
 
 
@@ -154,12 +156,12 @@ def test_cancel_while_reading_stops_before_the_next_chunk(robot):
         robot.forget()
         robot.say(LONG_PROMPT)
         robot.wait_for_state('reading')
-        robot.call('cancel')
+        robot.request('cancel')
         response, = robot.wait_for_responses()
         fill = int(robot.diagnostics()['fill (slots)'])
         if fill < len(LONG_PROMPT) and not robot.texts('token'):
             break
-        robot.call('reset')
+        robot.request('reset')
     assert (response, robot.texts('token')) == ('', [])
     assert 0 < fill < len(LONG_PROMPT)
 
@@ -168,7 +170,7 @@ def test_cancel_while_answering_lets_one_more_token_out_at_most(robot):
     robot.set({'max_tokens': 0})
     robot.say('hello')
     robot.wait_for_texts('token', 5)
-    robot.call('cancel')
+    robot.request('cancel')
     heard = len(robot.texts('token'))
     response, = robot.wait_for_responses()
     assert len(robot.texts('token')) <= heard + 1
@@ -180,13 +182,13 @@ def test_cancel_stops_one_answer_and_not_the_queue(robot):
     robot.say('one', 'two')
     robot.wait_for_texts('token', 3)
     robot.set({'max_tokens': 4})
-    robot.call('cancel')
+    robot.request('cancel')
     first, second = robot.wait_for_responses(2)
     assert first and second
 
 
 def test_cancel_without_an_answer_says_so(robot):
-    reply = robot.call('cancel')
+    reply = robot.request('cancel')
     assert (reply.success, reply.message) == (True, 'nothing was being answered')
 
 
@@ -194,12 +196,12 @@ def test_cancelled_answer_is_remembered_as_far_as_it_was_published(robot):
     robot.set({'max_tokens': 0})
     robot.say('hello')
     robot.wait_for_texts('token', 5)
-    robot.call('cancel')
+    robot.request('cancel')
     response, = robot.wait_for_responses()
     robot.set({'max_tokens': 1})
     robot.ask('more')
     both = int(robot.diagnostics()['fill (slots)'])
-    robot.call('reset')
+    robot.request('reset')
     robot.ask('more')
     assert both >= int(robot.diagnostics()['fill (slots)']) + len('hello') + len(response)
 
@@ -207,7 +209,7 @@ def test_cancelled_answer_is_remembered_as_far_as_it_was_published(robot):
 def test_reset_while_idle_forgets_the_conversation(robot):
     first = robot.ask('hello')
     second = robot.ask('hello')
-    reply = robot.call('reset')
+    reply = robot.request('reset')
     assert (reply.success, reply.message) == (True, 'the conversation is cleared')
     assert robot.wait_for_texts('cache_reset') == ['requested']
     assert robot.ask('hello') == first != second
@@ -220,7 +222,7 @@ def test_reset_while_answering_cuts_the_answer_and_keeps_the_queue(robot):
     robot.say('count', 'hello')
     robot.wait_for_texts('token', 5)
     robot.set({'max_tokens': 12})
-    robot.call('reset')
+    robot.request('reset')
     cut, after = robot.wait_for_responses(2)
     assert cut
     assert after == first
@@ -257,19 +259,19 @@ def test_full_cache_between_turns_is_announced(robot):
 def test_seed_repeats_an_answer(robot, seed, is_same):
     robot.set({'sampling.temperature': 1.5, 'sampling.seed': seed, 'max_tokens': 20})
     first = robot.ask('hello')
-    robot.call('reset')
+    robot.request('reset')
     assert (robot.ask('hello') == first) == is_same
 
 
 def test_system_prompt_counts_from_the_next_prompt(robot):
     robot.set({'max_tokens': 40})
     without = robot.ask('hello')
-    robot.call('reset')
+    robot.request('reset')
     robot.say('hello')
     robot.wait_for_texts('token', 45)
     assert robot.set({'system_prompt': 'You are a robot.'}) == ''
     assert robot.wait_for_responses(2)[-1] == without
-    robot.call('reset')
+    robot.request('reset')
     assert robot.ask('hello') != without
 
 
@@ -286,13 +288,13 @@ def test_system_prompt_counts_from_the_next_prompt(robot):
 def test_refused_parameter_says_why_and_changes_nothing(robot, values, reason):
     answer = robot.ask('hello')
     assert reason in robot.set(values)
-    robot.call('reset')
+    robot.request('reset')
     assert robot.ask('hello') == answer
 
 
 def test_late_subscriber_hears_the_state(robot, robots):
     robot.ask('hello')
-    late = robots.listen(robot.target.rpartition('/')[0])
+    late = robots.connect(robot.target.rpartition('/')[0])
     late.wait_for_state('idle')
     assert late.texts('state') == ['idle']
     assert late.texts('token') == []
@@ -307,12 +309,12 @@ def test_diagnostics_count_what_happened(robot):
     robot.ask('hello')
     robot.say(' ')
     robot.wait_for_texts('error')
-    robot.call('reset')
+    robot.request('reset')
     after = robot.diagnostics()
     grown = {name for name in before if before[name].isdigit() and after[name].isdigit()
              and int(after[name]) > int(before[name])}
-    assert {'resets, requested', 'answers', 'prompts refused', 'tokens read',
-            'tokens drawn'} <= grown
+    assert {'resets, requested', 'answers', 'prompts refused', 'prefill tokens',
+            'generated tokens'} <= grown
     assert after['capacity (slots)'] == str(KV_LENGTH)
     assert after['state'] == 'idle'
     assert float(after['speed (tok/s)']) > 0
@@ -344,7 +346,7 @@ def test_prompt_that_is_not_utf8_is_refused_and_the_next_one_answered(robot):
 def test_control_tokens_in_a_prompt_are_plain_text(robot):
     plain = robot.ask('a' * len('<|im_end|>'))
     fill = robot.diagnostics()['fill (slots)']
-    robot.call('reset')
+    robot.request('reset')
     assert robot.ask('<|im_end|>')
     assert robot.diagnostics()['fill (slots)'] == fill
     assert plain
@@ -358,39 +360,39 @@ def test_full_queue_refuses_and_loses_nothing(robot):
     robot.set({'max_tokens': 2})
     robot.say(*(f'prompt {number}' for number in range(QUEUE_DEPTH + 2)))
     errors = robot.wait_for_texts('error', 2)
-    robot.call('cancel')
+    robot.request('cancel')
     assert len(robot.wait_for_responses(1 + QUEUE_DEPTH)) == 1 + QUEUE_DEPTH
     assert [f"'prompt {QUEUE_DEPTH + number}' was refused: {QUEUE_DEPTH} prompts are waiting"
             in error for number, error in enumerate(errors)] == [True, True]
 
 
 def test_deactivated_node_answers_what_waits_and_serves_again(start):
-    process, ear = start(max_tokens=0)
-    ear.say('one', 'two', 'three')
-    ear.wait_for_texts('token', 3)
-    assert ear.change_state('deactivate')
-    first, *dropped = ear.wait_for_texts('response', 3)
+    process, client = start(max_tokens=0)
+    client.say('one', 'two', 'three')
+    client.wait_for_texts('token', 3)
+    assert client.change_state('deactivate')
+    first, *dropped = client.wait_for_texts('response', 3)
     assert first and dropped == ['', '']
     assert all('not answered: the node is stopping' in error
-               for error in ear.wait_for_texts('error', 2))
-    poll_until(lambda: not ear.prompts.get_subscription_count(), 'end of the subscription')
-    assert ear.set({'max_tokens': 5}) == ''
-    assert ear.change_state('activate')
-    ear.wait_for_state('idle')
-    assert ear.ask('again')
+               for error in client.wait_for_texts('error', 2))
+    poll_until(lambda: not client.prompts.get_subscription_count(), 'end of the subscription')
+    assert client.set({'max_tokens': 5}) == ''
+    assert client.change_state('activate')
+    client.wait_for_state('idle')
+    assert client.ask('again')
     assert process.stop() == 0
     assert 'Traceback' not in process.log
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_signal_in_mid_answer_ends_it_and_the_node(start, number):
-    process, ear = start(max_tokens=0)
-    ear.say('one', 'two')
-    ear.wait_for_texts('token', 5)
+    process, client = start(max_tokens=0)
+    client.say('one', 'two')
+    client.wait_for_texts('token', 5)
     assert process.stop(number) == 0
-    first, second = ear.wait_for_texts('response', 2)
+    first, second = client.wait_for_texts('response', 2)
     assert first and not second
-    assert split_like([first], ear.texts('token')) == [first]
+    assert split_like([first], client.texts('token')) == [first]
     assert 'Traceback' not in process.log
 
 
@@ -402,22 +404,22 @@ def test_signal_to_a_node_that_was_stopped_ends_it(start):
 
 
 def test_signal_after_a_shutdown_from_outside_is_no_error(start):
-    process, ear = start()
-    assert ear.change_state('active_shutdown')
+    process, client = start()
+    assert client.change_state('active_shutdown')
     assert process.stop() == 0
     assert 'Traceback' not in process.log
 
 
 def test_second_node_of_the_name_goes_and_the_first_serves_on(start, robots, model, backend):
-    process, ear = start()
-    second = robots.start(namespace=ear.target.rpartition('/')[0],
+    process, client = start()
+    second = robots.start(namespace=client.target.rpartition('/')[0],
                           parameters={'model': model, 'backend': backend})
     assert second.wait() == 1
-    assert f'another node is called {ear.target}; give this one another name' in second.log
+    assert f'another node is called {client.target}; give this one another name' in second.log
     assert 'Traceback' not in second.log
-    assert ear.ask('hello')
-    assert ear.texts('error') == []
-    assert 'error' not in ear.texts('state')
+    assert client.ask('hello')
+    assert client.texts('error') == []
+    assert 'error' not in client.texts('state')
     assert process.stop() == 0
 
 
@@ -491,10 +493,10 @@ def test_device_lost_in_mid_answer_is_recovered_with_no_seam(robots, model, back
     for faults in ('', 'execute_async:9=507014'):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv('ASCEND_SIM_FAULTS', faults)
-            process, ear = robots.serve(**{'model': model, 'backend': backend, **DEFAULTS})
-        answers.append(ear.ask('hello'))
-        assert ear.texts('cache_reset') == ['recovered'] * bool(faults)
-        assert ear.texts('error') == []
+            process, client = robots.serve(**{'model': model, 'backend': backend, **DEFAULTS})
+        answers.append(client.ask('hello'))
+        assert client.texts('cache_reset') == ['recovered'] * bool(faults)
+        assert client.texts('error') == []
         assert process.stop() == 0
     assert answers[0] == answers[1]
     assert 'loading the model again (1 of at most 3 times)' in process.log

@@ -5,7 +5,9 @@ import runpy
 import pytest
 from support.paths import ROOT
 
-from tinyllama_ros.ros.interface import ENDPOINTS
+pytest.importorskip('rclpy', reason='no ROS 2 is sourced or installed')
+
+from tinyllama_ros.ros.interface import ENDPOINTS  # noqa: E402
 
 OF_EVERY_NODE = ('/rosout', '/parameter_events', '/tinyllama/transition_event')
 
@@ -16,33 +18,28 @@ def tool():
     return runpy.run_path(str(ROOT / 'tools' / 'interface_page.py'))
 
 
-def type_name(kind):
-    package, section, _ = kind.__module__.split('.')
-    return f'{package}/{section}/{kind.__name__}'
-
-
-def test_table_lists_what_an_active_node_hears_says_and_serves(tmp_path):
+def test_table_lists_all_endpoints_of_an_active_node(tmp_path):
     rclpy = pytest.importorskip('rclpy', reason='no ROS 2 is sourced or installed')
     from rclpy.parameter import Parameter
     from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
     from support.robot import build_model
 
-    from tinyllama_ros.ros.node import TinyLlamaNode
+    from tinyllama_ros.ros.lifecycle_node import TinyLlamaNode
     from tinyllama_ros.workbench.checkpoints.random_checkpoint import SHAPES
     model = str(build_model(tmp_path / 'tiny', SHAPES['tiny']))
     context = rclpy.Context()
     rclpy.init(args=[], context=context)
     node = TinyLlamaNode(context=context, parameter_overrides=[Parameter('model', value=model)])
     assert node.start()
-    topics = [('hears', node.subscriptions), ('says', node.publishers)]
-    found = {each.topic_name: (role, type_name(each.msg_type), each.qos_profile.depth,
+    topics = [('subscription', node.subscriptions), ('publisher', node.publishers)]
+    found = {each.topic_name: (role, each.msg_type, each.qos_profile.depth,
                                each.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL)
              for role, endpoints in topics for each in endpoints
              if each.topic_name not in OF_EVERY_NODE}
     unreliable = [each.topic_name for _, endpoints in topics for each in endpoints
                   if each.topic_name in found
                   and each.qos_profile.reliability != ReliabilityPolicy.RELIABLE]
-    services = {each.srv_name.replace('~', '/tinyllama'): ('serves', type_name(each.srv_type))
+    services = {each.srv_name.replace('~', '/tinyllama'): ('service', each.srv_type)
                 for each in node.services
                 if each.srv_type.__module__.startswith('std_srvs')}
     node.trigger_shutdown()
@@ -50,9 +47,9 @@ def test_table_lists_what_an_active_node_hears_says_and_serves(tmp_path):
     context.try_shutdown()
     listed = {name.replace('~', '/tinyllama'): each for name, each in ENDPOINTS.items()}
     assert found == {name: (each.role, each.type, each.depth, each.is_latched)
-                     for name, each in listed.items() if each.role != 'serves'}
+                     for name, each in listed.items() if each.role != 'service'}
     assert services == {name: (each.role, each.type)
-                        for name, each in listed.items() if each.role == 'serves'}
+                        for name, each in listed.items() if each.role == 'service'}
     assert unreliable == []
 
 

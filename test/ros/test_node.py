@@ -18,11 +18,13 @@ from rclpy.parameter import Parameter  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from support.robot import build_model, DEADLINE_S, KV_LENGTH, poll_until, Robots  # noqa: E402
 
+from tinyllama_ros.chat.notices import TurnNotice  # noqa: E402
 from tinyllama_ros.engine.backend import open_backend  # noqa: E402
 from tinyllama_ros.errors import BackendError, BackendLost  # noqa: E402
-from tinyllama_ros.ros import node as node_module  # noqa: E402
-from tinyllama_ros.ros.node import THREADS, TinyLlamaNode  # noqa: E402
+from tinyllama_ros.ros import lifecycle_node as node_module  # noqa: E402
+from tinyllama_ros.ros.lifecycle_node import THREADS, TinyLlamaNode  # noqa: E402
 from tinyllama_ros.ros.parameters import PARAMETERS  # noqa: E402
+from tinyllama_ros.ros.process import RosLogHandler  # noqa: E402
 from tinyllama_ros.workbench.checkpoints.random_checkpoint import SHAPES  # noqa: E402
 
 DONE, REFUSED = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -32,7 +34,7 @@ NO_SYSTEM = ("{% if messages[0]['role'] == 'system' %}{{ raise_exception('no sys
              '{% endif %}')
 
 
-class Gate:
+class GatedBackend:
     """A backend whose passes wait, while it is shut, until the test lets them through."""
 
     def __init__(self, backend):
@@ -87,7 +89,7 @@ def gates(monkeypatch):
     gates = []
 
     def open_gated(*arguments, **options):
-        gates.append(Gate(open_backend(*arguments, **options)))
+        gates.append(GatedBackend(open_backend(*arguments, **options)))
         return gates[-1]
 
     monkeypatch.setattr(node_module, 'open_backend', open_gated)
@@ -141,13 +143,13 @@ def node(make_node):
 
 @pytest.fixture
 def serving(node, robots, gates):
-    """Return an active node, its ear and its gate."""
-    ear = robots.listen(node.get_namespace())
-    ear.connect()
+    """Return an active node, its client and its gated backend."""
+    client = robots.connect(node.get_namespace())
+    client.connect()
     assert node.start()
-    ear.wait_for_state('idle')
-    ear.wait_for_subscriber()
-    return node, ear, gates[0]
+    client.wait_for_state('idle')
+    client.wait_for_subscriber()
+    return node, client, gates[0]
 
 
 def spin(executor, stop):
@@ -178,13 +180,13 @@ def test_failed_configuration_can_be_mended(node, model):
 
 
 def test_failed_configuration_is_announced(node, robots):
-    ear = robots.listen(node.get_namespace())
-    ear.connect()
+    client = robots.connect(node.get_namespace())
+    client.connect()
     set_parameter(node, 'model', 'nope')
     assert not node.start()
-    assert "there is no artifact 'nope'" in ear.wait_for_texts('error')[0]
-    ear.wait_for_state('error')
-    assert ear.texts('state') == ['loading', 'error']
+    assert "there is no artifact 'nope'" in client.wait_for_texts('error')[0]
+    client.wait_for_state('error')
+    assert client.texts('state') == ['loading', 'error']
 
 
 def test_prompts_are_heard_only_while_active(node):
@@ -272,121 +274,124 @@ def test_one_refused_parameter_changes_none_of_those_set_with_it(node):
 
 
 def test_diagnostics_warn_before_a_model_is_loaded(node, robots):
-    ear = robots.listen(node.get_namespace())
-    ear.connect()
-    assert ear.diagnostics() == {}
-    assert (ear.statuses[-1].level, ear.statuses[-1].message) == (b'\1', 'no model is loaded')
+    client = robots.connect(node.get_namespace())
+    client.connect()
+    assert client.diagnostics() == {}
+    status = client.statuses[-1]
+    assert (status.level, status.message) == (b'\1', 'no model is loaded')
 
 
 def test_cancel_while_reading_begins_no_further_pass(serving):
-    _, ear, gate = serving
+    _, client, gate = serving
     gate.shut()
-    ear.say(LONG_PROMPT)
+    client.say(LONG_PROMPT)
     assert gate.let(1)
-    assert ear.call('cancel').success
+    assert client.request('cancel').success
     gate.open()
-    assert ear.wait_for_responses() == ['']
+    assert client.wait_for_responses() == ['']
     assert gate.begun == 2
 
 
 def test_cancel_while_answering_begins_no_further_pass(serving):
-    node, ear, gate = serving
+    node, client, gate = serving
     set_parameter(node, 'max_tokens', 0)
     gate.shut()
-    ear.say('hello')
+    client.say('hello')
     assert gate.let(4)
-    assert ear.call('cancel').success
+    assert client.request('cancel').success
     gate.open()
-    ear.wait_for_responses()
+    client.wait_for_responses()
     assert gate.begun == 5
 
 
 def test_services_and_diagnostics_answer_during_a_pass(serving):
-    node, ear, gate = serving
+    node, client, gate = serving
     gate.shut()
-    ear.say('hello', 'again')
+    client.say('hello', 'again')
     assert gate.let(1)
-    assert ear.set({'max_tokens': 3}) == ''
-    values = ear.diagnostics()
+    assert client.set({'max_tokens': 3}) == ''
+    values = client.diagnostics()
     assert (values['state'], values['prompts waiting']) == ('answering', '1')
     gate.open()
-    assert all(ear.wait_for_responses(2))
+    assert all(client.wait_for_responses(2))
 
 
 def test_services_answer_while_resets_wait_for_a_pass(serving):
-    _, ear, gate = serving
+    _, client, gate = serving
     gate.shut()
-    ear.say('hello')
+    client.say('hello')
     assert gate.let(1)
-    resets = [ear.call_async('reset') for _ in range(THREADS - 1)]
-    assert ear.set({'max_tokens': 3}) == ''
-    assert ear.call('cancel').message == 'the answer is stopped'
+    resets = [client.call_async('reset') for _ in range(THREADS - 1)]
+    assert client.set({'max_tokens': 3}) == ''
+    assert client.request('cancel').message == 'the answer is stopped'
     assert not any(reset.done() for reset in resets)
     gate.open()
-    assert all(ear.reply(reset, 'reset').success for reset in resets)
+    assert all(client.reply(reset, 'reset').success for reset in resets)
 
 
 @pytest.mark.parametrize('failure', [BackendError('the device is gone'), RuntimeError('a bug')],
                          ids=['known', 'unknown'])
 @pytest.mark.parametrize('passes', [0, 4], ids=['reading', 'answering'])
 def test_failed_pass_is_an_error_and_the_next_prompt_is_answered(serving, failure, passes):
-    _, ear, gate = serving
+    _, client, gate = serving
     gate.shut()
-    ear.say('hello')
+    client.say('hello')
     assert gate.let(passes) or passes == 0
     gate.failure = failure
     gate.open()
-    error, = ear.wait_for_texts('error')
+    error, = client.wait_for_texts('error')
     assert error.startswith("the answer to 'hello' failed: ") and str(failure) in error
-    response, = ear.wait_for_texts('response')
+    response, = client.wait_for_texts('response')
     assert bool(response) == bool(passes)
-    ear.wait_for_state('error')
-    assert ear.ask('again')
-    assert ear.texts('state')[-4:] == ['error', 'reading', 'answering', 'idle']
+    client.wait_for_state('error')
+    assert client.ask('again')
+    assert client.texts('state')[-4:] == ['error', 'reading', 'answering', 'idle']
 
 
 def test_failed_answer_shows_in_the_diagnostics(serving):
-    _, ear, gate = serving
+    _, client, gate = serving
     gate.failure = BackendError('the device is gone')
-    ear.say('hello')
-    ear.wait_for_state('error')
-    assert ear.diagnostics()['answers failed'] == '1'
-    assert (ear.statuses[-1].level, ear.statuses[-1].message) == (b'\2', 'the last answer failed')
+    client.say('hello')
+    client.wait_for_state('error')
+    assert client.diagnostics()['answers failed'] == '1'
+    status = client.statuses[-1]
+    assert (status.level, status.message) == (b'\2', 'the last answer failed')
 
 
 @pytest.mark.parametrize('passes', [1, 4], ids=['reading', 'answering'])
 def test_lost_backend_is_opened_again_and_the_answer_has_no_seam(serving, gates, passes):
-    _, ear, gate = serving
-    whole = ear.ask('hello')
-    assert ear.call('reset').success
-    ear.forget()
+    _, client, gate = serving
+    whole = client.ask('hello')
+    assert client.request('reset').success
+    client.forget()
     gate.shut()
-    ear.say('hello')
+    client.say('hello')
     assert gate.let(passes)
     gate.failure = BackendLost('the device is gone')
     gate.open()
-    assert ear.wait_for_responses() == [whole]
-    assert ear.texts('cache_reset') == ['recovered']
-    assert ear.texts('error') == []
+    assert client.wait_for_responses() == [whole]
+    assert client.texts('cache_reset') == ['recovered']
+    assert client.texts('error') == []
     assert [gate.closed for gate in gates] == [1, 0]
-    assert ear.diagnostics()['resets, recovered'] == '1'
+    assert client.diagnostics()['resets, recovered'] == '1'
 
 
 def test_reset_loads_the_model_again_after_a_failure(serving, gates, monkeypatch):
-    _, ear, gate = serving
+    _, client, gate = serving
     gate.failure = BackendError('the device is gone')
-    ear.say('hello')
-    ear.wait_for_state('error')
-    ear.forget()
+    client.say('hello')
+    client.wait_for_state('error')
+    client.forget()
     with monkeypatch.context() as patch:
         patch.setattr(node_module, 'open_backend', fail)
-        reply = ear.call('reset')
+        reply = client.request('reset')
     assert (reply.success, reply.message) == (
         False, 'the conversation is cleared, the model is not loaded; see ~/error')
-    assert ear.wait_for_texts('error') == ['the model could not be loaded again: no such device']
-    assert ear.call('reset').success
-    ear.wait_for_state('idle')
-    assert ear.ask('hello')
+    assert client.wait_for_texts('error') == [
+        'the model could not be loaded again: no such device']
+    assert client.request('reset').success
+    client.wait_for_state('idle')
+    assert client.ask('hello')
     assert [gate.closed for gate in gates] == [1, 0]
 
 
@@ -395,25 +400,25 @@ def fail(*_, **__):
 
 
 def test_deactivation_in_a_pass_gives_each_prompt_its_response(serving):
-    node, ear, gate = serving
+    node, client, gate = serving
     gate.shut()
-    ear.say('one', 'two', 'three')
+    client.say('one', 'two', 'three')
     assert gate.let(3)
-    ear.wait_for_texts('token')
+    client.wait_for_texts('token')
     poll_until(lambda: node._server.waiting == 2, 'prompts in the queue')
     stopping = Thread(target=node.trigger_deactivate)
     stopping.start()
     gate.open()
     stopping.join(DEADLINE_S)
-    first, *others = ear.wait_for_texts('response', 3)
+    first, *others = client.wait_for_texts('response', 3)
     assert first and others == ['', '']
     assert [prompt in error for prompt, error in zip(("'two'", "'three'"),
-            ear.wait_for_texts('error', 2), strict=True)] == [True, True]
+            client.wait_for_texts('error', 2), strict=True)] == [True, True]
 
 
 def test_prompts_that_nobody_heard_before_a_deactivation_are_refused_and_not_lost(
         serving, monkeypatch):
-    node, ear, _ = serving
+    node, client, _ = serving
     held, hold = Event(), Event()
     submit = node._server.submit
 
@@ -423,19 +428,19 @@ def test_prompts_that_nobody_heard_before_a_deactivation_are_refused_and_not_los
             assert hold.wait(DEADLINE_S)
         submit(prompt)
     monkeypatch.setattr(node._server, 'submit', submit_slowly)
-    ear.say('one')
+    client.say('one')
     assert held.wait(DEADLINE_S)
-    ear.say('two', 'three')  # wait in the subscription: prompts are heard one after another
-    assert ear.set({'max_tokens': 3}) == ''  # the reply to what was sent later: they are there
+    client.say('two', 'three')  # wait in the subscription: prompts are heard one after another
+    assert client.set({'max_tokens': 3}) == ''  # the reply to what was sent later: they are there
     assert node.trigger_deactivate() == DONE
     hold.set()
-    errors = ear.wait_for_texts('error', 3)
+    errors = client.wait_for_texts('error', 3)
     assert sorted(re.findall(r"'(one|two|three)' was refused: the node is stopping",
                              ' '.join(errors))) == ['one', 'three', 'two']
 
 
 def test_transition_that_fails_frees_all_and_can_be_mended(serving, gates, monkeypatch):
-    node, ear, gate = serving
+    node, client, gate = serving
     destroy, failures = node.destroy_subscription, [ZeroDivisionError()]
 
     def fail_once(subscription):
@@ -444,62 +449,162 @@ def test_transition_that_fails_frees_all_and_can_be_mended(serving, gates, monke
         destroy(subscription)
     monkeypatch.setattr(node, 'destroy_subscription', fail_once)
     assert node.trigger_deactivate() == TransitionCallbackReturn.ERROR
-    assert 'configure the node again' in ear.wait_for_texts('error')[0]
-    ear.wait_for_state('error')
+    assert 'configure the node again' in client.wait_for_texts('error')[0]
+    client.wait_for_state('error')
     assert gate.closed == 1
     assert node.start()
-    ear.wait_for_state('idle')
-    assert ear.ask('hello')
+    client.wait_for_state('idle')
+    assert client.ask('hello')
     assert len(gates) == 2
 
 
 def test_reactivated_node_is_idle_and_remembers(serving):
-    node, ear, _ = serving
-    ear.ask('hello')
+    node, client, _ = serving
+    client.ask('hello')
     node.trigger_deactivate()
-    ear.wait_for_state('loading')
+    client.wait_for_state('loading')
     node.trigger_activate()
-    ear.wait_for_state('idle')
-    ear.wait_for_subscriber()
-    before = int(ear.diagnostics()['fill (slots)'])
-    ear.ask('again')
-    assert int(ear.diagnostics()['fill (slots)']) > before
+    client.wait_for_state('idle')
+    client.wait_for_subscriber()
+    before = int(client.diagnostics()['fill (slots)'])
+    client.ask('again')
+    assert int(client.diagnostics()['fill (slots)']) > before
 
 
 @pytest.mark.parametrize(('text', 'request_id', 'param'), [
     ('{"id": "a", "messages": []}', 'a', 'messages'), ('nonsense', '', '')])
 def test_wrong_request_is_refused_with_what_is_known_of_it(serving, monkeypatch, text, request_id,
                                                            param):
-    node, _, gate = serving
-    heard = []
-    monkeypatch.setattr(node._topics, 'on_completion', heard.append)
-    node._hear_request(String(data=text))
-    event, = heard
+    node, client, gate = serving
+    told = []
+    monkeypatch.setattr(node._server, '_tell', told.append)
+    node._on_request(String(data=text))
+    event, = told
     assert (event.id, event.kind, event.code, event.param) == (
         request_id, 'error', 'invalid_request', param)
     assert gate.begun == 0
+    assert client.diagnostics()['prompts refused'] == '1'
 
 
 def test_nul_in_an_answer_does_not_cut_it(serving):
-    node, ear, _ = serving
-    node._topics.on_response('a\0b')
-    assert ear.wait_for_texts('response') == ['a\N{REPLACEMENT CHARACTER}b']
+    node, client, _ = serving
+    node._publisher.tell(TurnNotice(1, 'answered', 'a\0b'))
+    assert client.wait_for_texts('response') == ['a\N{REPLACEMENT CHARACTER}b']
 
 
-def test_reset_is_done_where_the_model_takes_no_system_prompt(make_node, robots, tmp_path):
+def test_system_prompt_that_the_model_does_not_take_is_refused_when_it_is_set(
+        make_node, tmp_path, capfd):
     folder = build_model(tmp_path / 'strict', SHAPES['tiny'], template=NO_SYSTEM)
     node = make_node(model=str(folder), system_prompt='Be brief.')
-    ear = robots.listen(node.get_namespace())
-    ear.connect()
+    assert not node.start()
+    assert 'system_prompt cannot be used' in capfd.readouterr().err
+    assert set_parameter(node, 'system_prompt', '') == ''
     assert node.start()
-    ear.wait_for_subscriber()
-    assert ear.call('reset').success
-    ear.say('hello')
-    assert 'no system role' in ear.wait_for_texts('error')[-1]
+    assert 'no system role' in set_parameter(node, 'system_prompt', 'Be brief.')
+
+
+def test_system_prompt_that_leaves_no_room_is_refused_when_it_is_set(make_node, capfd):
+    long = 'Be brief. ' * 100
+    node = make_node(system_prompt=long)
+    assert not node.start()
+    assert 'system_prompt is too long: with the shortest prompt it is' in capfd.readouterr().err
+    assert set_parameter(node, 'system_prompt', 'Be brief.') == ''
+    assert node.start()
+    assert 'system_prompt is too long' in set_parameter(node, 'system_prompt', long)
+    assert node.value('system_prompt') == 'Be brief.'
+
+
+def test_whole_number_is_taken_for_a_float(make_node):
+    node = make_node(**{'sampling.temperature': 0, 'sampling.top_p': 1})
+    assert node.value('sampling.temperature') == 0.0
+    assert isinstance(node.value('sampling.temperature'), float)
+    assert set_parameter(node, 'sampling.temperature', 2) == ''
+    assert isinstance(node.value('sampling.temperature'), float)
+    assert node.set_parameters_atomically([Parameter('sampling.top_p', value=0)]).successful
+    assert node.value('sampling.top_p') == 0.0
+    assert 'sampling.temperature' in set_parameter(node, 'sampling.temperature', 11)
+    assert 'Wrong parameter type' in set_parameter(node, 'sampling.temperature', True)
+
+
+def test_whole_number_is_taken_for_a_float_from_another_process(serving):
+    node, client, _ = serving
+    assert client.set({'sampling.temperature': 1}) == ''
+    assert node.value('sampling.temperature') == 1.0
+
+
+@pytest.mark.parametrize('name', ['tinyllama', '/other/tinyllama'])
+def test_parameter_file_that_holds_nothing_for_the_node_is_warned_of(node, tmp_path, capfd, name):
+    path = tmp_path / 'x.yaml'
+    path.write_text(f'{name}:\n  ros__parameters:\n    max_tokens: 7\n')
+    node.warn_of_files(['node', '--ros-args', '--params-file', str(path)])
+    said = capfd.readouterr().err
+    assert f'{path} holds nothing for {node.get_fully_qualified_name()}, but for' in said
+
+
+def test_diagnostics_go_on_where_the_clock_of_ros_stands_still(make_node, robots):
+    node = make_node(use_sim_time=True)
+    client = robots.connect(node.get_namespace())
+    client.connect()
+    assert node.start()
+    client.wait_until(lambda: len(client.statuses) > 2 and client.status.is_ready, 'diagnostics')
+    assert client.statuses[-1].message == 'idle'
+    assert node.get_clock().now().nanoseconds == 0
+
+
+def test_end_during_a_deactivation_loses_no_response(serving):
+    node, client, gate = serving
+    gate.shut()
+    client.say('one', 'two', 'three')
+    assert gate.let(3)
+    client.wait_for_texts('token')
+    poll_until(lambda: node._server.waiting == 2, 'prompts in the queue')
+    stopping = Thread(target=node.trigger_deactivate)
+    stopping.start()
+    poll_until(lambda: not node._server._is_open, 'deactivation')
+    ending = Thread(target=node.end)
+    ending.start()
+    ending.join(0.1)
+    assert ending.is_alive()  # it waits for the transition, as the first of which it must stop
+    gate.open()
+    ending.join(DEADLINE_S)
+    stopping.join(DEADLINE_S)
+    first, *others = client.wait_for_texts('response', 3)
+    assert first and others == ['', '']
+    assert gate.closed == 1
+
+
+def test_events_are_on_one_topic_in_the_order_of_their_numbers(serving):
+    _, client, _ = serving
+    first, second = client.ask('hello'), client.ask('again')
+    events = client.stream
+    client.wait_until(lambda: [event.kind for event in events].count('answered') == 2, 'events')
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    assert len({event.run for event in events}) == 1
+    kinds = [event.kind for event in events]
+    assert kinds[:2] == ['begun', 'asked']
+    for turn, answer in ((1, first), (2, second)):
+        texts = [event.text for event in events if (event.turn, event.kind) == (turn, 'token')]
+        assert ''.join(texts) == answer
+
+
+def test_client_that_comes_late_is_told_what_happened_and_goes_on_in_order(serving, robots):
+    node, client, _ = serving
+    first = client.ask('hello')
+    late = robots.connect(node.get_namespace())
+    late.connect()
+    late.wait_until(lambda: len(late.stream) == 3, 'history')
+    assert [(event.turn, event.kind, event.text) for event in late.stream] == [
+        (0, 'begun', ''), (1, 'asked', 'hello'), (1, 'answered', first)]
+    client.ask('again')
+    late.wait_until(lambda: late.stream[-1].kind == 'answered' and late.stream[-1].turn == 2,
+                    'answer')
+    seqs = [event.seq for event in late.stream]
+    assert seqs[3:] == list(range(seqs[3], seqs[-1] + 1))
+    assert seqs[3] == seqs[2] + 1
 
 
 def test_log_of_the_layers_below_reaches_ros_at_every_severity(capfd):
-    handler = node_module._ToRosLog(SimpleNamespace(get_logger=lambda: get_logger('layers')))
+    handler = RosLogHandler(SimpleNamespace(get_logger=lambda: get_logger('layers')))
     for level in (logging.INFO, logging.ERROR, logging.INFO):
         handler.handle(logging.LogRecord('below', level, '', 0, 'line %d', (level,), None))
     heard = capfd.readouterr()

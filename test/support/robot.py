@@ -1,4 +1,4 @@
-"""A node in a process of its own, and whoever listens and talks to it."""
+"""A node in a process of its own, and a client that writes down all that it publishes."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -8,7 +8,6 @@ from pathlib import Path
 import signal
 import subprocess
 import sys
-import threading
 import time
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,9 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rcl_interfaces.srv import GetParameters, SetParameters
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -29,16 +26,18 @@ from std_srvs.srv import Trigger
 from support.ascend import compiled
 from support.paths import ROOT
 from tinyllama_ros.artifact.architecture import Architecture
+from tinyllama_ros.ros.client import ConversationEvent, NodeClient
+from tinyllama_ros.ros.interface import endpoints
+from tinyllama_ros.ros.process import spinning
 from tinyllama_ros.workbench.build import build
 from tinyllama_ros.workbench.checkpoints.random_checkpoint import byte_tokenizer, RandomCheckpoint
 from tinyllama_ros.workbench.options import BuildOptions
 
 NODE = 'import sys; from tinyllama_ros.ros.node import main; sys.exit(main())'
-PARROT = ('import runpy; runpy.run_path('
-          f'{str(ROOT / "test" / "support" / "parrot.py")!r}, run_name="__main__")')
-TOPICS = ('token', 'sentence', 'response', 'cache_reset', 'error', 'state')
-EVENTS = QoSProfile(depth=5000)
-LATCHED = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+ECHO_NODE = ('import runpy; runpy.run_path('
+          f'{str(ROOT / "test" / "support" / "echo_model_node.py")!r}, run_name="__main__")')
+QUEUE = 5000
+"""So that a test that sleeps loses nothing."""
 DEADLINE_S = 20.0
 KV_LENGTH = 512
 SLOW_SHAPE = Architecture(  # 5 ms for a token, 25 ms for a chunk: time to cancel in between
@@ -122,42 +121,43 @@ class NodeProcess:
 
 
 class Event(NamedTuple):
-    """What the node said; events sort in the order in which they were published."""
+    """What the node published; events sort in the order in which they were published."""
 
     published_ns: int
     topic: str
     text: str
 
 
-class Ear:
-    """Hears all topics of a node, publishes its prompts and calls its services."""
+class RecordingClient(NodeClient):
+    """The client of a node, which also writes down each topic as it comes."""
 
     def __init__(self, namespace: str) -> None:
-        self.target = f'{namespace}/tinyllama'
         self.statuses: list[DiagnosticStatus] = []
+        self.stream: list[ConversationEvent] = []
         self._stamps_s: list[float] = []
         self._events: list[Event] = []
         self._since_ns = 0
-        self._changed = threading.Condition()
-        self._clients: dict[str, Any] = {}
+        self._more_services: dict[str, Any] = {}
         self._context = rclpy.Context()
         rclpy.init(args=[], context=self._context, signal_handler_options=SignalHandlerOptions.NO)
-        self.node = rclpy.create_node(f'ear_{id(self)}', context=self._context,
+        self.node = rclpy.create_node(f'recorder_{id(self)}', context=self._context,
                                       start_parameter_services=False)
-        self.prompts = self.node.create_publisher(String, f'{self.target}/prompt', EVENTS)
-        for topic in TOPICS:
-            self.node.create_subscription(
-                String, f'{self.target}/{topic}', functools.partial(self._hear, topic),
-                LATCHED if topic == 'state' else EVENTS)
-        self.node.create_subscription(DiagnosticArray, '/diagnostics', self._diagnose, 10)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-        self._thread.start()
+        for name, endpoint in endpoints('publisher').items():
+            if endpoint.type is String:
+                self.node.create_subscription(
+                    String, name.replace('~', f'{namespace}/tinyllama'),
+                    functools.partial(self._record, name[2:]),
+                    replace(endpoint, depth=QUEUE).qos)
+        super().__init__(self.node, f'{namespace}/tinyllama', on_event=self.stream.append)
+        self._spinning = spinning(self.node)
+        self._spinning.__enter__()
+
+    @property
+    def prompts(self) -> Any:
+        return self._publishers['~/prompt']
 
     def close(self) -> None:
-        self._executor.shutdown()
-        self._thread.join()
+        self._spinning.__exit__(None, None, None)
         self.node.destroy_node()
         self._context.try_shutdown()
 
@@ -181,35 +181,27 @@ class Ear:
         with self._changed:
             return sorted(event for event in self._events if event.published_ns > self._since_ns)
 
-    @property
-    def state(self) -> str:
-        """The newest state that was heard, also from before `forget`."""
-        with self._changed:
-            states = sorted(event for event in self._events if event.topic == 'state')
-        return states[-1].text if states else ''
-
     def forget(self) -> None:
         """Count from here on only what is published from here on."""
         self._since_ns = time.time_ns()
 
-    def wait_for(self, condition: Callable[[], Any], what: str) -> None:
-        """Wait until a condition on what was heard holds."""
-        with self._changed:
-            if not self._changed.wait_for(condition, DEADLINE_S):
-                raise AssertionError(f'no {what} within {DEADLINE_S:.0f} s, but {self.events}')
+    def wait_until(self, condition: Callable[[], Any], what: str) -> None:
+        """Wait until a condition on what was received holds."""
+        if not self.wait_for(condition, DEADLINE_S):
+            raise AssertionError(f'no {what} within {DEADLINE_S:.0f} s, but {self.events}')
 
     def wait_for_state(self, *states: str) -> None:
-        self.wait_for(lambda: self.state in states, f'state {" or ".join(states)}')
+        self.wait_until(lambda: self.state in states, f'state {" or ".join(states)}')
 
     def wait_for_texts(self, topic: str, count: int = 1) -> list[str]:
         """Return what was heard on a topic as soon as it is as much as that."""
-        self.wait_for(lambda: len(self.texts(topic)) >= count, f'{count} on {topic}')
+        self.wait_until(lambda: len(self.texts(topic)) >= count, f'{count} on {topic}')
         return self.texts(topic)
 
     def wait_for_responses(self, count: int = 1) -> list[str]:
         """Return that many responses when all their tokens have come, and the node is idle."""
         self.wait_for_texts('response', count)
-        self.wait_for(lambda: len(''.join(self.texts('token')))
+        self.wait_until(lambda: len(''.join(self.texts('token')))
                       >= len(''.join(self.texts('response'))), 'token for each response')
         self.wait_for_state('idle')
         return self.texts('response')
@@ -229,7 +221,7 @@ class Ear:
         self.say(prompt)
         return self.wait_for_responses(before + 1)[-1]
 
-    def call(self, service: str, kind: Any = Trigger, request: Any = None) -> Any:
+    def request(self, service: str, kind: Any = Trigger, request: Any = None) -> Any:
         """Return the reply of a service."""
         return self.reply(self.call_async(service, kind, request), service)
 
@@ -240,18 +232,18 @@ class Ear:
         return future
 
     def reply(self, future: Any, what: str) -> Any:
-        self.wait_for(future.done, f'reply of {what}')
+        self.wait_until(future.done, f'reply of {what}')
         return future.result()
 
     def change_state(self, name: str) -> bool:
         """Trigger a lifecycle transition by name; return whether it succeeded."""
-        return bool(self.call('change_state', ChangeState, transition(name)).success)
+        return bool(self.request('change_state', ChangeState, transition(name)).success)
 
     def set(self, values: Mapping[str, Any]) -> str:
         """Set parameters; return the reasons why they were refused, '' where all were set."""
         parameters = [Parameter(name, value=value).to_parameter_msg()
                       for name, value in values.items()]
-        reply = self.call('set_parameters', SetParameters, SetParameters.Request(
+        reply = self.request('set_parameters', SetParameters, SetParameters.Request(
             parameters=parameters))
         return '; '.join(result.reason or 'refused' for result in reply.results
                          if not result.successful)
@@ -259,21 +251,22 @@ class Ear:
     def diagnostics(self) -> dict[str, str]:
         """Return the values of the next diagnostics that the node publishes from here on."""
         now_s = time.time()
-        self.wait_for(lambda: self._stamps_s and self._stamps_s[-1] > now_s, 'diagnostics')
+        self.wait_until(lambda: self._stamps_s and self._stamps_s[-1] > now_s, 'diagnostics')
         return {value.key: value.value for value in self.statuses[-1].values}
 
     def diagnostics_periods_s(self, count: int) -> list[float]:
         """Return the times between the next diagnostics."""
         before = len(self._stamps_s)
-        self.wait_for(lambda: len(self._stamps_s) > before + count, f'{count} diagnostics')
+        self.wait_until(lambda: len(self._stamps_s) > before + count, f'{count} diagnostics')
         return [float(period) for period in np.diff(self._stamps_s[before:before + count + 1])]
 
     def _client(self, service: str, kind: Any) -> Any:
-        if service not in self._clients:
-            self._clients[service] = self.node.create_client(kind, f'{self.target}/{service}')
-            assert self._clients[service].wait_for_service(DEADLINE_S), (
+        if service not in self._more_services:
+            self._more_services[service] = self.node.create_client(
+                kind, f'{self.target}/{service}')
+            assert self._more_services[service].wait_for_service(DEADLINE_S), (
                 f'no {self.target}/{service} within {DEADLINE_S:.0f} s')
-        return self._clients[service]
+        return self._more_services[service]
 
     def _answers(self, client: Any) -> bool:
         """Return whether a call is answered soon; a first one can be lost."""
@@ -282,24 +275,18 @@ class Ear:
         with self._changed:
             return self._changed.wait_for(future.done, 2.0)
 
-    def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            pass
-
-    def _hear(self, topic: str, message: String, info: Mapping[str, int]) -> None:
+    def _record(self, topic: str, message: String, info: Mapping[str, int]) -> None:
         with self._changed:
             self._events.append(Event(info['source_timestamp'], topic, message.data))
             self._changed.notify_all()
 
-    def _diagnose(self, array: DiagnosticArray) -> None:
+    def _on_diagnostics(self, array: DiagnosticArray) -> None:
         with self._changed:
             own = [status for status in array.status if status.name.startswith(self.target)]
             if own:
                 self.statuses += own
                 self._stamps_s.append(array.header.stamp.sec + array.header.stamp.nanosec * 1e-9)
-            self._changed.notify_all()
+        super()._on_diagnostics(array)
 
     def _notify(self) -> None:
         with self._changed:
@@ -307,12 +294,12 @@ class Ear:
 
 
 class Robots:
-    """Makes nodes and ears, and ends them all."""
+    """Makes nodes and clients, and ends them all."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._processes: list[NodeProcess] = []
-        self._ears: list[Ear] = []
+        self._clients: list[RecordingClient] = []
         self._namespaces = 0
 
     def start(self, **options: Any) -> NodeProcess:
@@ -323,30 +310,30 @@ class Robots:
         self._processes.append(process)
         return process
 
-    def listen(self, namespace: str) -> Ear:
-        """Return an ear, which may not have found its node yet."""
-        ear = Ear(namespace)
-        self._ears.append(ear)
-        return ear
+    def connect(self, namespace: str) -> RecordingClient:
+        """Return a client, which may not have found its node yet."""
+        client = RecordingClient(namespace)
+        self._clients.append(client)
+        return client
 
-    def serve(self, **parameters: Any) -> tuple[NodeProcess, Ear]:
-        """Return a node that is idle, or unconfigured without autostart, and an ear to it."""
+    def serve(self, **parameters: Any) -> tuple[NodeProcess, RecordingClient]:
+        """Return a node that is idle, or unconfigured without autostart, and its client."""
         namespace = self.new_namespace()
-        ear = self.listen(namespace)
+        client = self.connect(namespace)
         process = self.start(namespace=namespace, parameters=parameters)
-        ear.connect()
+        client.connect()
         if parameters.get('autostart', True):
-            ear.wait_for_state('idle')
-            ear.wait_for_subscriber()
-        return process, ear
+            client.wait_for_state('idle')
+            client.wait_for_subscriber()
+        return process, client
 
     def new_namespace(self) -> str:
         self._namespaces += 1
         return f'/{self._folder.name}_{self._namespaces}'
 
     def close(self) -> None:
-        for ear in self._ears:
-            ear.close()
+        for client in self._clients:
+            client.close()
         for process in self._processes:
             process.kill()
 

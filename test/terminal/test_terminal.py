@@ -1,28 +1,28 @@
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 import io
 import os
+from queue import Queue
 import re
 import signal
 from threading import Event as ThreadEvent, Thread
 from types import SimpleNamespace
 import unicodedata
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from hypothesis import given, strategies
 import pytest
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
-from std_msgs.msg import String
-from std_srvs.srv import Trigger
 
-from tinyllama_ros.terminal import cli, conversation, link as terminal_link, screen
-from tinyllama_ros.terminal.answer_text import AnswerText
+from tinyllama_ros.chat.notices import TurnNotice
+from tinyllama_ros.ros import client as client_module
+from tinyllama_ros.ros.client import ConversationEvent, NodeError, open_client
+from tinyllama_ros.ros.interface import ENDPOINTS, endpoints
+from tinyllama_ros.ros.notice_publisher import NoticePublisher
+from tinyllama_ros.terminal import cli, conversation
 from tinyllama_ros.terminal.conversation import COMMANDS, Conversation
 from tinyllama_ros.terminal.keyboard import Keyboard
-from tinyllama_ros.terminal.link import Event, EVENTS, LATCHED, Link, NodeError
 from tinyllama_ros.terminal.screen import printable, Screen
-
-PIECES = strategies.lists(strategies.text(min_size=1, max_size=4), min_size=1, max_size=8)
 
 
 class FakeNode:
@@ -33,40 +33,43 @@ class FakeNode:
         self.answers = {}
         self.prompts = []
         self.calls = []
-        self.cancelled = ThreadEvent()
         self.heard = ThreadEvent()
-        self.publishers = {
-            kind: self.node.create_publisher(String, f'{name}/{kind}',
-                                             LATCHED if kind == 'state' else EVENTS)
-            for kind in ('token', 'response', 'cache_reset', 'error', 'state')}
+        self.publisher = NoticePublisher(self.node)
         if is_configured:
-            self.node.create_subscription(String, f'{name}/prompt', self.on_prompt, EVENTS)
-        for service in ('reset', 'cancel'):
-            self.node.create_service(Trigger, f'{name}/{service}',
-                                     lambda _, reply, name=service: self.on_call(name, reply))
-        self.diagnostics = self.node.create_publisher(DiagnosticArray, '/diagnostics', 10)
+            prompt = ENDPOINTS['~/prompt']
+            self.node.create_subscription(prompt.type, '~/prompt', self.on_prompt, prompt.qos)
+        for service, endpoint in endpoints('service').items():
+            self.node.create_service(endpoint.type, service, lambda _, reply, name=service[2:]:
+                                     self.on_call(name, reply))
+        diagnostics = ENDPOINTS['/diagnostics']
+        self.diagnostics = self.node.create_publisher(diagnostics.type, '/diagnostics',
+                                                      diagnostics.qos)
+        self.publisher.begin_run()
         self.say('state', state)
 
     def diagnose(self, values_by_status):
-        message = DiagnosticArray(status=[
+        message = ENDPOINTS['/diagnostics'].type(status=[
             DiagnosticStatus(name=name, values=[
                 KeyValue(key=key, value=value) for key, value in values.items()])
             for name, values in values_by_status.items()])
         self.node.create_timer(0.05, lambda: self.diagnostics.publish(message))
 
-    def say(self, kind, text):
-        self.publishers[kind].publish(String(data=text))
+    def say(self, kind, text, why=''):
+        if kind == 'state':
+            self.publisher.tell_state(text)
+        else:
+            self.publisher.tell(TurnNotice(len(self.prompts), kind, text, why))
 
     def on_prompt(self, message):
         self.prompts.append(message.data)
+        for event in self.answers[message.data]:
+            self.say(*event)
         self.heard.set()
-        for kind, text in self.answers[message.data]:
-            self.say(kind, text)
 
     def on_call(self, service, reply):
         self.calls.append(service)
         if service == 'cancel':
-            self.say('response', 'One')
+            self.say('stopped', 'One')
             self.say('state', 'idle')
         reply.success, reply.message = True, f'{service} done'
         return reply
@@ -106,15 +109,16 @@ def make_fake(context):
 def fake(make_fake):
     fake = make_fake()
     fake.answers = {
-        'Hi': [('token', 'Hel'), ('token', 'lo.'), ('response', 'Hello.')],
-        'Bye': [('response', 'Good bye.'), ('token', 'Good'), ('token', ' bye.')],
-        'full': [('token', 'a'), ('cache_reset', 'full'), ('token', 'b'), ('response', 'ab')],
-        'bad': [('error', 'the prompt is blank; say something')],
-        'broken': [('state', 'answering'), ('token', 'x'), ('error', 'out of memory'),
-                   ('response', 'x'), ('state', 'idle')],
-        'failing': [('state', 'reading'), ('error', 'out of memory'), ('response', ''),
+        'Hi': [('asked', 'Hi'), ('token', 'Hel'), ('token', 'lo.'), ('answered', 'Hello.')],
+        'lost': [('asked', 'lost'), ('token', 'Good'), ('answered', 'Good bye.')],
+        'full': [('asked', 'full'), ('token', 'a'), ('reset', 'full'), ('token', 'b'),
+                 ('answered', 'ab')],
+        'bad': [('refused', 'bad', 'it is blank; say something')],
+        'broken': [('asked', 'broken'), ('state', 'answering'), ('token', 'x'),
+                   ('failed', 'x', 'out of memory'), ('state', 'idle')],
+        'failing': [('asked', 'failing'), ('state', 'reading'), ('failed', '', 'out of memory'),
                     ('state', 'error')],
-        'count': [('state', 'answering'), ('token', 'One')],
+        'count': [('asked', 'count'), ('state', 'answering'), ('token', 'One')],
     }
     return fake
 
@@ -123,45 +127,55 @@ def chat(*arguments):
     return cli.main(['--node', '/fake', '--wait', '10', *arguments])
 
 
-def talk(link, answers):
-    return Conversation(link, Screen(answers, io.StringIO()), Keyboard(io.StringIO(), []))
+class FakeClient:
+    """A client to a node that has said beforehand what it will say; None is a pause."""
+
+    target, state = '/fake', 'idle'
+
+    def __init__(self, *events):
+        self.cancels = []
+        self.published = []
+        self.events = Queue()
+        self._later = events
+
+    def is_connected(self):
+        return True
+
+    def publish(self, name, text):
+        self.published.append((name, text))
+        for seq, event in enumerate(self._later, 100):
+            self.events.put(event_of(seq, *event))
+
+    def trigger(self, service, reply):
+        self.cancels.append(service)
+
+
+def event_of(seq, turn, kind, text='', why=''):
+    return ConversationEvent('run', turn, seq, 0, kind, text, why)
+
+
+def talk(client, answers, notes=None):
+    return Conversation(client, client.events, Screen(answers, notes or io.StringIO()),
+                        Keyboard(io.StringIO(), []))
+
+
+@contextmanager
+def connected(make=open_client):
+    events = Queue()
+    with make('terminal', '/fake', on_event=events.put) as client:
+        client.events = events
+        yield client
 
 
 def pipe(monkeypatch, text):
     monkeypatch.setattr('sys.stdin', io.StringIO(text))
 
 
-@given(PIECES, strategies.data())
-def test_answer_is_whole_wherever_the_response_overtakes_tokens(pieces, data):
-    on_time = data.draw(strategies.integers(0, len(pieces)))
-    answer = AnswerText()
-    shown = [answer.token(piece) for piece in pieces[:on_time]]
-    shown.append(answer.response(''.join(pieces)))
-    late = [answer.token(piece) for piece in pieces[on_time:]]
-    assert ''.join(shown) == ''.join(pieces)
-    assert set(late) <= {''}
-
-
-@given(PIECES, PIECES)
-def test_late_tokens_do_not_leak_into_the_next_answer(first, second):
-    answer = AnswerText()
-    answer.response(''.join(first))
-    shown = [answer.token(piece) for piece in first + second]
-    assert ''.join(shown) + answer.response(''.join(second)) == ''.join(second)
-
-
-def test_answer_joined_midway_is_not_repeated():
-    answer = AnswerText()
-    assert answer.token('world') == 'world'
-    assert answer.response('Hello world') == ''
-    assert answer.token('Next') == 'Next'
-
-
 @pytest.mark.parametrize(('prompt', 'answer', 'notes'), [
     ('Hi', 'Hello.\n', ''),
-    ('Bye', 'Good bye.\n', ''),
+    ('lost', 'Good bye.\n', ''),
     ('full', 'ab\n', '[the memory was cleared: full]\n'),
-], ids=['in order', 'response first', 'reset inside'])
+], ids=['in order', 'token lost', 'reset inside'])
 def test_once_prints_the_answer_alone_on_stdout(fake, capsys, prompt, answer, notes):
     assert chat('--once', prompt) == 0
     assert fake.prompts == [prompt]
@@ -169,7 +183,7 @@ def test_once_prints_the_answer_alone_on_stdout(fake, capsys, prompt, answer, no
 
 
 @pytest.mark.parametrize(('prompt', 'answer', 'error'), [
-    ('bad', '', '[error: the prompt is blank; say something]\n'),
+    ('bad', '', '[error: it is blank; say something]\n'),
     ('broken', 'x\n', '[error: out of memory]\n'),
 ])
 def test_failed_prompt_is_an_error_and_a_status(fake, capsys, prompt, answer, error):
@@ -177,21 +191,26 @@ def test_failed_prompt_is_an_error_and_a_status(fake, capsys, prompt, answer, er
     assert capsys.readouterr() == (answer, error)
 
 
-@pytest.mark.parametrize('order', [('error', 'response'), ('response', 'error')], ids='-'.join)
-def test_cut_answer_counts_as_failed_wherever_its_error_comes(order):
-    events = iter([*(Event(kind, 'Half') for kind in order), None])
-    link = SimpleNamespace(state='answering', send=lambda prompt: None, waiting_events=list,
-                           events=lambda: events)
-    answers = io.StringIO()
-    assert not talk(link, answers).ask('Hi')
-    assert answers.getvalue() == 'Half\n'
+def test_answer_to_somebody_else_is_not_shown():
+    client = FakeClient((1, 'token', 'a'), (1, 'answered', 'a'), (2, 'asked', 'Hi'),
+                        (3, 'refused', 'Hello', 'full'), (2, 'token', 'b'), (2, 'answered', 'b'))
+    answers, notes = io.StringIO(), io.StringIO()
+    assert talk(client, answers, notes).ask('Hi')
+    assert answers.getvalue() == 'b\n'
+    assert 'error' not in notes.getvalue()
+
+
+def test_prompt_is_sent_as_ros_can_carry_it_and_known_again():
+    client = FakeClient((1, 'asked', 'a\N{REPLACEMENT CHARACTER}b?'), (1, 'answered', 'yes'))
+    assert talk(client, io.StringIO()).ask('a\0b\ud800')
+    assert client.published == [('~/prompt', 'a\N{REPLACEMENT CHARACTER}b?')]
 
 
 def test_piped_lines_are_prompts_in_order(fake, capsys, monkeypatch):
-    pipe(monkeypatch, 'Hi\n\n  Bye \n/quit\nHi\n')
+    pipe(monkeypatch, 'Hi\n\n  lost \n/quit\nHi\n')
     assert chat() == 0
-    assert fake.prompts == ['Hi', 'Bye']
-    assert capsys.readouterr().out == ('> Hi\nHello.\n> \n>   Bye\nGood bye.\n> /quit\n')
+    assert fake.prompts == ['Hi', 'lost']
+    assert capsys.readouterr().out == ('> Hi\nHello.\n> \n>   lost\nGood bye.\n> /quit\n')
 
 
 def test_refused_prompt_does_not_shift_the_answers(fake, capsys, monkeypatch):
@@ -223,7 +242,7 @@ def test_stats_shows_the_diagnostics_of_this_node_in_columns(fake, capsys, monke
 
 
 def test_stats_of_a_node_without_diagnostics_is_an_error(fake, capsys, monkeypatch):
-    monkeypatch.setattr(terminal_link, 'REPLY_S', 0.2)
+    monkeypatch.setattr(client_module, 'REPLY_S', 0.2)
     pipe(monkeypatch, '/stats\n')
     assert chat() == 1
     assert '/fake said nothing on /diagnostics within' in capsys.readouterr().err
@@ -236,39 +255,36 @@ def test_help_lists_every_command(fake, capsys, monkeypatch):
 
 
 def test_unknown_command_is_no_prompt_and_a_path_is_one(fake, capsys, monkeypatch):
-    fake.answers['/etc/motd'] = [('response', 'A file.')]
+    fake.answers['/etc/motd'] = [('asked', '/etc/motd'), ('answered', 'A file.')]
     pipe(monkeypatch, '/rest\n/etc/motd\n')
     assert chat() == 0
     assert fake.prompts == ['/etc/motd']
     assert capsys.readouterr().err == '[there is no /rest; /help lists what there is]\n'
 
 
-def test_stop_waits_until_the_node_has_taken_the_prompt():
-    said, keys = [], iter([True, False, False])
-    link = SimpleNamespace(state='idle', send=lambda prompt: None, waiting_events=list,
-                           request_cancel=lambda: said.append(link.state))
-
-    def events():
-        yield Event('cache_reset', 'full')
-        link.state = 'reading'
-        yield Event('state', 'reading')
-        yield Event('response', '')
-        yield None
-
-    link.events = events
+def test_stop_waits_until_the_node_answers_the_prompt():
+    client, stopped_at = FakeClient((1, 'token', 'x'), (2, 'asked', 'Hi'), (2, 'token', 'y'),
+                                    (2, 'stopped', 'y')), []
+    keys = iter([True, False, False, False, False])
+    client.trigger = lambda service, reply: stopped_at.append(client.events.qsize())
     keyboard = SimpleNamespace(watched=nullcontext, wants_stop=lambda: next(keys))
-    Conversation(link, Screen(io.StringIO(), io.StringIO()), keyboard).ask('Hi')
-    assert said == ['reading']
+    Conversation(client, client.events, Screen(io.StringIO(), io.StringIO()), keyboard).ask('Hi')
+    assert stopped_at == [2]
 
 
-def test_what_was_said_before_the_prompt_is_no_sign_that_it_is_read(monkeypatch):
-    monkeypatch.setattr(screen, 'columns', lambda stream: 40)
-    shown = io.StringIO()
-    link = SimpleNamespace(state='idle', send=lambda prompt: None,
-                           waiting_events=lambda: [Event('state', 'reading')],
-                           events=lambda: iter([Event('response', 'x'), None]))
-    Conversation(link, Screen(io.StringIO(), shown), Keyboard(io.StringIO(), [])).ask('Hi')
-    assert 'reading' not in shown.getvalue()
+def test_resets_since_the_last_turn_are_shown_and_no_more():
+    client, notes = FakeClient((2, 'asked', 'Hi'), (2, 'answered', 'x')), io.StringIO()
+    for seq, event in enumerate([(1, 'asked', 'other'), (1, 'token', 'a'), (1, 'failed', '', 'no'),
+                                 (0, 'reset', 'requested')]):
+        client.events.put(event_of(seq, *event))
+    talk(client, io.StringIO(), notes).ask('Hi')
+    assert notes.getvalue() == '[the memory was cleared: requested]\n'
+
+
+def test_node_that_begins_anew_did_not_answer():
+    client = FakeClient((1, 'asked', 'Hi'), (0, 'begun'))
+    with pytest.raises(NodeError, match='/fake went away before it answered'):
+        talk(client, io.StringIO()).ask('Hi')
 
 
 def test_interrupt_stops_the_answer_not_the_conversation(fake, capsys, monkeypatch):
@@ -289,21 +305,31 @@ def test_no_node_says_what_to_start(capsys):
     assert 'no node answers on /nobody/state within 0.2 s; start it' in capsys.readouterr().err
 
 
-def test_loading_node_is_not_mistaken_for_none(make_fake, context):
+def test_loading_node_is_not_mistaken_for_none(make_fake):
     make_fake(state='loading')
-    link = Link('/fake', context)
-    with pytest.raises(NodeError, match='/fake is still loading after 1 s; wait longer'):
-        link.wait_until_ready(1)
-    link.close()
+    with connected() as client:
+        with pytest.raises(NodeError, match='/fake is still loading after 1 s; wait longer'):
+            client.wait_until_ready(1)
 
 
-def test_node_that_cannot_be_configured_is_reported_at_once(make_fake, context, monkeypatch):
-    monkeypatch.setattr(terminal_link, 'DISCOVERY_S', 0.2)
+def test_node_that_cannot_be_configured_is_reported_at_once(make_fake, monkeypatch):
+    monkeypatch.setattr(client_module, 'DISCOVERY_S', 0.2)
     make_fake(state='error', is_configured=False)
-    link = Link('/fake', context)
-    with pytest.raises(NodeError, match='/fake is in state error and takes no prompts: its log'):
-        link.wait_until_ready(60)
-    link.close()
+    with connected() as client:
+        with pytest.raises(NodeError,
+                           match='/fake is in state error and takes no prompts: its log'):
+            client.wait_until_ready(60)
+
+
+@pytest.mark.parametrize('name', ['fake', '/fake/', 'fake/'])
+def test_node_that_is_named_without_its_slash_is_found(fake, capsys, name):
+    assert cli.main(['--node', name, '--wait', '10', '--once', 'Hi']) == 0
+    assert capsys.readouterr().out == 'Hello.\n'
+
+
+def test_name_that_is_none_is_refused_at_once(capsys):
+    assert cli.main(['--node', 'my robot', '--once', 'Hi']) == 1
+    assert "'my robot' is no name of a node" in capsys.readouterr().err
 
 
 def test_conversation_goes_on_after_a_failed_answer(fake, capsys, monkeypatch):
@@ -329,30 +355,29 @@ def test_nothing_that_is_printed_controls_the_terminal(text):
 
 
 def test_controls_are_shown_as_replaced_in_answers_and_notes(fake, capsys):
-    fake.answers['ring'] = [('token', '\x1b[2J'), ('error', 'b\x07\x9b\x7fd\t!'),
-                            ('response', '\x1b[2J\r\n!')]
+    fake.answers['ring'] = [('asked', 'ring'), ('token', '\x1b[2J'),
+                            ('failed', '\x1b[2J\r\n!', 'b\x07\x9b\x7fd\t!')]
     assert chat('--once', 'ring') == 1
     assert capsys.readouterr() == ('\ufffd[2J\ufffd\n!\n',
                                    '[error: b\ufffd\ufffd\ufffdd\t!]\n')
 
 
-def test_silent_node_is_noticed(fake, context, monkeypatch):
-    monkeypatch.setattr(conversation, 'REPLY_S', 0.3)
+def test_silent_node_is_noticed(fake, monkeypatch):
+    monkeypatch.setattr(conversation, 'TAKE_S', 0.3)
     fake.answers['deaf'] = []
-    link = Link('/fake', context)
-    with pytest.raises(NodeError, match='/fake is idle and did not take the prompt'):
-        talk(link, io.StringIO()).ask('deaf')
-    link.close()
+    with connected() as client:
+        client.wait_until_ready(10)
+        with pytest.raises(NodeError, match='/fake is idle and did not take the prompt'):
+            talk(client, io.StringIO()).ask('deaf')
 
 
-def test_node_that_dies_in_its_answer_is_noticed(fake, context):
-    fake.answers['die'] = [('state', 'answering'), ('token', 'x')]
+def test_node_that_dies_in_its_answer_is_noticed(fake):
+    fake.answers['die'] = [('asked', 'die'), ('state', 'answering'), ('token', 'x')]
     Thread(target=lambda: fake.heard.wait(10) and fake.node.destroy_node(), daemon=True).start()
-    link = Link('/fake', context)
-    link.wait_until_ready(10)
-    with pytest.raises(NodeError, match='/fake went away before it answered'):
-        talk(link, io.StringIO()).ask('die')
-    link.close()
+    with connected() as client:
+        client.wait_until_ready(10)
+        with pytest.raises(NodeError, match='/fake went away before it answered'):
+            talk(client, io.StringIO()).ask('die')
 
 
 def test_reader_that_has_seen_enough_ends_the_talk(fake, monkeypatch):
@@ -364,7 +389,7 @@ def test_reader_that_has_seen_enough_ends_the_talk(fake, monkeypatch):
 
 
 def test_piped_bytes_that_are_no_text_are_replaced(fake, monkeypatch):
-    fake.answers['a\ufffd'] = [('response', 'b')]
+    fake.answers['a\ufffd'] = [('asked', 'a\ufffd'), ('answered', 'b')]
     monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(b'a\xff\n'), 'utf-8'))
     assert chat() == 0
     assert fake.prompts == ['a\ufffd']
@@ -376,9 +401,9 @@ def test_node_that_stays_away_ends_only_a_piped_conversation(is_terminal, monkey
         raise NodeError('no node answers')
 
     shown = io.StringIO()
-    link = SimpleNamespace(target='/fake', wait_until_ready=wait_until_ready)
+    client = SimpleNamespace(target='/fake', wait_until_ready=wait_until_ready)
     keyboard = SimpleNamespace(is_terminal=is_terminal,
                                lines=lambda: iter(['Hi', '/help']))
     with nullcontext() if is_terminal else pytest.raises(NodeError, match='no node answers'):
-        Conversation(link, Screen(io.StringIO(), shown), keyboard).converse(1)
+        Conversation(client, Queue(), Screen(io.StringIO(), shown), keyboard).converse(1)
     assert shown.getvalue().startswith('[error: no node answers]\n/reset') == is_terminal

@@ -14,7 +14,7 @@ pytest.importorskip('rclpy', reason='no ROS 2 is sourced or installed')
 from support.web_server import FakeChatModel  # noqa: E402
 
 from tinyllama_ros.ros.client import Status  # noqa: E402
-from tinyllama_ros.ros.wire import Line, Piece  # noqa: E402
+from tinyllama_ros.ros.wire import ConversationEvent  # noqa: E402
 from tinyllama_ros.web import chat_page  # noqa: E402
 from tinyllama_ros.web.chat_page import ChatPage, MOST_PAGES, PER_SECOND  # noqa: E402
 from tinyllama_ros.web.limits import share_of  # noqa: E402
@@ -33,7 +33,7 @@ class PageServer:
         self.client, self.base, self.reply = client, base, reply
         self.sent, self.called = [], []
         self.conversation = ConversationLog(self._send)
-        self.conversation.hear(Line('a', 1, 'begun', '', ''), 1)
+        self.conversation.receive(ConversationEvent('a', 0, 1, 1, 'begun'))
         self.page = ChatPage(self.conversation, self)
 
     def _send(self, prompt):
@@ -118,8 +118,8 @@ def test_page_is_told_the_log_then_what_happens(page_server):
             assert (await receive(socket, 'status'))['state'] == 'offline'
             await socket.send_json({'type': 'prompt', 'key': 'k', 'text': 'hello'})
             assert (await receive(socket, 'item'))['item']['prompt'] == 'hello'
-            page_server.conversation.hear(Line('a', 2, 'asked', 'hello', ''), 2)
-            page_server.conversation.piece(Piece(3, 'Hi'))
+            page_server.conversation.receive(ConversationEvent('a', 1, 2, 2, 'asked', 'hello'))
+            page_server.conversation.receive(ConversationEvent('a', 1, 3, 2, 'token', 'Hi'))
             assert (await receive(socket, 'piece'))['text'] == 'Hi'
             page_server.page.on_status(Status('answering', is_ready=True, fill=3.0))
             assert (await receive(socket, 'status'))['fill'] == 3.0
@@ -200,9 +200,10 @@ def test_page_that_does_not_listen_is_sent_away(page_server, monkeypatch):
     async def test(page_server):
         async with page_server.open() as socket:
             await page_server.greet(socket)
-            page_server.conversation.hear(Line('a', 2, 'asked', 'hello', ''), 2)
+            page_server.conversation.receive(ConversationEvent('a', 1, 2, 2, 'asked', 'hello'))
             for number in range(40):  # at once, so that none of it can be sent
-                page_server.conversation.piece(Piece(3 + number, 'la'))
+                page_server.conversation.receive(
+                    ConversationEvent('a', 1, 3 + number, 2, 'token', 'la'))
             while (await socket.receive(timeout=10)).type == WSMsgType.TEXT:
                 pass
             assert socket.closed
@@ -212,7 +213,8 @@ def test_page_that_does_not_listen_is_sent_away(page_server, monkeypatch):
 def test_long_log_comes_in_parts_and_in_order(page_server):
     async def test(page_server):
         for number in range(2, 60):
-            page_server.conversation.hear(Line('a', number, 'reset', f'{number}', ''), number)
+            page_server.conversation.receive(
+                ConversationEvent('a', 0, number, number, 'reset', f'{number}'))
         async with page_server.open() as socket:
             log = await page_server.greet(socket)
             assert log['is_whole']
@@ -224,8 +226,9 @@ def test_pages_that_do_not_read_hold_no_logs_in_memory(page_server):
     async def test(page_server):
         conversation = page_server.conversation
         for number in range(2, 202, 2):
-            conversation.hear(Line('a', number, 'asked', 'hello', ''), number)
-            conversation.hear(Line('a', number + 1, 'answered', 'x' * 20_000, ''), number + 1)
+            conversation.receive(ConversationEvent('a', number, number, 0, 'asked', 'hello'))
+            conversation.receive(
+                ConversationEvent('a', number, number + 1, 0, 'answered', 'x' * 20_000))
         memory = psutil.Process().memory_info().rss
         sockets = [await page_server.client.ws_connect(f'{page_server.base}/ws')
                    for _ in range(share_of(MOST_PAGES))]
@@ -260,12 +263,13 @@ def test_page_that_asks_for_the_log_again_and_again_gets_it_once_at_a_time(page_
 def test_page_that_leaves_in_mid_answer_leaves_no_traceback(page_server, caplog):
     async def test(page_server):
         conversation = page_server.conversation
-        conversation.hear(Line('a', 2, 'asked', 'hello', ''), 2)
+        conversation.receive(ConversationEvent('a', 1, 2, 2, 'asked', 'hello'))
         for number in range(20):
             socket = await page_server.client.ws_connect(f'{page_server.base}/ws', compress=15)
             await page_server.greet(socket)
             for _ in range(3):  # large, and hard to compress
-                conversation.piece(Piece(3, randbytes(10_000).hex()))
+                conversation.receive(
+                    ConversationEvent('a', 1, 3, 2, 'token', randbytes(10_000).hex()))
             for _ in range(number):
                 await asyncio.sleep(0)
             socket._response.connection.transport.abort()

@@ -17,7 +17,7 @@ from selenium.common.exceptions import TimeoutException  # noqa: E402
 from selenium.webdriver import ActionChains  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
-from support.robot import PARROT, Robots  # noqa: E402
+from support.robot import ECHO_NODE, Robots  # noqa: E402
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f'apt-get install {missing()}')
 
@@ -40,15 +40,15 @@ class NodePair:
         self._robots = robots
         self._namespace = robots.new_namespace()
         self.target = f'{self._namespace}/tinyllama'
-        self.ear = robots.listen(self._namespace)
+        self.recorder = robots.connect(self._namespace)
         self.url = ''
         self.start_model()
         self.start_web()
 
     def start_model(self):
-        self.model = self._robots.start(namespace=self._namespace, program=PARROT)
-        self.ear.connect()
-        self.ear.wait_for_subscriber()
+        self.model = self._robots.start(namespace=self._namespace, program=ECHO_NODE)
+        self.recorder.connect()
+        self.recorder.wait_for_subscriber()
 
     def start_web(self):
         """Start the web node, at the port that it had before."""
@@ -263,7 +263,7 @@ def test_reset_leaves_a_mark_and_empties_the_gauge(user):
 
 def test_gauge_and_speed_are_those_of_the_node(user, nodes):
     user.ask('seven words are more than enough here')
-    fill = nodes.ear.diagnostics()['fill (slots)']
+    fill = nodes.recorder.diagnostics()['fill (slots)']
     user.wait(lambda: user.find('gauge-text').text == f'{fill} / 1024', f'fill of {fill}')
     user.wait(lambda: user.find('speed').text == '10 tokens/s', 'speed of the node')
 
@@ -276,24 +276,24 @@ def test_full_memory_is_marked_within_the_answer(user):
 
 
 def test_prompt_of_another_publisher_is_shown(user, nodes):
-    nodes.ear.say('from a robot')
+    nodes.recorder.say('from a robot')
     assert user.wait_for_turn('from a robot', 'answered')['answer'] == 'from a robot'
 
 
 def test_refused_prompt_says_why(user, nodes):
-    nodes.ear.say(*[f'go on for ever, {i}' for i in range(18)])
+    nodes.recorder.say(*[f'go on for ever, {i}' for i in range(18)])
     turn = user.wait_for_turn('go on for ever, 17', 'refused')
     assert '16 prompts are waiting already' in turn['note']
-    while user.find('stop').is_displayed() or nodes.ear.texts('state')[-1] != 'idle':
-        nodes.ear.call('cancel')
+    while user.find('stop').is_displayed() or nodes.recorder.texts('state')[-1] != 'idle':
+        nodes.recorder.request('cancel')
 
 
 def test_failed_answer_says_why_and_the_state_is_an_error(user):
     user.say('break down')
     turn = user.wait_for_turn('break down', 'failed')
-    assert turn['note'] == 'The answer failed: the parrot broke down'
+    assert turn['note'] == 'The answer failed: the model broke down'
     user.wait_for_state('error')
-    user.wait(lambda: 'the parrot broke down' in user.find('notice').text, 'notice')
+    user.wait(lambda: 'the model broke down' in user.find('notice').text, 'notice')
     assert user.ask('and up again')['answer'] == 'and up again'
 
 
@@ -314,7 +314,7 @@ def test_page_comes_back_after_the_web_node_was_restarted(user, nodes):
     assert nodes.web.stop() == 0
     user.wait_for_state('connecting')
     user.say('said meanwhile on the page')
-    nodes.ear.ask('said meanwhile by a robot')
+    nodes.recorder.ask('said meanwhile by a robot')
     nodes.start_web()
     for prompt in ('before the restart', 'said meanwhile on the page',
                    'said meanwhile by a robot'):
@@ -336,7 +336,7 @@ def test_answer_under_way_survives_a_restart_of_the_web_node(user, nodes):
     user.wait_for_state('answering')
     user.find('stop').click()
     turn = user.wait_for_turn('go on for ever, two', 'stopped')
-    assert turn['answer'] == nodes.ear.wait_for_texts('response', 1)[-1]
+    assert turn['answer'] == nodes.recorder.wait_for_texts('response', 1)[-1]
     assert len(user.turns('go on for ever, two')) == 1
 
 

@@ -1,4 +1,4 @@
-"""The log of the page: in order, nothing lost, nothing doubled, whatever the topics do."""
+"""The log of the page: in order, nothing lost, nothing doubled."""
 
 import itertools
 
@@ -6,14 +6,8 @@ from hypothesis import given, strategies as st
 import pytest
 
 from tinyllama_ros.errors import PromptError
-from tinyllama_ros.ros.wire import Line, Piece, read_line
-from tinyllama_ros.web.log import (
-    clean,
-    ConversationLog,
-    LONGEST_PROMPT,
-    MOST_ITEMS,
-    MOST_WAITING,
-)
+from tinyllama_ros.ros.wire import ConversationEvent
+from tinyllama_ros.web.log import ConversationLog, LONGEST_PROMPT, MOST_ITEMS, MOST_WAITING
 
 
 class Stage:
@@ -23,8 +17,6 @@ class Stage:
         self.takes, self.sent = takes, []
         self.log = ConversationLog(self._send)
         self.page = Page(self.log)
-        self._lines = itertools.count(1)
-        self.now_ns = 0
         if run:
             self.begin(run)
 
@@ -34,17 +26,22 @@ class Stage:
         return self.takes
 
     def begin(self, run):
-        self.run, self._lines = run, itertools.count(1)
+        self.run, self.seq, self.number = run, 0, 0
         self.line('begun')
 
-    def line(self, kind, text='', why='', **options):
-        """Have the node say a line, a moment after what it said before."""
-        self.now_ns += 1
-        self.log.hear(Line(self.run, next(self._lines), kind, text, why), self.now_ns, **options)
+    def line(self, kind, text='', why='', turn=None):
+        """Have the node publish an event; of the turn that was asked last, unless one is named."""
+        self.seq += 1
+        self.number += kind == 'asked'
+        self.log.receive(ConversationEvent(self.run, self.number if turn is None else turn,
+                                           self.seq, 0, kind, text, why))
 
     def piece(self, text):
-        self.now_ns += 1
-        self.log.piece(Piece(self.now_ns, text))
+        self.line('token', text)
+
+    def lose(self):
+        """Have the node publish an event that does not arrive."""
+        self.seq += 1
 
     def turn(self, prompt, answer):
         self.line('asked', prompt)
@@ -109,28 +106,6 @@ def test_answer_that_was_cut_short_keeps_what_was_said(kind, why):
     stage.line('asked', 'hello')
     stage.line(kind, 'Hi', why)
     assert stage.shown('answer', 'phase', 'why') == [('Hi', kind, why)]
-
-
-def test_tokens_that_overtake_the_record_belong_to_their_turn():
-    stage = Stage()
-    stage.line('asked', 'one')
-    stage.piece('1')
-    ended, asked = stage.now_ns + 1, stage.now_ns + 2
-    stage.now_ns += 2
-    stage.piece('2')  # of the second turn, before we know of it
-    stage.log.hear(Line('a', 3, 'answered', '1', ''), ended)
-    stage.log.hear(Line('a', 4, 'asked', 'two', ''), asked)
-    assert stage.shown('prompt', 'answer', 'phase') == [
-        ('one', '1', 'answered'), ('two', '2', 'answering')]
-
-
-def test_tokens_that_come_after_the_end_are_dropped():
-    stage = Stage()
-    stage.line('asked', 'one')
-    stage.log.hear(Line('a', 3, 'answered', 'all', ''), 100)
-    stage.log.piece(Piece(99, 'll'))
-    stage.log.hear(Line('a', 4, 'asked', 'two', ''), 101)
-    assert stage.shown('answer') == [('all',), ('',)]
 
 
 def test_prompt_that_comes_again_is_taken_once():
@@ -202,7 +177,7 @@ def test_refused_prompt_says_why_whether_it_was_asked_or_not():
     stage.line('asked', 'too long')
     stage.line('refused', 'too long', 'it is too long')
     stage.line('asked', 'fine')
-    stage.line('refused', 'too many', '16 are waiting')
+    stage.line('refused', 'too many', '16 are waiting', turn=3)
     stage.line('answered', 'yes')
     assert stage.shown('prompt', 'phase', 'why') == [
         ('too long', 'refused', 'it is too long'), ('fine', 'answered', ''),
@@ -214,24 +189,15 @@ def test_reset_within_an_answer_is_marked_where_it_happened():
     stage.line('asked', 'hello')
     stage.line('reset', 'full')
     stage.piece('So')
-    at_ns = stage.now_ns = stage.now_ns + 1
+    stage.line('reset', 'full')
     stage.piece(' on')
-    stage.log.hear(Line('a', 4, 'reset', 'full', ''), at_ns)
     assert stage.items[0]['resets'] == [(0, 'full'), (2, 'full')]
 
 
-def test_record_heard_again_changes_nothing():
+def test_answer_of_which_a_part_is_missing_says_so_until_its_end():
     stage = Stage()
-    stage.turn('one', '1')
-    before = stage.items
-    for number, kind, text in ((1, 'begun', ''), (2, 'asked', 'one'), (3, 'answered', '1')):
-        stage.log.hear(Line('a', number, kind, text, ''), number)
-    assert stage.items == before
-
-
-def test_answer_joined_late_says_so_until_its_end():
-    stage = Stage()
-    stage.line('asked', 'one', is_old=True)
+    stage.line('asked', 'one')
+    stage.lose()
     stage.piece(' and two')
     assert stage.items[0]['is_joined_late']
     stage.line('answered', 'one and two')
@@ -239,10 +205,11 @@ def test_answer_joined_late_says_so_until_its_end():
     assert stage.items[0]['answer'] == 'one and two'
 
 
-def test_log_that_begins_in_the_midst_of_a_record_shows_the_answer():
+def test_log_that_begins_in_the_midst_of_a_run_shows_the_answer():
     stage = Stage(run='')
-    stage.log.hear(Line('a', 205, 'answered', 'yes', ''), 1)
-    stage.log.hear(Line('a', 206, 'asked', 'more', ''), 2)
+    stage.run, stage.seq, stage.number = 'a', 204, 7
+    stage.line('answered', 'yes')
+    stage.line('asked', 'more')
     assert stage.shown('prompt', 'answer', 'phase') == [
         ('', 'yes', 'answered'), ('more', '', 'reading')]
 
@@ -312,22 +279,8 @@ def test_page_that_comes_and_goes_shows_what_the_log_shows(steps):
         elif step == 'restart':
             stage.begin(next(runs))
         elif step == 'refuse':
-            stage.line('refused', 'no', 'because')
+            stage.line('refused', 'no', 'because', turn=99)
     if not is_here:
         stage.page.come()
     assert len({item['id'] for item in stage.items}) == len(stage.items)
     assert stage.page.items == {item['id']: item for item in stage.items}
-
-
-@pytest.mark.parametrize('text', ['', '[]', '{}', '{"run": "a", "line": "x"}', 'null', '1'])
-def test_what_is_no_line_of_the_record_is_none(text):
-    assert read_line(text) is None
-
-
-def test_line_of_the_record_is_read():
-    assert read_line('{"run": "a", "line": 3, "kind": "asked", "text": "hi", "why": ""}') == Line(
-        'a', 3, 'asked', 'hi', '')
-
-
-def test_text_is_cleaned_of_what_ros_cannot_carry():
-    assert clean(' a\0b\ud800 ') == 'a\N{REPLACEMENT CHARACTER}b?'

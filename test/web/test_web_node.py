@@ -10,7 +10,7 @@ import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='no ROS 2 is sourced or installed')
 
-from support.robot import PARROT, poll_until, Robots  # noqa: E402
+from support.robot import ECHO_NODE, poll_until, Robots  # noqa: E402
 
 from tinyllama_ros.errors import ConfigError  # noqa: E402
 from tinyllama_ros.web.node import address, PARAMETERS, web_settings  # noqa: E402
@@ -109,14 +109,14 @@ def test_history_is_there_for_whoever_comes_late(robots):
     from std_msgs.msg import String
 
     namespace = robots.new_namespace()
-    ear = robots.listen(namespace)
-    robots.start(namespace=namespace, program=PARROT)
-    ear.connect()
-    ear.wait_for_subscriber()
-    ear.ask('hello you')
-    ear.call('reset')
+    client = robots.connect(namespace)
+    robots.start(namespace=namespace, program=ECHO_NODE)
+    client.connect()
+    client.wait_for_subscriber()
+    client.ask('hello you')
+    client.request('reset')
     heard = []
-    late = robots.listen(namespace)
+    late = robots.connect(namespace)
     late.node.create_subscription(
         String, f'{late.target}/history', lambda message: heard.append(json.loads(message.data)),
         QoSProfile(depth=200, durability=DurabilityPolicy.TRANSIENT_LOCAL))

@@ -21,10 +21,10 @@ import psutil
 from tinyllama_ros.artifact.architecture import EMBEDDING
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.manifest import Manifest
-from tinyllama_ros.chat.completion import CompletionEvent
 from tinyllama_ros.chat.conversation import Conversation
-from tinyllama_ros.chat.events import ChatOptions, ResetReason
-from tinyllama_ros.chat.serving import RecordKind, Server, State
+from tinyllama_ros.chat.events import ChatOptions
+from tinyllama_ros.chat.notices import Notice, TurnNotice
+from tinyllama_ros.chat.serving import Server
 from tinyllama_ros.chat.tokenizer import open_tokenizer
 from tinyllama_ros.engine.backend import Backend, BACKENDS, open_backend
 from tinyllama_ros.engine.engine import Engine
@@ -222,7 +222,7 @@ def _outside(backend: Backend, artifact: Artifact, runs: int) -> list[Measuremen
             next(events)
     except PromptError:
         return []
-    server = Server(conversation, _Silent(), options=lambda: options, depth=1)
+    server = Server(conversation, _ignore, options=lambda: options, depth=1)
     whole_ms, outside_ms = [], []
     for _ in track(range(runs + 1), 'answer, runs', runs + 1):
         conversation.reset()
@@ -260,29 +260,7 @@ class _Timed:
         """Leave the backend to its owner."""
 
 
-class _Silent:
-    """A listener to whom nothing matters."""
-
-    def on_state(self, state: State) -> None:
-        pass
-
-    def on_token(self, text: str) -> None:
-        pass
-
-    def on_sentence(self, text: str) -> None:
-        pass
-
-    def on_response(self, text: str) -> None:
-        pass
-
-    def on_reset(self, reason: ResetReason) -> None:
-        pass
-
-    def on_error(self, message: str) -> None:
-        raise AssertionError(message)
-
-    def on_completion(self, event: CompletionEvent) -> None:
-        pass
-
-    def on_record(self, kind: RecordKind, text: str, why: str = '') -> None:
-        pass
+def _ignore(notice: Notice) -> None:
+    """Take a notice of the server, of which only an error matters."""
+    if isinstance(notice, TurnNotice) and notice.error:
+        raise AssertionError(notice.error)

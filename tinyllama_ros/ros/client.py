@@ -1,43 +1,68 @@
 """
-The ROS side of the page: what the language model's node says, and what is said to it.
+The client of a language model's node, on which every front-end stands.
 
-Callbacks come in the executor's thread; whoever made the link takes them to a thread of its own.
+Callbacks come in the thread of the executor that spins our node; every method can be called from
+any other thread.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+import re
+from threading import Condition
 import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from tinyllama_ros.ros.wire import Line, Piece, read_line
+from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest
+from tinyllama_ros.errors import ConfigError, TinyLlamaError
+from tinyllama_ros.ros.event_stream import EventStream
+from tinyllama_ros.ros.interface import diagnostics_name, ENDPOINTS, endpoints
+from tinyllama_ros.ros.process import spinning
+from tinyllama_ros.ros.requests import RequestClient
+from tinyllama_ros.ros.wire import ConversationEvent, read_event
 
-EVENTS = QoSProfile(depth=1000)
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-HISTORY = QoSProfile(depth=200, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+__all__ = ['clean_text', 'ConversationEvent', 'full_node_name', 'NodeClient', 'NodeError',
+           'open_client', 'Reply', 'Status']
+
 TICK_S = 0.2
 SILENCE_S = 5.0
 """The diagnostics come each second; a node that is killed is missed after this."""
-NEWS_S = 3.0
+HISTORY_S = 3.0
 """
-How long the record of a node that was away may take to come.
+How long the history of a node that was away may take to come.
 
 It says whether the node is another one, to which prompts must go that the one before did not
-answer; a node that was only silent has no news.
+answer; a node that was only silent has nothing new to say.
 """
+REPLY_S = 10.0
+FRESH_S = 2.0
+"""Diagnostics that are older than this are not the newest, which come once a second."""
+DISCOVERY_S = 1.0
+"""How long we may know the state of a node and not yet that it takes our prompts."""
 SERVING = ('idle', 'reading', 'answering', 'error')
+AT_WORK = ('reading', 'answering')
+AT_REST = ('idle', 'error')
+"""A failed answer leaves the node in error, but it takes the next prompt and may recover."""
 NUMBERS = {'fill': 'fill (slots)', 'capacity': 'capacity (slots)', 'speed': 'speed (tok/s)',
            'waiting': 'prompts waiting'}
-"""What a page is shown of the diagnostics."""
+"""What a Status takes out of the diagnostics."""
+NODE_NAME = re.compile(r'(/[A-Za-z_]\w*)+', re.ASCII)
 
 Reply = Callable[[bool, str], None]
 """Takes whether a service has done what it was asked, and what it says."""
+
+
+class NodeError(TinyLlamaError):
+    """The node is not there, or cannot serve."""
 
 
 @dataclass(frozen=True)
@@ -60,95 +85,261 @@ class Status:
     """The last error that the node told, while its state is error."""
 
 
-class Link:
+def full_node_name(name: str) -> str:
+    """
+    Return the full name of a node that may have been named without its slash.
+
+    :raises ConfigError: it is no name of a node.
+    """
+    full = '/' + name.strip('/')
+    if not NODE_NAME.fullmatch(full):
+        raise ConfigError(f'{name!r} is no name of a node; name one such as /tinyllama or '
+                          '/robot/tinyllama (ros2 node list shows those that run)')
+    return full
+
+
+def clean_text(text: str) -> str:
+    """Return a text as it can travel through ROS: no NUL, no half of a surrogate pair."""
+    whole = text.encode('utf-8', 'replace').decode('utf-8')
+    return whole.replace('\0', '\N{REPLACEMENT CHARACTER}')
+
+
+def _ignore(_: Any) -> None:
+    """Take what nobody wants to know."""
+
+
+class NodeClient:
     """A connection to one language model's node, which may come and go."""
 
-    def __init__(self, node: Node, target: str, *, on_line: Callable[[Line, int, bool], None],
-                 on_piece: Callable[[Piece], None], on_status: Callable[[Status], None]) -> None:
+    def __init__(self, node: Node, target: str, *,
+                 on_event: Callable[[ConversationEvent], None] = _ignore,
+                 on_status: Callable[[Status], None] = _ignore) -> None:
         """
         Connect.
 
         :param node: ours.
-        :param target: full name of the language model's node.
-        :param on_line: takes a line of the record, when it was published, and whether that was
-            before we listened.
+        :param target: name of the language model's node.
+        :param on_event: takes what happens in the conversation, in order, from the oldest that
+            the node still remembers.
+        :param on_status: takes the status whenever it has changed.
+        :raises ConfigError: the target is no name of a node.
         """
+        self.target = full_node_name(target)
+        self.status = Status()
+        self.state = ''
+        """The newest state that the node has told; '' before the first, and while it is away."""
+        self.error = ''
+        """The newest error that the node has told."""
+        self.values: Mapping[str, str] = {}
+        """The newest diagnostics of the node."""
         self._node = node
-        self._target = target
-        self._on_line, self._on_piece, self._on_status = on_line, on_piece, on_status
-        self._status = Status()
-        self._state = self._error = ''
-        self._values: dict[str, str] = {}
-        self._heard_s = self._away_s = time.monotonic()
-        self._has_news = False  # since it was away
-        self._since_ns = time.time_ns()
-        self._prompts = node.create_publisher(String, f'{target}/prompt', EVENTS)
-        self._triggers = {name: node.create_client(Trigger, f'{target}/{name}')
-                          for name in ('cancel', 'reset')}
-        node.create_subscription(String, f'{target}/token', self._hear_token, EVENTS)
-        node.create_subscription(String, f'{target}/history', self._hear_history, HISTORY)
-        node.create_subscription(String, f'{target}/error', self._hear_error, EVENTS)
-        node.create_subscription(String, f'{target}/state', self._hear_state, LATCHED)
-        node.create_subscription(DiagnosticArray, '/diagnostics', self._hear_diagnostics, 10)
-        node.create_timer(TICK_S, self._look)
+        self._on_status = on_status
+        self._stream = EventStream(on_event)
+        self._changed = Condition()
+        self._values_came_s = -FRESH_S
+        self._last_sign_s = self._away_s = time.monotonic()
+        self._has_history = False  # since the node was away
+        self._publishers = {name: node.create_publisher(endpoint.type, self._full(name),
+                                                        endpoint.qos)
+                            for name, endpoint in endpoints('subscription').items()}
+        self._services = {name: node.create_client(endpoint.type, self._full(name))
+                          for name, endpoint in endpoints('service').items()}
+        self._requests = RequestClient(
+            self.target, partial(self.publish, '~/chat_request'),
+            partial(self.publish, '~/chat_cancel'),
+            lambda: self.status.is_ready
+            and self._publishers['~/chat_request'].get_subscription_count() > 0)
+        # The state comes last: subscriptions are announced in order, so that a latched state that
+        # arrives proves that the node knows the others, and no event is published past us.
+        for name, callback in (('~/event', self._on_live), ('~/history', self._on_history),
+                               ('~/chat_event', self._on_chat_event), ('~/error', self._on_error),
+                               ('/diagnostics', self._on_diagnostics),
+                               ('~/state', self._on_state)):
+            node.create_subscription(ENDPOINTS[name].type, self._full(name), callback,
+                                     ENDPOINTS[name].qos)
+        node.create_timer(TICK_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    @property
+    def model(self) -> str:
+        """The name of the model that answers, or its path; '' where none does."""
+        return self.status.model if self.status.is_ready else ''
+
+    def is_connected(self) -> bool:
+        """Return whether the node takes our prompts and still publishes its events."""
+        return bool(self._publishers['~/prompt'].get_subscription_count()
+                    and self._node.count_publishers(self._full('~/event')))
+
+    def publish(self, name: str, text: str) -> None:
+        """Publish a text on a topic of the node, which it may not be there to receive."""
+        self._publishers[name].publish(String(data=text))
 
     def send(self, prompt: str) -> bool:
-        """Publish a prompt; False where the node takes none now. From any thread."""
-        if not self._status.is_ready:
+        """Publish a prompt; False where the node takes none now."""
+        if not self.status.is_ready:
             return False
-        self._prompts.publish(String(data=prompt))
+        self.publish('~/prompt', prompt)
         return True
 
+    def complete(self, request: CompletionRequest
+                 ) -> AsyncGenerator[CompletionEvent | None, None]:
+        """Yield what happens to a request, as RequestClient does."""
+        return self._requests.complete(request)
+
     def trigger(self, service: str, reply: Reply) -> None:
-        """Call `cancel` or `reset`. From any thread; the reply comes in the executor's."""
-        client = self._triggers[service]
+        """Call ~/cancel or ~/reset; the reply comes in the executor's thread."""
+        client = self._services[f'~/{service}']
         if not client.service_is_ready():
             reply(False, 'the language model is not there')
             return
-        client.call_async(Trigger.Request()).add_done_callback(partial(_tell, reply))
+        client.call_async(Trigger.Request()).add_done_callback(partial(_hand_over, reply))
 
-    def _hear_token(self, message: String, info: dict[str, int]) -> None:
-        self._on_piece(Piece(info['source_timestamp'], message.data))
+    def call(self, service: str) -> str:
+        """
+        Call ~/cancel or ~/reset and wait; return what the node says of it.
 
-    def _hear_history(self, message: String, info: dict[str, int]) -> None:
-        if (line := read_line(message.data)) is not None:
-            self._has_news, self._heard_s = True, time.monotonic()
-            stamp_ns = info['source_timestamp']
-            self._on_line(line, stamp_ns, stamp_ns < self._since_ns)
+        :raises NodeError: there is no reply.
+        """
+        replies: list[str] = []
 
-    def _hear_state(self, message: String) -> None:
-        self._state = message.data
-        self._heard_s = time.monotonic()
+        def reply(_: bool, message: str) -> None:
+            with self._changed:
+                replies.append(message)
+                self._changed.notify_all()
+
+        self._services[f'~/{service}'].wait_for_service(REPLY_S)
+        self.trigger(service, reply)
+        if not self.wait_for(lambda: replies, REPLY_S):
+            raise NodeError(f'{self.target}/{service} did not reply within {REPLY_S:.0f} s; is '
+                            'the node still running?')
+        return replies[0]
+
+    def wait_for(self, condition: Callable[[], Any], timeout_s: float) -> bool:
+        """Wait until a condition on what was received holds; return whether it does."""
+        with self._changed:
+            return bool(self._changed.wait_for(condition, timeout_s))
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """
+        Wait until the node serves and is at rest.
+
+        A node that is in error and takes no prompts could not be configured: that is not waited
+        for.
+
+        :raises NodeError: says how far the node came.
+        """
+        began_s = time.monotonic()
+        while not (self.state in AT_REST and self.is_connected()):
+            limit_s = min(DISCOVERY_S, timeout_s) if self.state == 'error' else timeout_s
+            left_s = began_s + limit_s - time.monotonic()
+            if left_s <= 0:
+                raise NodeError(self._why_not_ready(timeout_s))
+            with self._changed:  # the graph of nodes gives no notice, so look again with each tick
+                self._changed.wait(min(TICK_S, left_s))
+
+    def statistics(self) -> Mapping[str, str]:
+        """
+        Return what the node says of itself on /diagnostics: values by name.
+
+        :raises NodeError: it says nothing.
+        """
+        if not self.wait_for(lambda: time.monotonic() - self._values_came_s < FRESH_S, REPLY_S):
+            raise NodeError(f'{self.target} said nothing on /diagnostics within {REPLY_S:.0f} s; '
+                            'is the node still running?')
+        return self.values
+
+    def _full(self, name: str) -> str:
+        return name.replace('~', self.target, 1)
+
+    def _on_live(self, message: String) -> None:
+        if (event := read_event(message.data)) is not None:
+            self._stream.add_live(event)
+            self._received()
+
+    def _on_history(self, message: String) -> None:
+        if (event := read_event(message.data)) is not None:
+            self._has_history = True
+            self._stream.add_history(event)
+            self._received()
+
+    def _on_chat_event(self, message: String) -> None:
+        self._requests.receive(message.data)
+
+    def _on_state(self, message: String) -> None:
+        self.state = message.data
+        self._received()
         self._look()
 
-    def _hear_error(self, message: String) -> None:
-        self._error = message.data
+    def _on_error(self, message: String) -> None:
+        self.error = message.data
+        self._received()
         self._look()
 
-    def _hear_diagnostics(self, array: DiagnosticArray) -> None:
+    def _on_diagnostics(self, array: DiagnosticArray) -> None:
         for status in array.status:
-            if status.name == f'{self._target}: language model':
-                self._values = {value.key: value.value for value in status.values}
-                self._heard_s = time.monotonic()
+            if status.name == diagnostics_name(self.target):
+                self.values = {value.key: value.value for value in status.values}
+                self._values_came_s = time.monotonic()
+                # A node that was silent for a while does not say its state again
+                self.state = self.state or self.values.get('state', '')
+                self._received()
                 self._look()
+
+    def _received(self) -> None:
+        self._last_sign_s = time.monotonic()
+        with self._changed:
+            self._changed.notify_all()
 
     def _look(self) -> None:
         """Find out how the node is, and tell it where it has changed."""
-        is_there = (self._node.count_publishers(f'{self._target}/state') > 0
-                    and time.monotonic() - self._heard_s < SILENCE_S)
+        now_s = time.monotonic()
+        is_there = (self._node.count_publishers(self._full('~/state')) > 0
+                    and now_s - self._last_sign_s < SILENCE_S)
         if not is_there:
-            self._state, self._values, self._has_news = '', {}, False
-            self._away_s = time.monotonic()
-        is_known = self._has_news or time.monotonic() - self._away_s > NEWS_S
-        is_ready = (self._state in SERVING and is_known
-                    and self._prompts.get_subscription_count() > 0)
-        numbers = {name: _number(self._values.get(key, '')) for name, key in NUMBERS.items()}
-        why = self._error if self._state == 'error' else ''
-        status = Status(self._state or 'offline', is_ready, self._values.get('model', ''),
-                        **numbers, why=why)
-        if status != self._status:
-            self._status = status
+            self.state, self.values, self._has_history = '', {}, False
+            self._away_s = now_s
+        is_known = self._has_history or now_s - self._away_s > HISTORY_S
+        is_ready = (self.state in SERVING and is_known
+                    and self._publishers['~/prompt'].get_subscription_count() > 0)
+        numbers = {name: _number(self.values.get(key, '')) for name, key in NUMBERS.items()}
+        status = Status(self.state or 'offline', is_ready, self.values.get('model', ''),
+                        **numbers, why=self.error if self.state == 'error' else '')
+        if status != self.status:
+            self.status = status
             self._on_status(status)
+
+    def _why_not_ready(self, timeout_s: float) -> str:
+        if self.state == 'error':
+            return (f'{self.target} is in state error and takes no prompts: '
+                    f'{self.error or "its log says why"}')
+        if self.state:
+            return (f'{self.target} is still {self.state} after {timeout_s:g} s; '
+                    'wait longer with --wait SECONDS')
+        return (f'no node answers on {self.target}/state within {timeout_s:g} s; start it '
+                '(ros2 launch tinyllama_ros tinyllama.launch.py), or name another with --node')
+
+
+@contextmanager
+def open_client(name: str, target: str, *,
+                on_event: Callable[[ConversationEvent], None] = _ignore
+                ) -> Iterator[NodeClient]:
+    """
+    Open a client with a ROS context, a node and a thread of its own; signals are left alone.
+
+    :param name: of our node.
+    :raises ConfigError: the target is no name of a node.
+    """
+    context = rclpy.Context()
+    rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        node = rclpy.create_node(name, context=context, start_parameter_services=False)
+        try:
+            client = NodeClient(node, target, on_event=on_event)
+            with spinning(node):
+                yield client
+        finally:
+            node.destroy_node()
+    finally:
+        context.try_shutdown()
 
 
 def _number(text: str) -> float | None:
@@ -158,7 +349,7 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _tell(reply: Reply, future: Any) -> None:
+def _hand_over(reply: Reply, future: Any) -> None:
     try:
         answer = future.result()
     except Exception as error:  # the edge: whatever a service raises

@@ -1,9 +1,34 @@
-"""What /diagnostics says of a server."""
+"""What /diagnostics says of a node."""
 
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 import psutil
 
 from tinyllama_ros.chat.conversation import Conversation
 from tinyllama_ros.chat.serving import Server
+from tinyllama_ros.ros.interface import diagnostics_name
+
+
+def describe_status(node: str, model: str, backend: str, server: Server | None,
+                    conversation: Conversation | None, has_namesake: bool) -> DiagnosticStatus:
+    """
+    Return the status of a node.
+
+    :param node: its full name.
+    """
+    status = DiagnosticStatus(name=diagnostics_name(node), hardware_id=backend)
+    if server is None or conversation is None:
+        status.level, status.message = DiagnosticStatus.WARN, 'no model is loaded'
+        return status
+    if server.state == 'error':
+        status.level, status.message = DiagnosticStatus.ERROR, 'the last answer failed'
+    elif has_namesake:
+        status.level = DiagnosticStatus.WARN
+        status.message = 'another node has the same name; both answer every prompt'
+    else:
+        status.level, status.message = DiagnosticStatus.OK, server.state
+    values = {'model': model, 'backend': backend, **describe(server, conversation)}
+    status.values = [KeyValue(key=key, value=value) for key, value in values.items()]
+    return status
 
 
 def describe(server: Server, conversation: Conversation) -> dict[str, str]:
@@ -25,7 +50,7 @@ def describe(server: Server, conversation: Conversation) -> dict[str, str]:
         'answers cancelled': str(statistics.cancelled),
         'answers failed': str(statistics.failed),
         'prompts refused': str(statistics.refused),
-        'tokens read': str(statistics.prefill_tokens),
-        'tokens drawn': str(statistics.generated_tokens),
+        'prefill tokens': str(statistics.prefill_tokens),
+        'generated tokens': str(statistics.generated_tokens),
         'resident memory (MB)': f'{psutil.Process().memory_info().rss / 1e6:.0f}',
     }

@@ -1,62 +1,96 @@
-"""The topics and services of the node: one table, to which a test holds the node that runs."""
+"""The topics and services of the node: the one table of which node, clients and docs are made."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import get_args, Literal
+from typing import Any, get_args, Literal
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
 from tinyllama_ros.chat.events import ResetReason
-from tinyllama_ros.chat.serving import RecordKind, State
+from tinyllama_ros.chat.notices import RecordKind, State
 
-Role = Literal['hears', 'says', 'serves']
+Role = Literal['subscription', 'publisher', 'service']
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One topic or service."""
+    """One topic or service, from the node's point of view."""
 
     role: Role
-    type: str
+    type: Any
+    """Class of the messages, or of the service."""
     description: str
     depth: int = 1000
     """Of the queue of a topic: deep enough that a slow subscriber loses no token."""
     is_latched: bool = False
     """Whether who comes late is told what the queue still holds (transient local)."""
 
+    @property
+    def type_name(self) -> str:
+        """The type as ROS tools write it."""
+        package, section, _ = self.type.__module__.split('.')
+        return f'{package}/{section}/{self.type.__name__}'
+
+    @property
+    def qos(self) -> QoSProfile:
+        """The quality of service of both ends of a topic: reliable, keep last."""
+        durability = (DurabilityPolicy.TRANSIENT_LOCAL if self.is_latched
+                      else DurabilityPolicy.VOLATILE)
+        return QoSProfile(depth=self.depth, durability=durability)
+
 
 def _values(kind: object) -> str:
     return ', '.join(f'`{value}`' for value in get_args(kind))
 
 
-STRING = 'std_msgs/msg/String'
-TRIGGER = 'std_srvs/srv/Trigger'
 ENDPOINTS: Mapping[str, Endpoint] = {
-    '~/prompt': Endpoint('hears', STRING, 'One turn of the user, while the node is active; up to '
-                         '`queue_depth` wait, one more is refused.'),
-    '~/chat_request': Endpoint('hears', STRING, "JSON: a history that is not the robot's own, to "
-                               'be answered in the same queue; see [openai.md](openai.md).'),
-    '~/chat_cancel': Endpoint('hears', STRING, 'The id of a request whose answer is not wanted '
-                              'any more.'),
-    '~/token': Endpoint('says', STRING, 'A piece of the answer, whole characters; the pieces '
-                        'joined are the response.'),
-    '~/sentence': Endpoint('says', STRING, 'A sentence of the answer, as soon as it ends.'),
-    '~/response': Endpoint('says', STRING, 'The whole answer; exactly one for each accepted '
+    '~/chat_request': Endpoint('subscription', String, "JSON: a history that is not the robot's "
+                               'own, to be answered in the same queue; see '
+                               '[openai.md](openai.md).'),
+    '~/chat_cancel': Endpoint('subscription', String, 'The id of a request whose answer is not '
+                              'wanted any more.'),
+    # The prompt comes last: whoever finds its subscription finds the others, too
+    '~/prompt': Endpoint('subscription', String, 'One turn of the user, while the node is active; '
+                         'up to `queue_depth` wait, one more is refused.'),
+    '~/event': Endpoint('publisher', String, 'JSON: everything that happens in the conversation, '
+                        'in one order: `run`, `turn`, `seq`, `line`, `kind` (those of `~/history` '
+                        'and `token`), `text` and `why`. For programs; what follows is for people '
+                        'and speech nodes.'),
+    '~/token': Endpoint('publisher', String, 'A text delta of the answer, whole characters; the '
+                        'deltas joined are the response.'),
+    '~/sentence': Endpoint('publisher', String, 'A sentence of the answer, as soon as it ends.'),
+    '~/response': Endpoint('publisher', String, 'The whole answer; exactly one for each accepted '
                            'prompt, also when cut short.'),
-    '~/cache_reset': Endpoint('says', STRING, 'The cache was cleared, and why: '
+    '~/cache_reset': Endpoint('publisher', String, 'The cache was cleared, and why: '
                               f'{_values(ResetReason)}.'),
-    '~/error': Endpoint('says', STRING, 'A prompt was refused or an answer failed: what, why, '
-                        'what to do.'),
-    '~/state': Endpoint('says', STRING, f'What the node does: {_values(State)}.', depth=1,
-                        is_latched=True),
-    '~/chat_event': Endpoint('says', STRING, 'JSON: what became of a request, by its id; its '
-                             'answer is not on `~/token` and the like.'),
-    '~/history': Endpoint('says', STRING, 'JSON: a line of the record of the conversation, with '
-                          f'`run`, `line`, `kind` (`begun`, {_values(RecordKind)}), `text` and '
-                          '`why`; a new `run` begins where the model was loaded anew.', depth=200,
+    '~/error': Endpoint('publisher', String, 'A prompt was refused or an answer failed: what, '
+                        'why, what to do.'),
+    '~/chat_event': Endpoint('publisher', String, 'JSON: what happens to a request, by its id; '
+                             'its answer is not on `~/token` and the like.'),
+    '~/history': Endpoint('publisher', String, 'JSON: the events of `~/event` without the tokens, '
+                          'for who comes late. `kind` is `begun` where the model was loaded anew '
+                          f'and a new `run` begins, or one of {_values(RecordKind)}.', depth=200,
                           is_latched=True),
-    '/diagnostics': Endpoint('says', 'diagnostic_msgs/msg/DiagnosticArray', 'Once a second, by '
-                             'the name of the node: fill and capacity of the cache, resets, '
-                             'tok/s, time to first token, queue, counts, memory.', depth=10),
-    '~/reset': Endpoint('serves', TRIGGER, 'Clears the conversation; replies when it is cleared.'),
-    '~/cancel': Endpoint('serves', TRIGGER, 'Stops the answer before its next forward pass; what '
+    '~/state': Endpoint('publisher', String, f'What the node does: {_values(State)}.', depth=1,
+                        is_latched=True),
+    '/diagnostics': Endpoint('publisher', DiagnosticArray, 'Once a second, by the name of the '
+                             'node: fill and capacity of the cache, resets, tok/s, time to first '
+                             'token, queue, counts, memory.', depth=10),
+    '~/reset': Endpoint('service', Trigger, 'Clears the conversation; replies when it is '
+                        'cleared.'),
+    '~/cancel': Endpoint('service', Trigger, 'Stops the answer before its next forward pass; what '
                          'was published of it stays in the conversation.'),
 }
+
+
+def endpoints(role: Role) -> dict[str, Endpoint]:
+    """Return the endpoints of one role by name."""
+    return {name: endpoint for name, endpoint in ENDPOINTS.items() if endpoint.role == role}
+
+
+def diagnostics_name(node: str) -> str:
+    """Return the name under which a node stands in the diagnostics."""
+    return f'{node}: language model'

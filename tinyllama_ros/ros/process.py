@@ -1,19 +1,21 @@
-"""What the nodes have in common: how they start, and parameters that come from a table."""
+"""What the processes of the nodes have in common: start, signals, executor, log, name."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+import logging
+import signal
+import socket
 import sys
+from threading import Event, Thread
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 import rclpy
-from rclpy.exceptions import ParameterException
+from rclpy.exceptions import InvalidHandle, ParameterException
+from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from tinyllama_ros.errors import ConfigError
-from tinyllama_ros.ros.parameters import describe_unknown, Parameter
-
-OF_ROS = ('use_sim_time', 'start_type_description_service', 'qos_overrides.')
-"""How the names begin that rclpy looks for by itself."""
 
 
 def run_in_ros(program: str, run: Callable[[], int], args: Sequence[str] | None) -> int:
@@ -36,34 +38,95 @@ def run_in_ros(program: str, run: Callable[[], int], args: Sequence[str] | None)
         rclpy.try_shutdown()
 
 
-def declare_parameters(node: Node, parameters: Mapping[str, Parameter], *,
-                       is_read_only: bool = False) -> None:
+def stop_on_signals() -> Event:
+    """Return an event that SIGINT and SIGTERM set from here on."""
+    stop = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def spin(executor: Executor, node: Node, is_stopping: Callable[[], bool]) -> None:
+    """Run callbacks until the executor is shut down, also after one of them has failed."""
+    while True:
+        try:
+            executor.spin()
+            return
+        except ExternalShutdownException:
+            return
+        except InvalidHandle:  # rclpy has met a subscription that a transition destroyed meanwhile
+            pass
+        except Exception as error:  # the edge: whatever a callback raises
+            if is_stopping():  # rclpy fails where a callback ends while the executor does
+                return
+            node.get_logger().error(f'a callback failed: {error!r}')
+
+
+@contextmanager
+def spinning(node: Node) -> Iterator[None]:
+    """Run the callbacks of a node in one thread of its own."""
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(node)
+    is_over = Event()
+    thread = Thread(target=spin, args=(executor, node, is_over.is_set), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        executor.shutdown()
+        thread.join()
+
+
+@contextmanager
+def name_lock(node: Node) -> Iterator[None]:
     """
-    Declare a table of parameters, and warn of each value that was given for none of them.
+    Hold the name of the node on this machine.
 
-    A warning and not a refusal: a file may hold under `/**` what is meant for several nodes.
+    The graph shows a namesake up to 3 s late (DDS announces itself at that period), and by then
+    both would have answered. An abstract socket is taken at once, and freed however we end.
 
-    :param node: was made with automatically_declare_parameters_from_overrides, which is the one
-        public way to learn what was given.
-    :raises ParameterException: a given value is of another type or out of range.
+    :raises ConfigError: another process holds it.
     """
-    given = [name for name in node.get_parameters_by_prefix('') if not name.startswith(OF_ROS)]
-    for name in given:
-        node.undeclare_parameter(name)  # the value is kept, for who declares it
-        if name not in parameters:
-            node.get_logger().warning(
-                describe_unknown(name, parameters, node.get_fully_qualified_name()))
-    for name, parameter in parameters.items():
-        node.declare_parameter(name, parameter.default, _descriptor(parameter, is_read_only))
+    name = f'{node.context.get_domain_id()} {node.get_fully_qualified_name()}'
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as holder:
+        try:
+            holder.bind(f'\0tinyllama_ros {sha256(name.encode()).hexdigest()}')
+        except OSError as error:
+            raise name_is_taken(node) from error
+        yield
 
 
-def _descriptor(parameter: Parameter, is_read_only: bool) -> ParameterDescriptor:
-    descriptor = ParameterDescriptor(description=parameter.description, read_only=is_read_only)
-    if parameter.range is not None:
-        low, high = parameter.range
-        if isinstance(parameter.default, float):
-            descriptor.floating_point_range = [
-                FloatingPointRange(from_value=float(low), to_value=float(high))]
+def name_is_taken(node: Node) -> ConfigError:
+    """Return the error that another node has the name of this one."""
+    return ConfigError(f'another node is called {node.get_fully_qualified_name()}; give this one '
+                       'another name: --ros-args -r __node:=...')
+
+
+class RosLogHandler(logging.Handler):
+    """Hands what the layers below log to the logger of a node."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        self._logger = node.get_logger()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # rclpy binds a severity to the line of the call, so each has its own
+        if record.levelno >= logging.ERROR:
+            self._logger.error(self.format(record))
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(self.format(record))
         else:
-            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
-    return descriptor
+            self._logger.info(self.format(record))
+
+
+@contextmanager
+def log_through(node: Node) -> Iterator[None]:
+    """Have the layers below log through a node."""
+    handler, logger = RosLogHandler(node), logging.getLogger('tinyllama_ros')
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

@@ -1,35 +1,163 @@
-"""The JSON forms of what goes over topics of type String."""
+"""
+The JSON forms of what goes over topics of type std_msgs/String.
 
+Why JSON, and no messages, service or action of our own: types of our own would make this a package
+that compiles (rosidl knows ament_cmake only), where now pip, a wheel of ROS 2 and colcon take it
+as it is, and every tool that knows String can join in. A service could not stream its answer. The
+price is that ROS checks nothing; so everything is checked here, on both sides, and each refusal
+names what is wrong.
+
+A client picks an id, publishes a request on ~/chat_request and receives, among the events on
+~/chat_event, those with the id: `accepted`; then `token` for each piece of text, in between
+`reset` where the cache was cleared; in the end one `done` or one `error`, which may also be the
+first. An id on ~/chat_cancel cancels, also when it overtakes its request.
+"""
+
+from dataclasses import asdict, dataclass
 import json
-from typing import NamedTuple
+from typing import Any
+
+from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest, ID, RANGES
+from tinyllama_ros.chat.message import Message
+from tinyllama_ros.errors import PromptError, RequestError
+
+LONGEST_JSON = 2_000_000
+"""Characters; JSON may write one character as twelve."""
 
 
-class Line(NamedTuple):
-    """A line of the node's record; see the topic ~/history."""
+@dataclass(frozen=True)
+class ConversationEvent:
+    """What happens in the robot's conversation; see the topic ~/event."""
 
     run: str
-    number: int
+    """Of the node's memory; another begins where the model is loaded anew."""
+    turn: int
+    """Number of the prompt in the run; 0 where the event belongs to none."""
+    seq: int
+    """Number of the event in the run, without gaps, from 1 on."""
+    line: int
+    """How many events of the run are on ~/history, this one counted where it is."""
     kind: str
-    text: str
-    why: str
+    """`begun`, `token`, or a RecordKind (chat/notices.py)."""
+    text: str = ''
+    """As in TurnNotice (chat/notices.py)."""
+    why: str = ''
+
+    def to_json(self) -> str:
+        """Return the text that holds the event; plain ASCII."""
+        return json.dumps(asdict(self))
 
 
+_EVENT_TYPES = {'run': str, 'turn': int, 'seq': int, 'line': int, 'kind': str, 'text': str,
+                'why': str}
 
 
-class Piece(NamedTuple):
-    """A piece of an answer, and when the node published it."""
-
-    stamp_ns: int
-    text: str
-
-
-
-
-def read_line(data: str) -> Line | None:
-    """Return a line of the record, None where it is not one that we know."""
+def read_event(data: str) -> ConversationEvent | None:
+    """Return the event that a message of ~/event or ~/history holds, None where it holds none."""
     try:
-        line = json.loads(data)
-        return Line(str(line['run']), int(line['line']), str(line['kind']), str(line['text']),
-                    str(line['why']))
-    except (ValueError, TypeError, KeyError):
+        known = read_object(data)
+        fields = {name: known[name] for name in _EVENT_TYPES}
+    except (RequestError, KeyError):
         return None
+    if any(type(fields[name]) is not kind for name, kind in _EVENT_TYPES.items()):
+        return None
+    return ConversationEvent(**fields)
+
+
+def request_to_json(request: CompletionRequest) -> str:
+    """Return the text that holds a request; plain ASCII."""
+    return json.dumps({name: value for name, value in asdict(request).items()
+                       if value not in (None, ())})
+
+
+def read_request(text: str) -> CompletionRequest:
+    """
+    Return the request that a text holds.
+
+    :raises RequestError: says what is wrong with it.
+    """
+    known = read_object(text)
+    unknown = known.keys() - {'id', 'messages', 'stop', *RANGES}
+    if unknown:
+        raise RequestError(f'{min(unknown)} is unknown', min(unknown))
+    request_id, stop = known.get('id'), known.get('stop', [])
+    if not isinstance(request_id, str):
+        raise RequestError('id must be a text', 'id')
+    if not isinstance(stop, list):
+        raise RequestError('stop must be a list of texts', 'stop')
+    numbers = {name: known.get(name) for name in RANGES}
+    return CompletionRequest(request_id, read_messages(known.get('messages')), **numbers,
+                             stop=tuple(stop))
+
+
+def read_id(text: str) -> str:
+    """Return the id in the text of a request that is wrong, '' where it has none."""
+    try:
+        request_id = read_object(text).get('id')
+    except RequestError:
+        return ''
+    return request_id if isinstance(request_id, str) and ID.fullmatch(request_id) else ''
+
+
+def completion_event_to_json(event: CompletionEvent) -> str:
+    """Return the text that holds an event, without what is empty; plain ASCII."""
+    return json.dumps({name: value for name, value in asdict(event).items()
+                       if value or name == 'id'})
+
+
+def read_completion_event(text: str) -> CompletionEvent:
+    """
+    Return the event that a text holds.
+
+    :raises RequestError: it holds none.
+    """
+    known = read_object(text)
+    try:
+        event = CompletionEvent(**known)
+    except TypeError as error:
+        raise RequestError(f'this is no event: {error}') from error
+    for name, default in _COMPLETION_EVENT_DEFAULTS.items():
+        if type(getattr(event, name)) is not type(default):
+            raise RequestError(f'{name} of an event must be {type(default).__name__}', name)
+    return event
+
+
+_COMPLETION_EVENT_DEFAULTS = asdict(CompletionEvent('', 'token'))
+
+
+def read_object(text: str) -> dict[str, Any]:
+    """
+    Return the JSON object that a text holds.
+
+    :raises RequestError: it holds none.
+    """
+    if len(text) > LONGEST_JSON:
+        raise RequestError(f'{len(text)} characters are too many; at most {LONGEST_JSON} are read')
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f'this is no JSON: {error}') from error
+    if not isinstance(value, dict):
+        raise RequestError('this is no JSON object')
+    return value
+
+
+def read_messages(value: object) -> tuple[Message, ...]:
+    """
+    Return messages out of JSON.
+
+    :raises RequestError: they are none; names the first that is wrong.
+    """
+    if not isinstance(value, list):
+        raise RequestError('messages must be a list of messages', 'messages')
+    return tuple(_read_message(item, f'messages[{index}]') for index, item in enumerate(value))
+
+
+def _read_message(value: object, name: str) -> Message:
+    if not isinstance(value, dict) or not all(
+            isinstance(value.get(part), str) for part in ('role', 'content')):
+        raise RequestError(f'{name} must be an object with a role and a content, both texts', name)
+    try:
+        return Message(value['role'], value['content'])
+    except PromptError as error:
+        raise RequestError(f'{name}: {error}', name) from error

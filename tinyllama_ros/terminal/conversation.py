@@ -1,13 +1,16 @@
 """The talk between a person and the node."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from queue import Empty, Queue
 import re
 
-from tinyllama_ros.terminal.answer_text import AnswerText
+from tinyllama_ros.ros.client import AT_WORK, clean_text, ConversationEvent, NodeClient, NodeError
 from tinyllama_ros.terminal.keyboard import Keyboard
-from tinyllama_ros.terminal.link import AT_WORK, Event, Link, NodeError, QUIET_S, REPLY_S
 from tinyllama_ros.terminal.screen import Screen
 
+QUIET_S = 0.1
+TAKE_S = 10.0
+"""In which a node that is not at work must take a prompt."""
 COMMANDS = {
     '/reset': "clears the model's memory",
     '/stop': 'stops the answer, also while it is being written, as Ctrl-C does',
@@ -20,15 +23,21 @@ COMMANDS = {
 class Conversation:
     """What a person at a terminal says to the node, and is shown of it."""
 
-    def __init__(self, link: Link, screen: Screen, keyboard: Keyboard) -> None:
-        self._link = link
+    def __init__(self, client: NodeClient, events: Queue[ConversationEvent], screen: Screen,
+                 keyboard: Keyboard) -> None:
+        """
+        Talk to a node.
+
+        :param events: filled by the client.
+        """
+        self._client = client
+        self._events = events
         self._screen = screen
         self._keyboard = keyboard
-        self._answer = AnswerText()
         self._commands: Mapping[str, Callable[[], None]] = {
-            '/reset': lambda: self._screen.note(self._link.reset()),
-            '/stop': lambda: self._screen.note(self._link.cancel()),
-            '/stats': lambda: self._screen.table(self._link.statistics()),
+            '/reset': lambda: self._screen.note(self._client.call('reset')),
+            '/stop': lambda: self._screen.note(self._client.call('cancel')),
+            '/stats': lambda: self._screen.table(self._client.statistics()),
             '/help': lambda: self._screen.table(COMMANDS),
         }
 
@@ -39,11 +48,11 @@ class Conversation:
         :return: whether there is an answer, and nothing failed.
         :raises NodeError: the node went away.
         """
-        for event in self._link.waiting_events():
-            self._catch_up(event)
+        text = clean_text(prompt)
+        self._show_missed()
         with self._keyboard.watched():
-            self._link.send(prompt)
-            return self._follow()
+            self._client.publish('~/prompt', text)
+            return self._follow(text)
 
     def converse(self, wait_s: float) -> None:
         """
@@ -65,9 +74,9 @@ class Conversation:
 
     def wait_until_ready(self, wait_s: float) -> None:
         """Wait until the node serves, and say so; :raises NodeError: says how far it came."""
-        self._screen.status(f'waiting for {self._link.target} …')
+        self._screen.status(f'waiting for {self._client.target} …')
         try:
-            self._link.wait_until_ready(wait_s)
+            self._client.wait_until_ready(wait_s)
         finally:
             self._screen.status('')
 
@@ -80,63 +89,74 @@ class Conversation:
             self.wait_until_ready(wait_s)
             self.ask(text)
 
-    def _follow(self) -> bool:
-        has_failed = wants_stop = False
-        quiet_s = 0.0
-        for event in self._link.events():
+    def _follow(self, prompt: str) -> bool:
+        """Show what happens to a prompt; return whether it was answered."""
+        turn, shown, wants_stop = 0, '', False
+        for event in self._events_and_pauses():
             wants_stop |= self._keyboard.wants_stop()
-            if wants_stop and self._link.state in AT_WORK:  # before, it would stop nothing
+            if event is not None and event.kind == 'begun':
+                self._end_lost()
+            if event is not None and not turn and event.text == prompt:
+                if event.kind in ('asked', 'refused', 'dropped'):
+                    turn = event.turn
+            if wants_stop and turn:  # before, it would stop another answer
                 wants_stop = False
-                self._link.request_cancel()
-            if event is None:
-                quiet_s += QUIET_S
-                if has_failed and self._link.state not in AT_WORK:
-                    return False
-                self._check_alive(quiet_s)
+                self._client.trigger('cancel', lambda *_: None)
+            if event is None or event.turn != turn or not turn:
                 continue
-            quiet_s = 0.0
-            has_failed |= event.kind == 'error'
-            self._show(event)
-            if event.kind == 'response':
-                return not self._trails_an_error() and bool(event.text) and not has_failed
+            if event.kind == 'asked':
+                self._screen.status('reading … (Ctrl-C stops)')
+            elif event.kind == 'token':
+                shown += event.text
+                self._screen.write(event.text)
+            elif event.kind == 'reset':
+                self._show_reset(event)
+            else:
+                return self._end_answer(event, shown)
         raise AssertionError('events never end')
 
-    def _trails_an_error(self) -> bool:
-        """Show what the response has overtaken; return whether an error was among it."""
-        has_failed = False
-        for event in self._link.events():
-            if event in (None, ('state', 'reading')):  # or another's turn has begun
-                break
-            has_failed |= event.kind == 'error'
-            self._catch_up(event)
-        return has_failed
+    def _end_answer(self, event: ConversationEvent, shown: str) -> bool:
+        if event.kind in ('answered', 'stopped', 'failed'):
+            if event.text.startswith(shown):  # a token that was lost comes with the whole
+                self._screen.write(event.text[len(shown):])
+            self._screen.end_line()
+        if event.why:
+            self._screen.note(f'error: {event.why}')
+        return event.kind in ('answered', 'stopped') and bool(event.text)
+
+    def _events_and_pauses(self) -> Iterator[ConversationEvent | None]:
+        """
+        Yield events, and None whenever none has come for a moment.
+
+        :raises NodeError: the node went away, or does not take the prompt.
+        """
+        quiet_s = 0.0
+        while True:
+            try:
+                yield self._events.get(timeout=QUIET_S)
+                quiet_s = 0.0
+            except Empty:
+                quiet_s += QUIET_S
+                self._check_alive(quiet_s)
+                yield None
 
     def _check_alive(self, quiet_s: float) -> None:
-        if not self._link.is_connected():
-            self._screen.end_line()
-            raise NodeError(f'{self._link.target} went away before it answered; its log says why')
-        if quiet_s > REPLY_S and self._link.state not in AT_WORK:
-            raise NodeError(f'{self._link.target} is {self._link.state} and did not take the '
-                            f'prompt within {REPLY_S:.0f} s; its log says why')
+        if not self._client.is_connected():
+            self._end_lost()
+        if quiet_s > TAKE_S and self._client.state not in AT_WORK:
+            raise NodeError(f'{self._client.target} is {self._client.state or "silent"} and did '
+                            f'not take the prompt within {TAKE_S:.0f} s; its log says why')
 
-    def _catch_up(self, event: Event) -> None:
-        """Show what came since the last turn, but not an answer to somebody else."""
-        if event.kind == 'token':
-            self._answer.token(event.text)
-        elif event.kind == 'response':
-            self._answer.response(event.text)
-        elif event.kind != 'state':
-            self._show(event)
+    def _end_lost(self) -> None:
+        self._screen.end_line()
+        raise NodeError(f'{self._client.target} went away before it answered; its log says why')
 
-    def _show(self, event: Event) -> None:
-        if event.kind == 'token':
-            self._screen.write(self._answer.token(event.text))
-        elif event.kind == 'response':
-            self._screen.write(self._answer.response(event.text))
-            self._screen.end_line()
-        elif event.kind == 'cache_reset':
-            self._screen.note(f'the memory was cleared: {event.text}')
-        elif event.kind == 'error':
-            self._screen.note(f'error: {event.text}')
-        elif event == ('state', 'reading'):
-            self._screen.status('reading … (Ctrl-C stops)')
+    def _show_missed(self) -> None:
+        """Show the resets since the last turn, but not the answers to somebody else."""
+        while not self._events.empty():
+            event = self._events.get()
+            if event.kind == 'reset':
+                self._show_reset(event)
+
+    def _show_reset(self, event: ConversationEvent) -> None:
+        self._screen.note(f'the memory was cleared: {event.text}')

@@ -8,15 +8,13 @@ import argparse
 from collections.abc import Sequence
 from io import TextIOWrapper
 import os
+from queue import Queue
 import sys
 
-import rclpy
-from rclpy.signals import SignalHandlerOptions
-
 from tinyllama_ros.errors import TinyLlamaError
+from tinyllama_ros.ros.client import ConversationEvent, NodeClient, open_client
 from tinyllama_ros.terminal.conversation import COMMANDS, Conversation
 from tinyllama_ros.terminal.keyboard import Keyboard
-from tinyllama_ros.terminal.link import Link
 from tinyllama_ros.terminal.screen import printable, Screen
 
 
@@ -32,10 +30,11 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def converse(link: Link, once: str | None, wait_s: float) -> bool:
+def converse(client: NodeClient, events: Queue[ConversationEvent], once: str | None,
+             wait_s: float) -> bool:
     """Hold the conversation; return whether the single prompt, if there is one, was answered."""
     with Keyboard(sys.stdin, list(COMMANDS)) as keyboard:
-        conversation = Conversation(link, Screen(sys.stdout, sys.stderr), keyboard)
+        conversation = Conversation(client, events, Screen(sys.stdout, sys.stderr), keyboard)
         conversation.wait_until_ready(wait_s)
         if once is not None:
             return conversation.ask(once)
@@ -49,12 +48,10 @@ def run(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # what cannot be encoded must not end the program
             stream.reconfigure(errors='replace')
-    context = rclpy.Context()
-    # Ctrl-C stops an answer here, not ROS.
-    rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
-    link = Link(arguments.node.rstrip('/'), context)
+    events: Queue[ConversationEvent] = Queue()
     try:
-        return 0 if converse(link, arguments.once, arguments.wait) else 1
+        with open_client('tinyllama_terminal', arguments.node, on_event=events.put) as client:
+            return 0 if converse(client, events, arguments.once, arguments.wait) else 1
     except TinyLlamaError as error:
         print(f'chat: {printable(str(error))}', file=sys.stderr)
         return 1
@@ -63,6 +60,3 @@ def run(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the program that reads the answers has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python reports it, too
         return 141
-    finally:
-        link.close()
-        context.try_shutdown()

@@ -18,8 +18,9 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest, read_object
+from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest
 from tinyllama_ros.errors import RequestError
+from tinyllama_ros.ros.wire import read_object
 from tinyllama_ros.web.chat_request import ChatRequest
 from tinyllama_ros.web.chat_response import ApiError, ChatResponse
 from tinyllama_ros.web.guard import PAGE_PATHS

@@ -13,8 +13,9 @@ import json
 import secrets
 from typing import Any
 
-from tinyllama_ros.chat.completion import CompletionRequest, MOST_MESSAGES, RANGES, read_messages
+from tinyllama_ros.chat.completion import CompletionRequest, MOST_MESSAGES, RANGES
 from tinyllama_ros.errors import RequestError
+from tinyllama_ros.ros.wire import read_messages
 
 Json = dict[str, Any]
 

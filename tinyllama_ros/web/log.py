@@ -5,8 +5,7 @@ Every change gives its item the next version, so a page that comes back names th
 it has and is given the items that changed since; an item that comes twice replaces itself. So
 nothing is lost, and nothing doubled.
 
-Tokens and the record of the node are topics of their own, between which ROS keeps no order. Both
-are stamped by the node: what of the tokens belongs to a turn is decided by these stamps.
+The events of the node come in their order, by ros/client.py.
 """
 
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import secrets
 from typing import Any, Literal
 
 from tinyllama_ros.errors import PromptError
-from tinyllama_ros.ros.wire import Line, Piece
+from tinyllama_ros.ros.client import clean_text, ConversationEvent
 
 MOST_ITEMS = 200
 """The oldest beyond are forgotten."""
@@ -45,7 +44,7 @@ class Item:
     resets: list[tuple[int, str]] = field(default_factory=list)
     """Length of the answer at each reset within it, and its reason."""
     is_joined_late: bool = False
-    """The beginning of the answer was not heard, and comes with its end."""
+    """A part of the answer is missing, and comes with its end."""
 
 
 class ConversationLog:
@@ -65,9 +64,9 @@ class ConversationLog:
         self._items: list[Item] = []  # those that wait come last
         self._version = 0
         self._run = ''
-        self._number = 0
+        self._seq = 0
         self._turn: Item | None = None  # the one being answered
-        self._pieces: list[Piece] = []  # of that turn, or of one that is not known yet
+        self._turn_number = 0  # of that one, as the node counts
         self._unsent: list[Item] = []
         self._sent: list[Item] = []  # and not asked yet
 
@@ -93,7 +92,7 @@ class ConversationLog:
         """
         if any(item.key == key for item in self._items):
             return
-        text = clean(prompt)
+        text = clean_text(prompt).strip()
         if not text:
             raise PromptError('it is blank; say something')
         if len(text) > LONGEST_PROMPT:
@@ -109,38 +108,23 @@ class ConversationLog:
         while self._run and self._unsent and self._send(self._unsent[0].prompt):
             self._sent.append(self._unsent.pop(0))
 
-    def hear(self, line: Line, stamp_ns: int, is_old: bool = False) -> None:
-        """
-        Take in a line of the record.
-
-        :param stamp_ns: when the node published it.
-        :param is_old: it was published before we listened; so may tokens have been.
-        """
-        if line.run == self._run and line.number <= self._number:
-            return
-        is_another, was_known = line.run != self._run, bool(self._run)
-        self._run, self._number = line.run, line.number
-        if is_another:
+    def receive(self, event: ConversationEvent) -> None:
+        """Take an event of the node, which comes after all that were taken before."""
+        is_another_run, was_known = event.run != self._run, bool(self._run)
+        is_next = event.seq == self._seq + 1
+        self._run, self._seq = event.run, event.seq
+        if is_another_run:
             self._begin(was_known)
-        if line.kind == 'asked':
-            self._ask(line.text, stamp_ns, is_old)
-        elif line.kind in ('answered', 'stopped', 'failed'):
-            self._end(line, stamp_ns)
-        elif line.kind in ('refused', 'dropped'):
-            self._refuse(line)
-        elif line.kind == 'reset':
-            self._reset(line.text, stamp_ns)
-
-    def piece(self, piece: Piece) -> None:
-        """Take in a piece of the answer under way."""
-        self._pieces.append(piece)
-        if (turn := self._turn) is not None:
-            at = len(turn.answer)
-            self._touch(turn)
-            turn.answer += piece.text
-            turn.phase = 'answering'
-            self._tell({'type': 'piece', 'id': turn.id, 'version': turn.version, 'at': at,
-                        'text': piece.text})
+        if event.kind == 'asked':
+            self._ask(event)
+        elif event.kind == 'token':
+            self._add_text(event.text, is_next)
+        elif event.kind in ('answered', 'stopped', 'failed'):
+            self._end(event)
+        elif event.kind in ('refused', 'dropped'):
+            self._refuse(event)
+        elif event.kind == 'reset':
+            self._reset(event.text)
 
     def _begin(self, was_known: bool) -> None:
         """Take note that the node's memory is a new one, after another that was known."""
@@ -148,50 +132,57 @@ class ConversationLog:
             turn.phase, turn.why = 'failed', 'the node ended before the answer did'
             self._turn = None
             self._changed(turn)
-        self._pieces = []
         self._unsent = self._sent + self._unsent  # the node that took them is gone
         self._sent = []
         if was_known:
             self._mark('restart')
         self.send_waiting()
 
-    def _ask(self, prompt: str, stamp_ns: int, is_old: bool) -> None:
-        turn = self._take(prompt)
-        self._pieces = [piece for piece in self._pieces if piece.stamp_ns > stamp_ns]
-        turn.answer = ''.join(piece.text for piece in self._pieces)
-        turn.phase = 'answering' if turn.answer else 'reading'
-        turn.is_joined_late = is_old
-        self._turn = turn
+    def _ask(self, event: ConversationEvent) -> None:
+        turn = self._take(event.text)
+        turn.phase = 'reading'
+        self._turn, self._turn_number = turn, event.turn
         self._place(turn)
         self._changed(turn)
 
-    def _end(self, line: Line, stamp_ns: int) -> None:
-        self._pieces = [piece for piece in self._pieces if piece.stamp_ns > stamp_ns]
+    def _add_text(self, text: str, is_next: bool) -> None:
         if (turn := self._turn) is None:
-            turn = self._add(Item(f'{line.run}:{line.number}', 'turn', phase='reading'))
+            return
+        if not is_next:
+            turn.is_joined_late = True
+            self._changed(turn)
+        at = len(turn.answer)
+        self._touch(turn)
+        turn.answer += text
+        turn.phase = 'answering'
+        self._tell({'type': 'piece', 'id': turn.id, 'version': turn.version, 'at': at,
+                    'text': text})
+
+    def _end(self, event: ConversationEvent) -> None:
+        if (turn := self._turn) is None:
+            turn = self._add(Item(f'{event.run}:{event.seq}', 'turn', phase='reading'))
         self._turn = None
-        turn.answer, turn.why, turn.is_joined_late = line.text, line.why, False
-        turn.phase = line.kind  # type: ignore[assignment]
+        turn.answer, turn.why, turn.is_joined_late = event.text, event.why, False
+        turn.phase = event.kind  # type: ignore[assignment]
         self._changed(turn)
 
-    def _refuse(self, line: Line) -> None:
-        turn, self._turn = self._turn, None
-        if turn is None or turn.prompt != line.text:
-            self._turn = turn
-            turn = self._take(line.text)
-        if line.kind == 'dropped' and turn.key:  # ours: it was never asked, and is sent again
+    def _refuse(self, event: ConversationEvent) -> None:
+        if self._turn is not None and self._turn_number == event.turn:
+            turn, self._turn = self._turn, None
+        else:
+            turn = self._take(event.text)
+        if event.kind == 'dropped' and turn.key:  # ours: it was never asked, and is sent again
             self._unsent.append(turn)
             return
-        turn.phase, turn.why = 'refused', line.why
+        turn.phase, turn.why = 'refused', event.why
         self._place(turn)
         self._changed(turn)
 
-    def _reset(self, reason: str, stamp_ns: int) -> None:
+    def _reset(self, reason: str) -> None:
         if (turn := self._turn) is None:
             self._mark('reset', reason)
             return
-        said = sum(len(piece.text) for piece in self._pieces if piece.stamp_ns <= stamp_ns)
-        turn.resets.append((said, reason))
+        turn.resets.append((len(turn.answer), reason))
         self._changed(turn)
 
     def _take(self, prompt: str) -> Item:
@@ -200,11 +191,11 @@ class ConversationLog:
             if item.prompt == prompt:
                 self._sent.remove(item)
                 return item
-        return self._add(Item(f'{self._run}:{self._number}', 'turn', prompt=prompt,
+        return self._add(Item(f'{self._run}:{self._seq}', 'turn', prompt=prompt,
                               phase='reading'))
 
     def _mark(self, kind: Kind, why: str = '') -> None:
-        self._add(Item(f'{self._run}:{self._number}', kind, phase='answered', why=why))
+        self._add(Item(f'{self._run}:{self._seq}', kind, phase='answered', why=why))
 
     def _add(self, item: Item) -> Item:
         self._items.append(item)
@@ -232,11 +223,3 @@ class ConversationLog:
     def _tell(self, message: Message) -> None:
         for listener in list(self._listeners):
             listener(message)
-
-
-def clean(text: str) -> str:
-    """Return a text as it can travel through ROS: no NUL, no half of a surrogate pair."""
-    whole = text.encode('utf-8', 'replace').decode('utf-8')
-    return whole.replace('\0', '\N{REPLACEMENT CHARACTER}').strip()
-
-

@@ -1,11 +1,11 @@
 """
-The node with a parrot for a model: it repeats the prompt, and all else is the real thing.
+The node with a model that repeats the prompt; all else is the real thing.
 
 'for ever' in the prompt makes it go on until it is stopped, 'full' clears its memory on the way,
 and 'break down' makes it fail.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import itertools
 import re
 import sys
@@ -19,15 +19,14 @@ from tinyllama_ros.chat.events import (
     TextDelta,
     TurnEvent,
 )
-from tinyllama_ros.chat.serving import Server
 from tinyllama_ros.errors import BackendError
-from tinyllama_ros.ros import node
+from tinyllama_ros.ros import lifecycle_node
 
 PACE_S = 0.005
 """Of a token of a small model; time to stop it in between."""
 
 
-class Parrot:
+class EchoConversation:
     """A conversation whose cache has a slot for each word."""
 
     capacity = 1024
@@ -35,13 +34,17 @@ class Parrot:
     def __init__(self) -> None:
         self.fill = 0
 
-    def answer(self, prompt: str, _: ChatOptions) -> Iterator[TurnEvent]:
+    def check(self, _: ChatOptions) -> None:
+        pass
+
+    def answer(self, prompt: str, _: ChatOptions, __: Callable[[], bool]
+               ) -> Iterator[TurnEvent]:
         words = re.findall(r'\s*\S+|\s+', prompt)
         self.fill += len(words)
         yield PrefillProgress(len(words))
-        said = ''
+        text = ''
         if prompt == 'break down':
-            raise BackendError('the parrot broke down')
+            raise BackendError('the model broke down')
         for count, word in enumerate(itertools.cycle(words) if 'for ever' in prompt else words):
             time.sleep(PACE_S)
             if 'full' in prompt and count == len(words) // 2:
@@ -50,9 +53,9 @@ class Parrot:
             # The words of a second round need the space that the first of them had not
             piece = word if count < len(words) else f' {word.lstrip()}'
             self.fill = min(self.capacity, self.fill + 1)
-            said += piece
+            text += piece
             yield TextDelta(piece)
-        yield Answer(said, 'stop', 0, len(words), len(words), 0.1, 0.1 * len(words))
+        yield Answer(text, 'stop', 0, len(words), len(words), 0.1, 0.1 * len(words))
 
     def reset(self, _: str = '') -> None:
         self.fill = 0
@@ -64,16 +67,14 @@ class Parrot:
         pass
 
 
-class ParrotNode(node.TinyLlamaNode):
+class EchoModelNode(lifecycle_node.TinyLlamaNode):
     """Needs no artifact."""
 
     def _load(self) -> None:
-        self._conversation = Parrot()
-        self._server = Server(self._conversation, self._topics, options=self._options,
-                              depth=self._value('queue_depth'))
-        self._topics.begin()
+        self._serve(EchoConversation())
+        self._publisher.begin_run()
 
 
 if __name__ == '__main__':
-    node.TinyLlamaNode = ParrotNode
-    sys.exit(node.main())
+    lifecycle_node.TinyLlamaNode = EchoModelNode
+    sys.exit(lifecycle_node.run())

@@ -5,14 +5,19 @@ import json
 from hypothesis import given, strategies as st
 import pytest
 
-from tinyllama_ros.chat.completion import (
-    CompletionEvent,
-    CompletionRequest,
-    LONGEST_JSON,
-    read_id,
-)
+from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest
 from tinyllama_ros.chat.message import Message, ROLES
 from tinyllama_ros.errors import RequestError
+from tinyllama_ros.ros.wire import (
+    completion_event_to_json,
+    ConversationEvent,
+    LONGEST_JSON,
+    read_completion_event,
+    read_event,
+    read_id,
+    read_request,
+    request_to_json,
+)
 
 HELLO = (Message('user', 'hello'),)
 SAID = [{'role': 'user', 'content': 'hello'}]
@@ -32,20 +37,20 @@ events = st.builds(
 
 @given(requests)
 def test_request_comes_through_as_plain_ascii(request_):
-    text = request_.to_json()
+    text = request_to_json(request_)
     assert text.isascii() and '\0' not in text
-    assert CompletionRequest.from_json(text) == request_
+    assert read_request(text) == request_
 
 
 @given(events)
 def test_event_comes_through_as_plain_ascii(event):
-    text = event.to_json()
+    text = completion_event_to_json(event)
     assert text.isascii() and '\0' not in text
-    assert CompletionEvent.from_json(text) == event
+    assert read_completion_event(text) == event
 
 
 def test_event_says_only_what_there_is_to_say():
-    assert CompletionEvent('a', 'token', 'x').to_json() == (
+    assert completion_event_to_json(CompletionEvent('a', 'token', 'x')) == (
         '{"id": "a", "kind": "token", "text": "x"}')
 
 
@@ -73,7 +78,7 @@ def test_event_says_only_what_there_is_to_say():
     ({'more': 1}, 'more', 'more is unknown')], ids=lambda value: str(value)[:30])
 def test_wrong_request_is_refused_by_the_name_of_what_is_wrong(changes, param, why):
     with pytest.raises(RequestError) as caught:
-        CompletionRequest.from_json(json.dumps({'id': 'a', 'messages': SAID} | changes))
+        read_request(json.dumps({'id': 'a', 'messages': SAID} | changes))
     assert caught.value.param == param
     assert why in str(caught.value) and len(str(caught.value)) < 200
 
@@ -83,7 +88,7 @@ def test_wrong_request_is_refused_by_the_name_of_what_is_wrong(changes, param, w
     (' ' * (LONGEST_JSON + 1), 'characters are too many')],
     ids=['nothing', 'list', 'deep', 'long'])
 def test_what_is_no_json_object_is_refused(text, why):
-    for read in (CompletionRequest.from_json, CompletionEvent.from_json):
+    for read in (read_request, read_completion_event):
         with pytest.raises(RequestError, match=why):
             read(text)
 
@@ -94,7 +99,7 @@ def test_what_is_no_json_object_is_refused(text, why):
     ({'id': 'a', 'kind': 'done', 'prompt_tokens': '5'}, 'prompt_tokens of an event must be int')])
 def test_what_is_no_event_is_refused(event, why):
     with pytest.raises(RequestError, match=why):
-        CompletionEvent.from_json(json.dumps(event))
+        read_completion_event(json.dumps(event))
 
 
 @given(st.text() | st.recursive(
@@ -102,7 +107,7 @@ def test_what_is_no_event_is_refused(event, why):
     lambda inner: st.dictionaries(st.sampled_from(['id', 'messages', 'stop', 'seed', 'kind']),
                                   inner) | st.lists(inner)).map(json.dumps))
 def test_nothing_but_a_refusal_comes_of_any_text(text):
-    for read in (CompletionRequest.from_json, CompletionEvent.from_json):
+    for read in (read_request, read_completion_event):
         try:
             read(text)
         except RequestError:
@@ -114,3 +119,28 @@ def test_nothing_but_a_refusal_comes_of_any_text(text):
     ('no', '')])
 def test_id_of_a_wrong_request_is_found_where_it_has_one(text, found):
     assert read_id(text) == found
+
+
+conversation_events = st.builds(
+    ConversationEvent, texts, st.integers(0, 9), st.integers(1, 9), st.integers(0, 9),
+    st.sampled_from(['begun', 'token', 'asked']), texts, texts)
+
+
+@given(conversation_events)
+def test_event_of_the_conversation_comes_through_as_plain_ascii(event):
+    text = event.to_json()
+    assert text.isascii() and '\0' not in text
+    assert read_event(text) == event
+
+
+@pytest.mark.parametrize('changes', [
+    {'run': 5}, {'turn': '1'}, {'seq': True}, {'line': 1.0}, {'kind': None}, {'text': []},
+    {'why': {}}], ids=lambda changes: next(iter(changes)))
+def test_event_with_a_field_of_another_type_is_none(changes):
+    event = json.loads(ConversationEvent('a', 1, 1, 1, 'asked').to_json())
+    assert read_event(json.dumps(event | changes)) is None
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{}', '{"run": "a", "line": 1}', 'null', '1'])
+def test_what_is_no_event_of_the_conversation_is_none(text):
+    assert read_event(text) is None

@@ -2,7 +2,7 @@ from threading import Event, Semaphore, Thread
 
 import pytest
 
-from tinyllama_ros.ros.worker import Worker
+from tinyllama_ros.chat.worker import Worker
 
 DEADLINE_S = 10.0
 

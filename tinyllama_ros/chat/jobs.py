@@ -1,0 +1,187 @@
+"""What waits in the server's queue: how it is answered, and what is told of it."""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+from tinyllama_ros.chat.completion import (
+    CompletionEvent,
+    CompletionRequest,
+    ErrorCode,
+    EventKind,
+)
+from tinyllama_ros.chat.conversation import Conversation
+from tinyllama_ros.chat.events import Answer, ChatOptions, ResetReason, TurnEvent
+from tinyllama_ros.chat.notices import Notice, TurnKind, TurnNotice
+from tinyllama_ros.chat.sentences import SentenceStream
+
+JobKind = Literal['prompt', 'request']
+Outcome = Literal['answered', 'cancelled', 'failed', 'refused', 'dropped']
+Tell = Callable[[Notice], None]
+
+
+@dataclass(frozen=True)
+class End:
+    """How a job ended."""
+
+    outcome: Outcome
+    why: str = ''
+    """Empty where it was answered or cancelled."""
+    code: ErrorCode = 'failed'
+    """The same for programs, where it was not answered."""
+    param: str = ''
+    """The part of a request that is wrong, where it is one."""
+    answer: Answer | None = None
+    """Where it was answered."""
+
+
+class Job(Protocol):
+    """
+    One prompt or request.
+
+    The server calls `accept`, `begin`, `add_text` and `reset` as these things happen, and `end`
+    exactly once, as the last of them. It holds no lock meanwhile.
+    """
+
+    @property
+    def kind(self) -> JobKind:
+        """What is counted."""
+
+    @property
+    def id(self) -> str | None:
+        """The id by which the job can be cancelled; None: it has none."""
+
+    @property
+    def text(self) -> str:
+        """The answer as far as it came."""
+
+    def events(self, conversation: Conversation, options: ChatOptions,
+               is_cancelled: Callable[[], bool]) -> Generator[TurnEvent, None, None]:
+        """Return what happens while the conversation answers."""
+
+    def accept(self) -> None:
+        """Tell that there is room in the queue; the job enters it afterwards."""
+
+    def begin(self) -> None:
+        """Tell that the job has left the queue and is being answered."""
+
+    def add_text(self, delta: str) -> None:
+        """Tell a piece of the answer, which is not empty."""
+
+    def reset(self, reason: ResetReason) -> None:
+        """Tell that the cache was cleared on the way."""
+
+    def end(self, end: End) -> None:
+        """Tell how it ended."""
+
+
+class PromptJob:
+    """A turn of the robot's own conversation."""
+
+    kind: JobKind = 'prompt'
+    id: str | None = None
+
+    def __init__(self, turn: int, prompt: str, tell: Tell) -> None:
+        self._turn = turn
+        self._prompt = prompt
+        self._tell_all = tell
+        self._sentences = SentenceStream()
+        self.text = ''
+
+    def events(self, conversation: Conversation, options: ChatOptions,
+               is_cancelled: Callable[[], bool]) -> Generator[TurnEvent, None, None]:
+        return conversation.answer(self._prompt, options, is_cancelled)
+
+    def accept(self) -> None:
+        """Tell nothing: whoever publishes a prompt waits for its answer."""
+
+    def begin(self) -> None:
+        self._tell('asked', self._prompt)
+
+    def add_text(self, delta: str) -> None:
+        self.text += delta
+        self._tell('token', delta)
+        self._tell_sentences(self._sentences.push(delta))
+
+    def reset(self, reason: ResetReason) -> None:
+        self._tell('reset', reason)
+
+    def end(self, end: End) -> None:
+        quoted = repr(self._prompt if len(self._prompt) <= 40 else f'{self._prompt[:40]}…')
+        if end.outcome == 'answered':
+            self._tell_sentences(self._sentences.finish())
+            self._tell('answered', self.text)
+        elif end.outcome == 'cancelled':
+            self._tell('stopped', self.text)
+        elif end.outcome == 'failed':
+            self._tell('failed', self.text, end.why, f'the answer to {quoted} failed: {end.why}')
+        elif end.outcome == 'refused':
+            self._tell('refused', self._prompt, end.why,
+                       f'the prompt {quoted} was refused: {end.why}')
+        else:
+            self._tell('dropped', self._prompt, end.why,
+                       f'the prompt {quoted} was not answered: {end.why}')
+
+    def _tell_sentences(self, sentences: list[str]) -> None:
+        for sentence in sentences:
+            self._tell('sentence', sentence)
+
+    def _tell(self, kind: TurnKind, text: str, why: str = '', error: str = '') -> None:
+        self._tell_all(TurnNotice(self._turn, kind, text, why, error))
+
+
+class RequestJob:
+    """A request that brings its own history."""
+
+    kind: JobKind = 'request'
+
+    def __init__(self, request: CompletionRequest, tell: Tell) -> None:
+        self.id: str | None = request.id
+        self._request = request
+        self._tell_all = tell
+        self.text = ''
+
+    def events(self, conversation: Conversation, options: ChatOptions,
+               is_cancelled: Callable[[], bool]) -> Generator[TurnEvent, None, None]:
+        return conversation.complete(self._request.messages, self._options(options), is_cancelled)
+
+    def accept(self) -> None:
+        self._tell('accepted')
+
+    def begin(self) -> None:
+        """Tell nothing: the first piece of the answer says so."""
+
+    def add_text(self, delta: str) -> None:
+        self.text += delta
+        self._tell('token', delta)
+
+    def reset(self, reason: ResetReason) -> None:
+        self._tell('reset', reason)
+
+    def end(self, end: End) -> None:
+        if end.answer is None:
+            self._tell_all(request_error(self._request.id, end))
+            return
+        answer = end.answer
+        self._tell_all(CompletionEvent(
+            self._request.id, 'done', self.text, finish=answer.finish,
+            prompt_tokens=answer.cached_tokens + answer.prefill_tokens,
+            cached_tokens=answer.cached_tokens, completion_tokens=answer.generated_tokens))
+
+    def _tell(self, kind: EventKind, text: str = '') -> None:
+        self._tell_all(CompletionEvent(self._request.id, kind, text))
+
+    def _options(self, defaults: ChatOptions) -> ChatOptions:
+        """Return the options of the turn; a system prompt is among the request's messages."""
+        request = self._request
+        limits = [limit for limit in (request.max_tokens, defaults.max_tokens) if limit]
+        given: dict[str, Any] = {name: value for name in ('temperature', 'top_p', 'seed')
+                                 if (value := getattr(request, name)) is not None}
+        return replace(defaults, system_prompt='', stop=request.stop,
+                       max_tokens=min(limits, default=0),
+                       sampling=replace(defaults.sampling, **given))
+
+
+def request_error(request_id: str, end: End) -> CompletionEvent:
+    """Return what is told of a request that was not answered."""
+    return CompletionEvent(request_id, 'error', end.why or 'it was cancelled', end.code, end.param)

@@ -1,0 +1,52 @@
+"""What a server tells its listener, as typed notices."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tinyllama_ros.chat.completion import CompletionEvent
+
+State = Literal['loading', 'idle', 'reading', 'answering', 'error']
+RecordKind = Literal['asked', 'answered', 'stopped', 'failed', 'refused', 'dropped', 'reset']
+"""The notices of which a record of the conversation consists."""
+TurnKind = Literal[RecordKind, 'token', 'sentence']
+
+
+@dataclass(frozen=True)
+class StateNotice:
+    """The server is in another state."""
+
+    state: State
+
+
+@dataclass(frozen=True)
+class TurnNotice:
+    """
+    Something happened to a prompt.
+
+    Each prompt has exactly one last notice: `answered`, `stopped` (cancelled), `failed`, `refused`
+    or `dropped` (the server was closed before the prompt was answered).
+    """
+
+    turn: int
+    """Number of the prompt; 0 for a reset between two turns."""
+    kind: TurnKind
+    text: str = ''
+    """
+    The prompt where it is asked, refused or dropped; the text delta of a token; a sentence; the
+    answer as far as it came where it is answered, stopped or failed; the reason of a reset.
+    """
+    why: str = ''
+    """The reason why the prompt was refused or dropped, or why its answer failed."""
+    error: str = ''
+    """The same as a whole sentence that quotes the prompt."""
+
+
+@dataclass(frozen=True)
+class ErrorNotice:
+    """Something failed that concerns no prompt."""
+
+    message: str
+
+
+Notice = StateNotice | TurnNotice | ErrorNotice | CompletionEvent
+"""A CompletionEvent is what happens to a request; no other notice mentions it."""

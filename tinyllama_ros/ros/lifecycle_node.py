@@ -1,0 +1,316 @@
+"""The lifecycle node: topics, services, parameters and diagnostics around one conversation."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+import sys
+from threading import Event, Lock, Thread
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import MultiThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter as RosParameter
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from tinyllama_ros.artifact.folder import Artifact
+from tinyllama_ros.artifact.places import find_artifact
+from tinyllama_ros.chat.conversation import Conversation, open_conversation
+from tinyllama_ros.chat.events import ChatOptions
+from tinyllama_ros.chat.serving import Server
+from tinyllama_ros.engine.backend import open_backend, OPTIONS
+from tinyllama_ros.engine.engine import Engine
+from tinyllama_ros.engine.host import prefer_plain_attention
+from tinyllama_ros.errors import ConfigError, RequestError, TinyLlamaError
+from tinyllama_ros.ros.diagnostics import describe_status
+from tinyllama_ros.ros.interface import ENDPOINTS, endpoints
+from tinyllama_ros.ros.notice_publisher import NoticePublisher
+from tinyllama_ros.ros.parameter_node import ParameterMixin
+from tinyllama_ros.ros.parameters import chat_options, PARAMETERS
+from tinyllama_ros.ros.process import (
+    log_through,
+    name_is_taken,
+    name_lock,
+    run_in_ros,
+    spin,
+    stop_on_signals,
+)
+from tinyllama_ros.ros.wire import read_id, read_request
+
+RESET_TIMEOUT_S = 60.0
+SIGNAL_PERIOD_S = 1.0
+"""A signal that reached another thread, as after SIGSTOP, is seen when the first one wakes."""
+THREADS = 4
+"""Of the executor; a reset keeps one until it is done, and the rest stays responsive beside it."""
+
+
+class TinyLlamaNode(ParameterMixin, LifecycleNode):
+    """Serves prompts while it is active."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__('tinyllama', automatically_declare_parameters_from_overrides=True,
+                         **options)
+        self.declare_table(PARAMETERS)
+        self.add_on_set_parameters_callback(self._check_parameters)
+        self._conversation: Conversation | None = None
+        self._server: Server | None = None
+        self._inputs: list[tuple[Any, Callable[[String], None]]] = []  # while active
+        # Held by each transition, which comes in the executor's thread or in the first one
+        self._transition = Lock()
+        self._receiving = Lock()  # held while a prompt or request is passed on
+        self._publisher = NoticePublisher(self)
+        self._group = ReentrantCallbackGroup()
+        self._receivers = MutuallyExclusiveCallbackGroup()  # or prompts overtake each other
+        handlers = {'~/reset': self._on_reset, '~/cancel': self._on_cancel}
+        for name, endpoint in endpoints('service').items():
+            self.create_service(endpoint.type, name, handlers[name], callback_group=self._group)
+        diagnostics = ENDPOINTS['/diagnostics']
+        self._diagnostics = self.create_publisher(diagnostics.type, '/diagnostics',
+                                                  diagnostics.qos)
+        # Steady: a clock that is simulated, set back or absent must not end the diagnostics
+        self.create_timer(1.0, self._publish_diagnostics, callback_group=self._group,
+                          clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def start(self) -> bool:
+        """Configure and activate; False where that failed, which was logged."""
+        return bool(self.trigger_configure() == TransitionCallbackReturn.SUCCESS
+                    and self.trigger_activate() == TransitionCallbackReturn.SUCCESS)
+
+    def end(self) -> None:
+        """Shut down from whatever state, after a transition under way has ended."""
+        with suppress(RuntimeError):  # shut down already, or in a transition
+            self.trigger_shutdown()
+        with self._transition:
+            self._stop()
+            self._release()
+        with self._receiving:  # what was received last is refused before the publishers go
+            pass
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the model."""
+        with self._transition:
+            self._publisher.tell_state('loading')
+            try:
+                self._load()
+            except TinyLlamaError as error:
+                return self._fail(str(error))
+            except Exception as error:  # the edge: rclpy would swallow it without a word
+                return self._fail(f'the model could not be loaded: {error!r}')
+            return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Serve prompts from here on: whoever waits for a subscriber finds one that answers."""
+        with self._transition:
+            assert self._server is not None
+            self._server.start()
+            callbacks = {'~/chat_request': self._on_request, '~/chat_cancel': self._on_cancel_of,
+                         '~/prompt': self._on_prompt}
+            for name, endpoint in endpoints('subscription').items():
+                subscription = self.create_subscription(
+                    endpoint.type, name, partial(self._receive, callbacks[name]), endpoint.qos,
+                    callback_group=self._receivers)
+                self._inputs.append((subscription, callbacks[name]))
+            return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Cut the answer under way short and take no further prompts."""
+        with self._transition:
+            self._stop()
+            self._publisher.tell_state('loading')
+            return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the model."""
+        with self._transition:
+            self._release()
+            return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop and free everything, from whatever state."""
+        with self._transition:
+            self._stop()
+            self._release()
+            return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything after a transition that failed in an unforeseen way."""
+        with self._transition:
+            self._stop()
+            self._fail('a transition failed and all is freed; configure the node again')
+            return super().on_error(state)
+
+    def _LifecycleNodeMixin__on_change_state(self, request: Any, response: Any) -> Any:
+        # rclpy has no public hook here: an impossible transition raises, and nobody gets a reply
+        try:
+            return super()._LifecycleNodeMixin__on_change_state(request, response)
+        except RuntimeError:
+            _, state = self._state_machine.current_state
+            possible = [label for _, label, *_ in self._state_machine.available_transitions
+                        if not label.startswith(('transition_', 'on_'))]
+            self.get_logger().warning(
+                f'the transition {request.transition.label or request.transition.id} is '
+                f'impossible in the state {state}; possible: '
+                f'{", ".join(possible) or "none before the one under way has ended"}')
+            response.success = False
+            return response
+
+    def _load(self) -> None:
+        folder = find_artifact(self.value('model'))
+        artifact = Artifact.open(folder)
+        name = self.value('backend')
+        options = {option.name: self.value(option.parameter) for option in OPTIONS}
+        engine = Engine(lambda: open_backend(name, artifact, **options))
+        conversation = open_conversation(artifact, engine)
+        try:
+            conversation.check(self._options())
+        except ConfigError:
+            conversation.close()
+            raise
+        self._serve(conversation)
+        if self._has_namesake():
+            raise name_is_taken(self)
+        self._publisher.begin_run()
+        self.get_logger().info(f'loaded {folder} ({artifact.manifest.kv_length} slots)')
+
+    def _serve(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+        self._server = Server(conversation, self._publisher.tell, options=self._options,
+                              depth=self.value('queue_depth'))
+
+    def _fail(self, message: str) -> TransitionCallbackReturn:
+        self._release()
+        self._publisher.tell_error(message)
+        self._publisher.tell_state('error')
+        return TransitionCallbackReturn.FAILURE
+
+    def _has_namesake(self) -> bool:
+        own = self.get_name(), self.get_namespace()
+        namesakes: int = self.get_node_names_and_namespaces().count(own)
+        return namesakes > 1
+
+    def _stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        while self._inputs:
+            self._end_input(*self._inputs.pop())
+
+    def _end_input(self, subscription: Any, callback: Callable[[String], None]) -> None:
+        """Pass on what the queue still holds, which the closed server refuses, and destroy it."""
+        for _ in range(subscription.qos_profile.depth):  # others may go on publishing
+            if (received := subscription.handle.take_message(String, False)) is None:
+                break
+            message, _ = received
+            callback(message)
+        self.destroy_subscription(subscription)
+
+    def _release(self) -> None:
+        if self._conversation is not None:
+            self._conversation.close()
+        self._conversation = self._server = None
+
+    def _options(self) -> ChatOptions:
+        return chat_options(self.values())
+
+    def _check_parameters(self, changes: Sequence[RosParameter]) -> SetParametersResult:
+        """Refuse values that the turns could not use, and what is fixed while configured."""
+        changed = {change.name: change.value for change in changes if change.name in PARAMETERS}
+        for name in changed:
+            if PARAMETERS[name].is_fixed and self._server is not None:
+                return SetParametersResult(successful=False, reason=f'{name} is read when the '
+                                           'node is configured; clean it up first')
+        try:
+            options = chat_options(self.values() | changed)
+            if self._conversation is not None:
+                self._conversation.check(options)
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _receive(self, callback: Callable[[String], None], message: String) -> None:
+        with self._receiving:
+            callback(message)
+
+    def _on_prompt(self, prompt: String) -> None:
+        if (server := self._server) is not None:
+            server.submit(prompt.data)
+
+    def _on_request(self, message: String) -> None:
+        if (server := self._server) is None:
+            return
+        try:
+            request = read_request(message.data)
+        except RequestError as error:
+            server.refuse_request(read_id(message.data), error)
+        else:
+            server.submit_request(request)
+
+    def _on_cancel_of(self, message: String) -> None:
+        if (server := self._server) is not None:
+            server.cancel_request(message.data)
+
+    def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        server = self._server
+        if server is None or not self._inputs:
+            response.message = 'the node is not active'
+            return response
+        done = server.reset()
+        if not done.wait(RESET_TIMEOUT_S):
+            response.message = f'not done within {RESET_TIMEOUT_S:.0f} s; see ~/error'
+        elif server.state == 'error':
+            response.message = 'the conversation is cleared, the model is not loaded; see ~/error'
+        else:
+            response.success = True
+            response.message = 'the conversation is cleared'
+        return response
+
+    def _on_cancel(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        server = self._server
+        is_stopped = server is not None and server.cancel()
+        response.success = True
+        response.message = 'the answer is stopped' if is_stopped else 'nothing was being answered'
+        return response
+
+    def _publish_diagnostics(self) -> None:
+        status = describe_status(self.get_fully_qualified_name(), self.value('model'),
+                                 self.value('backend'), self._server, self._conversation,
+                                 self._has_namesake())
+        array = DiagnosticArray(status=[status])
+        array.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(array)
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM; 1 where it could not start."""
+    prefer_plain_attention()
+    return run_in_ros('tinyllama_node', _run_node, args)
+
+
+def _run_node() -> int:
+    stop = stop_on_signals()
+    node = TinyLlamaNode()
+    node.warn_of_files(sys.argv)
+    with name_lock(node), log_through(node):
+        return _run(node, stop)
+
+
+def _run(node: TinyLlamaNode, stop: Event) -> int:
+    executor = MultiThreadedExecutor(THREADS)
+    executor.add_node(node)
+    spinner = Thread(target=spin, args=(executor, node, stop.is_set))
+    spinner.start()
+    try:
+        if node.value('autostart') and not node.start():
+            return 1
+        while not stop.wait(SIGNAL_PERIOD_S):
+            pass
+        return 0
+    finally:
+        stop.set()
+        node.end()
+        executor.shutdown()
+        spinner.join()
+        node.destroy_node()

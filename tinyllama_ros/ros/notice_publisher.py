@@ -1,0 +1,84 @@
+"""Publishes what the server tells: one ordered topic for programs, several for people."""
+
+import secrets
+from threading import Lock
+
+from rclpy.node import Node
+from std_msgs.msg import String
+
+from tinyllama_ros.chat.completion import CompletionEvent
+from tinyllama_ros.chat.notices import ErrorNotice, Notice, State, StateNotice, TurnNotice
+from tinyllama_ros.ros.interface import endpoints
+from tinyllama_ros.ros.wire import completion_event_to_json, ConversationEvent
+
+ENDS = ('answered', 'stopped', 'failed', 'dropped')
+"""The notices with which a prompt gets its response."""
+
+
+class NoticePublisher:
+    """Owns the publishers of type String, and numbers the events of the conversation."""
+
+    def __init__(self, node: Node) -> None:
+        self._logger = node.get_logger()
+        self._publishers = {name: node.create_publisher(endpoint.type, name, endpoint.qos)
+                            for name, endpoint in endpoints('publisher').items()
+                            if endpoint.type is String}
+        # Refusals come from another thread than answers, and the order of the numbers must be
+        # that of the topic
+        self._numbering = Lock()
+        self._run = ''
+        self._seq = self._line = 0
+
+    def begin_run(self) -> None:
+        """Begin the events of a conversation that has no messages yet."""
+        with self._numbering:
+            self._run, self._seq, self._line = secrets.token_hex(8), 0, 0
+        self._publish_event(0, 'begun')
+
+    def tell(self, notice: Notice) -> None:
+        """Publish a notice of the server; from any thread."""
+        if isinstance(notice, StateNotice):
+            self.tell_state(notice.state)
+        elif isinstance(notice, ErrorNotice):
+            self.tell_error(notice.message)
+        elif isinstance(notice, CompletionEvent):
+            self._publish('~/chat_event', completion_event_to_json(notice))
+        elif notice.kind == 'sentence':
+            self._publish('~/sentence', notice.text)
+        else:
+            self._tell_turn(notice)
+
+    def tell_state(self, state: State) -> None:
+        """Publish the state."""
+        self._publish('~/state', state)
+
+    def tell_error(self, message: str) -> None:
+        """Publish an error, and log it."""
+        self._logger.error(message)
+        self._publish('~/error', message)
+
+    def _tell_turn(self, notice: TurnNotice) -> None:
+        self._publish_event(notice.turn, notice.kind, notice.text, notice.why)
+        if notice.kind == 'token':
+            self._publish('~/token', notice.text)
+        elif notice.kind == 'reset':
+            self._publish('~/cache_reset', notice.text)
+        if notice.error:
+            self.tell_error(notice.error)
+        if notice.kind in ENDS:
+            self._publish('~/response', '' if notice.kind == 'dropped' else notice.text)
+
+    def _publish_event(self, turn: int, kind: str, text: str = '', why: str = '') -> None:
+        with self._numbering:
+            self._seq += 1
+            self._line += kind != 'token'
+            data = ConversationEvent(self._run, turn, self._seq, self._line, kind, text,
+                                     why).to_json()
+            self._publish('~/event', data)
+            if kind != 'token':
+                self._publish('~/history', data)
+
+    def _publish(self, name: str, text: str) -> None:
+        # A NUL, at which ROS would end the text, becomes U+FFFD
+        data = text.replace('\0', '\N{REPLACEMENT CHARACTER}')
+        self._publishers[name].publish(String(data=data))

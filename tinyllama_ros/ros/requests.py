@@ -1,0 +1,94 @@
+"""Requests that bring their own history, from a program with an asyncio loop to one node."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+import time
+
+from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest
+from tinyllama_ros.errors import RequestError
+from tinyllama_ros.ros.wire import read_completion_event, request_to_json
+
+TICK_S = 0.2
+ACCEPT_S = 5.0
+"""In which the node says that it has the request; a long queue makes it no slower."""
+
+
+@dataclass
+class RequestClient:
+    """Publishes requests, and hands each event of the node to the request that it concerns."""
+
+    target: str
+    publish: Callable[[str], None]
+    """Publishes a request."""
+    publish_cancel: Callable[[str], None]
+    """Publishes the id of a request that is not wanted any more."""
+    is_ready: Callable[[], bool]
+    """Whether the node takes requests."""
+    _receivers: dict[str, Callable[[CompletionEvent], None]] = field(default_factory=dict)
+
+    def receive(self, data: str) -> None:
+        """Take a message of ~/chat_event; in the executor's thread."""
+        try:
+            event = read_completion_event(data)
+        except RequestError:
+            return  # whoever says that is not the node
+        if (receiver := self._receivers.get(event.id)) is not None:
+            receiver(event)
+
+    async def complete(self, request: CompletionRequest
+                       ) -> AsyncGenerator[CompletionEvent | None, None]:
+        """
+        Yield what happens to a request, and None whenever nothing has happened for a moment.
+
+        The last event is `done` or `error`; whoever closes the generator before cancels.
+        """
+        if not self.is_ready():
+            yield self._offline(request, 'is not there')
+            return
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[CompletionEvent]()
+        self._receivers[request.id] = lambda event: _call(loop, events.put_nowait, event)
+        is_over = False
+        try:
+            self.publish(request_to_json(request))
+            async for event in self._follow(request, events):
+                is_over = event is not None and event.kind in ('done', 'error')
+                yield event
+                if is_over:
+                    return
+        finally:
+            del self._receivers[request.id]
+            if not is_over:
+                self.publish_cancel(request.id)
+
+    async def _follow(self, request: CompletionRequest, events: 'asyncio.Queue[CompletionEvent]'
+                      ) -> AsyncGenerator[CompletionEvent | None, None]:
+        """Yield events for as long as the node is there, and None where there is none."""
+        deadline_s = time.monotonic() + ACCEPT_S
+        text = ''
+        while True:
+            try:
+                event = await asyncio.wait_for(events.get(), TICK_S)
+            except asyncio.TimeoutError:
+                if not self.is_ready():
+                    yield self._offline(request, 'went away')
+                elif time.monotonic() > deadline_s:
+                    yield self._offline(request, f'did not take it within {ACCEPT_S:.0f} s')
+                else:
+                    yield None
+                continue
+            deadline_s = float('inf')
+            text += event.text if event.kind == 'token' else ''
+            if event.kind == 'done' and event.text != text:
+                yield CompletionEvent(request.id, 'error', 'a piece of the answer was lost on its '
+                                      'way; ask again', 'failed')
+            yield event
+
+    def _offline(self, request: CompletionRequest, how: str) -> CompletionEvent:
+        return CompletionEvent(request.id, 'error', f'the node {self.target} {how}', 'offline')
+
+
+def _call(loop: asyncio.AbstractEventLoop, callback: Callable[[CompletionEvent], None],
+          event: CompletionEvent) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(callback, event)
