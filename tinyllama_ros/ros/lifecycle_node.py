@@ -24,7 +24,6 @@ from tinyllama_ros.chat.events import ChatOptions
 from tinyllama_ros.chat.serving import Server
 from tinyllama_ros.engine.backend import open_backend, OPTIONS
 from tinyllama_ros.engine.engine import Engine
-from tinyllama_ros.engine.host import prefer_plain_attention
 from tinyllama_ros.errors import ConfigError, RequestError, TinyLlamaError
 from tinyllama_ros.ros.diagnostics import describe_status
 from tinyllama_ros.ros.interface import ENDPOINTS, endpoints
@@ -285,7 +284,6 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
 
 def run(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; 1 where it could not start."""
-    prefer_plain_attention()
     return run_in_ros('tinyllama_node', _run_node, args)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import sys
 
+from tinyllama_ros.engine.host import prefer_plain_attention
 from tinyllama_ros.ros.imports import advice
 
 
@@ -13,6 +14,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except ImportError as error:
         print(f'tinyllama_node: {advice(error)}', file=sys.stderr)
         return 1
+    prefer_plain_attention()
     return run(args)
 
 
