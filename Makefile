@@ -1,5 +1,5 @@
-# Everything from a fresh clone, with python3 (3.10 to 3.13) and nothing else active.
-# A sourced ROS 2 is used where there is one; else ROS 2 Jazzy comes as wheels into .venv.
+# Everything from a fresh clone, with Python 3.10 or newer and nothing else.
+# Where a ROS 2 is sourced, it is used; else ROS 2 Jazzy is installed into .venv as wheels.
 
 .SILENT:
 .PHONY: demo chat run test lint docs vendor pictures install uninstall deb clean
@@ -19,6 +19,8 @@ VENV_OPTIONS := --system-site-packages
 INSTALL := -e '.[workbench,test]' 'numpy<2'
 else
 INSTALL := -e '.[workbench,test,ros]'
+NO_WHEELS := If it names a ros- package, ROS 2 Jazzy has no wheel for this Python: \
+    source a ROS 2 that is made for it, or choose another: make PYTHON=python3.12 ...
 # A ROS 2 for another Python may be sourced; its modules must not shadow the wheels.
 unexport PYTHONPATH
 endif
@@ -52,6 +54,7 @@ test: $(STAMP) $(if $(NPM),node_modules/.package-lock.json)
 	$(BIN)/python -m pytest
 
 lint: $(STAMP)
+	echo 'make: checking style with ruff and types with mypy' >&2
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
@@ -71,12 +74,16 @@ clean:  ## models stay in their cache folder
 
 # Only the tests need it; they say what they leave out.
 node_modules/.package-lock.json: package-lock.json
-	npm ci --silent && touch $@ || echo 'npm ci failed: the page is not checked by axe-core'
+	echo 'make: installing what tests the chat page, with npm' >&2
+	npm ci --silent && touch $@ || echo 'npm ci failed: the page is not checked by axe-core' >&2
 
 $(STAMP): setup.py setup.cfg pyproject.toml $(wildcard tinyllama_ros/kernels/*.cc tinyllama_ros/kernels/*.h)
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13) and \
-	    "$(PYTHON) is $(VERSION); this needs 3.10 to 3.13: make PYTHON=python3.12 ...")'
-	test -e $@ || { echo 'making .venv (some minutes the first time)'; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
+	    "$(PYTHON) is Python $(VERSION), and the code is written for 3.10 and newer: " \
+	    "make PYTHON=python3.12 ...")'
+	test -e $@ || { echo 'make: creating the virtual environment .venv' >&2; \
 	    $(PYTHON) -m venv --clear $(VENV_OPTIONS) .venv; }
-	$(BIN)/python -m pip install -qq --disable-pip-version-check $(INSTALL)
+	echo 'make: installing into .venv what setup.py lists (some minutes the first time)' >&2
+	$(BIN)/python -m pip install -qq --disable-pip-version-check $(INSTALL) || { \
+	    echo 'make: pip could not install this for Python $(VERSION). $(NO_WHEELS)' >&2; exit 1; }
 	touch $@
