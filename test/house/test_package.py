@@ -2,7 +2,9 @@
 
 import ast
 from configparser import ConfigParser
+from importlib import import_module
 from importlib.metadata import distribution, PackageNotFoundError
+from importlib.util import find_spec
 from pathlib import Path
 import runpy
 import sys
@@ -181,11 +183,36 @@ def test_web_launch_sets_parameters_that_exist(web_launch_file):
     assert parameters.keys() <= parameters_in_config(WEB_CONFIG).keys()
 
 
-def test_launch_file_is_one_for_the_real_launch(monkeypatch):
-    launch = pytest.importorskip('launch', reason='comes with ROS 2')
-    if not hasattr(launch, 'LaunchDescription'):
-        pytest.skip('this is our folder launch/, the real one comes with ROS 2')
+@pytest.fixture
+def real_launch(monkeypatch):
+    """Return the launch system of ROS 2, with this source tree as the installed package."""
+    # Where there is none, Python takes our folder launch/ for a package without a file.
+    if not getattr(find_spec('launch'), 'origin', None) or not find_spec('launch_ros'):
+        pytest.skip('needs launch and launch_ros, which come with ROS 2')
     monkeypatch.setattr('ament_index_python.packages.get_package_share_path', lambda _: ROOT)
-    for path in (LAUNCH, WEB_LAUNCH):
-        description = runpy.run_path(str(path))['generate_launch_description']()
-        assert isinstance(description, launch.LaunchDescription)
+    return import_module('launch')
+
+
+def start_for_real(launch, path, **given):
+    """Return the action that starts a launch file's node, and the context it was made in."""
+    description = runpy.run_path(str(path))['generate_launch_description']()
+    context = launch.LaunchContext()
+    context.launch_configurations.update(given)
+    *arguments, start = description.entities
+    for argument in arguments:
+        if isinstance(argument, launch.actions.DeclareLaunchArgument):
+            argument.execute(context)
+    node, = start.execute(context)
+    return node, context
+
+
+@pytest.mark.parametrize(('path', 'executable'), [
+    (LAUNCH, 'tinyllama_node'), (WEB_LAUNCH, 'tinyllama_web')], ids=['tinyllama', 'web'])
+def test_real_launch_system_runs_the_launch_file(real_launch, path, executable):
+    node, _ = start_for_real(real_launch, path, namespace='robot1')
+    assert (node.node_package, node.node_executable) == ('tinyllama_ros', executable)
+
+
+def test_real_launch_system_refuses_a_choice_that_there_is_not(real_launch):
+    with pytest.raises(RuntimeError, match='"backend".*"gpu"'):
+        start_for_real(real_launch, LAUNCH, backend='gpu')
