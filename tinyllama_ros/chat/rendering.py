@@ -87,7 +87,7 @@ def _one_line(error: Exception) -> str:
 class _Bounds:
     """Counts the steps of one rendering."""
 
-    def __init__(self, is_cancelled: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, is_cancelled: Callable[[], bool]) -> None:
         self._is_cancelled = is_cancelled
         self._end_s = time.monotonic() + LONGEST_S
         self._steps = 0
@@ -110,7 +110,7 @@ def _refuse(reason: str) -> NoReturn:
 class _Context(Context):
     """The variables of one rendering, and its bounds."""
 
-    bounds = _Bounds()
+    bounds: _Bounds
 
     def derived(self, locals: dict[str, Any] | None = None) -> Context:  # noqa: A002
         context = super().derived(locals)
