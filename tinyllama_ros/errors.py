@@ -18,6 +18,7 @@ The errors that this project raises for what its user can mend.
 A message says what is wrong, where, the value, and what to do.
 """
 
+import shutil
 
 LONGEST_MESSAGE = 2000
 """Characters; what stands in the middle of a longer one is left out."""
@@ -87,3 +88,9 @@ def _one_line(message: str) -> str:
     return ''.join(character if character.isprintable() else
                    ' ' if character in '\r\n\t' else ascii(character)[1:-1]
                    for character in message)
+
+
+def model_command() -> str:
+    """Return what starts `tinyllama-model` here: colcon puts it on no PATH, pip does."""
+    name = 'tinyllama-model'
+    return name if shutil.which(name) else f'ros2 run tinyllama_ros {name}'

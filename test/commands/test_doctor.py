@@ -18,7 +18,7 @@ from tinyllama_ros.artifact.manifest import CompiledGraph, GRAPH, Manifest, WEIG
 from tinyllama_ros.commands import doctor
 from tinyllama_ros.commands.cli import main
 from tinyllama_ros.engine.acl.probe import probe
-from tinyllama_ros.errors import BackendError
+from tinyllama_ros.errors import BackendError, model_command
 from tinyllama_ros.kernels import Library
 
 Swap = namedtuple('Swap', 'total used')
@@ -176,7 +176,42 @@ def test_card_in_a_host_is_told_from_a_board(board, monkeypatch):
     assert report('acl')['acl'].text.startswith('Ascend310B4, EP form, 8.6 GB of')
 
 
-@pytest.mark.parametrize('call', ['create_stream', 'get_mem_info'])
+def test_device_that_does_not_tell_its_memory_is_no_fault(board, monkeypatch):
+    monkeypatch.setenv('ASCEND_SIM_FAULTS', 'get_mem_info:1=500000')
+    acl = report('acl')['acl']
+    assert (acl.state, acl.remedy) == ('note', '')
+    assert acl.text.endswith('it does not tell how much memory is free')
+
+
+def test_device_that_did_not_start_is_explained_by_versions(board, monkeypatch):
+    monkeypatch.setenv('ASCEND_SIM_FAULTS', 'set_device:1=507033')
+    acl = report('acl')['acl']
+    assert acl.state == 'FAULT' and 'driver and CANN do not match' in acl.text
+
+
+@pytest.mark.parametrize(('cann', 'python', 'state'), [
+    ('7.0.0', (3, 10), 'note'), ('8.0.RC1', (3, 10), 'note'), ('8.0.RC2', (3, 10), 'ok'),
+    ('8.0.0', (3, 12), 'note'), ('8.0.0', (3, 11), 'ok'), ('8.5.0', (3, 13), 'ok')])
+def test_python_is_compared_with_what_cann_takes(toolkit, monkeypatch, cann, python, state):
+    monkeypatch.setattr(doctor.Toolkit, 'version', lambda self: cann)
+    monkeypatch.setattr(doctor.sys, 'version_info', python + (0, 'final', 0))
+    finding = report('acl')['toolkit']
+    assert finding.state == state, finding
+    assert (state == 'ok') == (finding.remedy == '')
+
+
+def test_missing_model_for_the_npu_advises_a_build_for_the_npu():
+    artifact = report('acl', 'smollm2-135m-instruct-w8a8-ascend')['artifact']
+    assert 'build smollm2-135m-instruct --target ascend' in artifact.text
+
+
+def test_advice_names_a_command_that_exists_here(monkeypatch):
+    monkeypatch.setenv('PATH', '')
+    text = report('onnx', 'nothing')['artifact'].text
+    assert 'ros2 run tinyllama_ros tinyllama-model build' in text
+
+
+@pytest.mark.parametrize('call', ['create_stream'])
 def test_probe_gives_everything_back_also_when_a_call_fails(monkeypatch, call):
     monkeypatch.syspath_prepend(SIMULATOR)
     from acl import simulator
@@ -212,7 +247,7 @@ def test_artifact_that_does_not_fit_this_machine(make_artifact, toolkit, tool, l
 def test_artifact_of_the_other_dialect(make_artifact, backend, dialect, wanted):
     found = report(backend, make_artifact(dialect, soc=None))['artifact']
     assert found.state == 'FAULT'
-    assert found.remedy == f'tinyllama-model build NAME --target {wanted}'
+    assert found.remedy == f'{model_command()} build NAME --target {wanted}'
 
 
 def test_damaged_artifact_is_a_fault(make_artifact, tmp_path):

@@ -31,7 +31,7 @@ from tinyllama_ros.artifact.manifest import (
     OM,
     WEIGHTS,
 )
-from tinyllama_ros.errors import ArtifactError
+from tinyllama_ros.errors import ArtifactError, model_command
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Artifact:
             manifest = Manifest.from_json(path.read_text(encoding='utf-8'))
         except FileNotFoundError as error:
             raise ArtifactError(f'{path} is missing; {folder} is no artifact: make one with '
-                                'tinyllama-model build') from error
+                                f'{model_command()} build') from error
         except (OSError, UnicodeDecodeError) as error:
             raise ArtifactError(f'{path} cannot be read ({error})') from error
         except ArtifactError as error:

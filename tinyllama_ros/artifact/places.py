@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from tinyllama_ros.artifact.manifest import MANIFEST
-from tinyllama_ros.errors import ArtifactError
+from tinyllama_ros.errors import ArtifactError, model_command
 
 CACHE_VARIABLE = 'TINYLLAMA_ROS_CACHE'
 
@@ -44,8 +44,10 @@ def find_artifact(model: str) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # no permission, no such user, a NUL
         raise ArtifactError(f'the model {model!r} cannot be looked up: {error}; give the path of '
                             'an artifact that may be read') from error
+    target = ' --target ascend' if model.endswith('-ascend') else ''
     known = sorted({path.parent.name for place in places
                     for path in place.glob(f'[!.]*/{MANIFEST}')})
     raise ArtifactError(f'there is no artifact {model!r}: neither a folder of that path nor '
                         f'{named} holds a {MANIFEST}; here are: {", ".join(known) or "none"}; '
-                        'make the default one with: tinyllama-model build smollm2-135m-instruct')
+                        f'make the default one with: {model_command()} build '
+                        f'smollm2-135m-instruct{target}')

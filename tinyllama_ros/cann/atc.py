@@ -20,11 +20,11 @@ from tinyllama_ros.artifact.folder import Artifact, record_om
 from tinyllama_ros.artifact.manifest import CompiledGraph, Manifest, WEIGHTS
 from tinyllama_ros.cann.atc_errors import find_failure, last_words, MEMORY
 from tinyllama_ros.cann.toolkit import Toolkit
-from tinyllama_ros.errors import ConfigError, ConversionError
+from tinyllama_ros.errors import ConfigError, ConversionError, model_command
 
 DEFAULT_SOC = 'Ascend310B4'
-SMALL_MEMORY = 8 << 30
-"""Bytes: a board with 8 GB has less. Left alone, ATC compiles eight operators at once."""
+SMALL_MEMORY = 16 << 30
+"""Bytes: a board with 16 GB has less. By default ATC compiles eight operators at once."""
 ONE_AT_A_TIME = {'TE_PARALLEL_COMPILER': '1', 'MAX_COMPILE_CORE_NUMBER': '1'}
 MODEL, OUTPUT = 'tiny-llama.onnx', 'tiny-llama'
 MAX_GEARS = 100
@@ -72,7 +72,7 @@ def plan_conversion(manifest: Manifest, soc_version: str = DEFAULT_SOC, *, jobs:
     """
     if manifest.dialect != 'ascend':
         raise ConfigError(f'{manifest.name} holds a graph in the {manifest.dialect} dialect; ATC '
-                          'converts the ascend dialect: tinyllama-model build --target ascend')
+                          f'converts the ascend dialect: {model_command()} build --target ascend')
     if not re.fullmatch(r'Ascend\d{3}\w*', soc_version):
         raise ConfigError(f'soc_version is {soc_version!r}; it must be Ascend and the name that '
                           'npu-smi info shows, such as Ascend310B4')

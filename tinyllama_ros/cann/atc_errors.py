@@ -20,7 +20,7 @@ FAILURES = (
      'tinyllama_ros; if it has run, custom_op/install.sh --check says what is amiss'),
     (r'E16002|E19010|EZ9010|[Nn]o (?:ONNX )?parser is registered|E13010|E10501|EZ0501',
      'this CANN lacks that operator, or a shell has mixed two versions of it: source the '
-     'set_env.sh of one toolkit, 7.0 or newer, in a fresh shell'),
+     'set_env.sh of one toolkit, 8.0.RC2 or newer, in a fresh shell'),
     (r'EZ3002|EZ3003|No supported Ops kernel',
      'this CANN has no kernel of that operator for this chip and these numbers: is '
      "--soc-version right, and from CANN 8.5 on that chip's ops package installed? Then try "
@@ -31,8 +31,8 @@ FAILURES = (
      'the chip is not one that this CANN knows: give --soc-version Ascend and the name that '
      'npu-smi info shows, such as Ascend310B4 (8T board) or Ascend310B1 (20T board); from CANN '
      "8.5 on, that chip's ops package must be installed, too"),
-    (r'E10001|E10007|E10054', 'this CANN refuses that option; this program was written for 7.0 '
-     'to 9.0'),
+    (r'E10001|E10007|E10054', 'this CANN refuses that option; this program was written for '
+     '8.0.RC2 to 9.0'),
     (r'E10011|E10049|E10040|E10016', _SHAPES),
     (r'E10009|E10035|E10036|E10038', f'the gears are not what ATC takes: {_SHAPES}'),
     (r'E13001|E13003', 'a file of the graph could not be read; build the artifact again'),
@@ -40,6 +40,13 @@ FAILURES = (
      'these numbers; build it with --quant w8a8, or with fewer slots'),
     (r'removed in the NumPy 2|compiled using NumPy 1',
      "ATC's compiler takes no NumPy 2: python3 -m pip install 'numpy<2'"),
+    (r'E40001|libpython3\.\d+\.so', 'ATC loads Python as a shared library and does not find it: '
+     'install the one that the message names (sudo apt install libpython3.10, say), or put the '
+     'folder that holds it into LD_LIBRARY_PATH'),
+    (r'EOFError|task_distribute|main process disappeared|compiler process died', MEMORY),
+    (r'E40021|E20001', 'an operator could not be compiled: build the artifact with one chunk '
+     'length, as it is by default; if that does not help, with --quant fp16; and report the log '
+     'of tinyllama-model atc --log info'),
     (r'E400\d\d|EC0010|No module named', _MODULE),
     (r'libascend_hal\.so', 'that belongs to the driver, which a machine without an NPU lacks; the '
      'toolkit has a stand-in for it: export LD_LIBRARY_PATH=$LD_LIBRARY_PATH:'

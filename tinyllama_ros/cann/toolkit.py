@@ -79,3 +79,21 @@ class Toolkit:
         parts = line.split('=')
         if len(parts) == 2:
             yield from (vendors / name.strip() for name in parts[1].split(',') if name.strip())
+
+
+def newest_python(version: str) -> tuple[int, int] | None:
+    """
+    Return the newest Python that a version of CANN takes; None where the version says nothing.
+
+    Source: the installation guides of CANN, hiascend.com: 7.0 names 3.7 to 3.9, 8.0.RC2 adds 3.10,
+    8.0.0 goes to 3.11, 8.5 to 3.13.
+    """
+    found = re.match(r'(\d+)\.(\d+)(?:\.RC(\d+))?', version)
+    if not found:
+        return None
+    major, minor, candidate = int(found[1]), int(found[2]), found[3]
+    if (major, minor) >= (8, 5):
+        return 3, 13
+    if (major, minor) > (8, 0) or ((major, minor) == (8, 0) and not candidate):
+        return 3, 11
+    return (3, 10) if (major, minor) == (8, 0) and int(candidate or 0) >= 2 else (3, 9)

@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
                      help='what to compile for (default: the chip that npu-smi shows, else '
                      'Ascend310B4)')
     atc.add_argument('--jobs', type=int, metavar='N',
-                     help="operators to compile at once (default: 1 on a machine with 8 GB or "
+                     help="operators to compile at once (default: 1 on a machine with 16 GB or "
                      "less, else ATC's own)")
     atc.add_argument('--log', choices=('debug', 'info', 'warning', 'error'),
                      help='let ATC log at this level, too (default: no log)')

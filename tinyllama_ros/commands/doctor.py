@@ -18,9 +18,9 @@ from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.places import find_artifact
 from tinyllama_ros.cann.atc import SMALL_MEMORY
 from tinyllama_ros.cann.npu import Npu, read_npu
-from tinyllama_ros.cann.toolkit import Toolkit
+from tinyllama_ros.cann.toolkit import newest_python, Toolkit
 from tinyllama_ros.engine.backend import BACKENDS, open_backend
-from tinyllama_ros.errors import TinyLlamaError
+from tinyllama_ros.errors import model_command, TinyLlamaError
 from tinyllama_ros.kernels import find_library
 
 OK, NOTE, FAULT = 'ok', 'note', 'FAULT'
@@ -155,7 +155,13 @@ def _toolkit(toolkit: Toolkit | None, needs_npu: bool) -> Finding:
         return Finding('toolkit', NOTE, 'there is no CANN toolkit here',
                        'install it, or use the image of the board that has it: docs/orange-pi.md'
                        if needs_npu else '')
-    text = f'CANN {toolkit.version() or "of a version that cannot be read"} in {toolkit.home}'
+    version = toolkit.version()
+    text = f'CANN {version or "of a version that cannot be read"} in {toolkit.home}'
+    newest = newest_python(version)
+    if newest and sys.version_info[:2] > newest:
+        return Finding('toolkit', NOTE, f'{text}, whose Python is at most '
+                       f'{newest[0]}.{newest[1]}; this is {platform.python_version()}',
+                       'install a newer CANN, or use that Python: docs/orange-pi.md')
     if 'ASCEND_OPP_PATH' not in os.environ:
         return Finding('toolkit', NOTE, f'{text}, whose environment is not set',
                        f'source {toolkit.set_env}')
@@ -182,8 +188,12 @@ def _acl(toolkit: Toolkit | None, needs_npu: bool) -> tuple[Finding, str]:
         return Finding('acl', bad, found['failed'], '' if 'code' in found['failed'] else source
                        ), ''
     form = 'RC form, it has the memory of this machine' if found['is_shared'] else 'EP form'
-    return Finding('acl', OK, f'{found["soc"]}, {form}, {_gb(found["free"])} of '
-                   f'{_gb(found["total"])} free'), found['soc']
+    text = f'{found["soc"]}, {form}'
+    if found['memory'] is None:
+        text += '; it does not tell how much memory is free'
+        return Finding('acl', NOTE, text), found['soc']
+    free, total = found['memory']
+    return Finding('acl', OK, f'{text}, {_gb(free)} of {_gb(total)} free'), found['soc']
 
 
 def _plugin(toolkit: Toolkit | None) -> Finding:
@@ -221,17 +231,17 @@ def _artifact(artifact: Artifact, backend: str, soc: str, toolkit: Toolkit | Non
     dialect = BACKENDS[backend].dialect
     if manifest.dialect != dialect:
         return Finding('artifact', FAULT, f'{text}, but of the {manifest.dialect} dialect',
-                       f'tinyllama-model build NAME --target {dialect}')
+                       f'{model_command()} build NAME --target {dialect}')
     if backend != 'acl':
         return Finding('artifact', OK, text)
     om = manifest.om
     if not om:
         return Finding('artifact', FAULT, f'{text}, but not compiled',
-                       f'tinyllama-model atc {folder}')
+                       f'{model_command()} atc {folder}')
     text += f', compiled for {om.soc_version or "a chip that nobody named"}'
     if soc and om.soc_version and om.soc_version != soc:
         return Finding('artifact', FAULT, f'{text}, but this is an {soc}',
-                       f'tinyllama-model atc {folder} --soc-version {soc}')
+                       f'{model_command()} atc {folder} --soc-version {soc}')
     here = toolkit.version() if toolkit else ''
     if om.toolkit and here and om.toolkit != here:
         return Finding('artifact', NOTE, f'{text} with CANN {om.toolkit}; here is {here}',

@@ -482,7 +482,7 @@ def test_om_that_is_cut_short_is_named_with_the_code(board, artifact, tmp_path, 
 def test_om_for_another_chip_is_refused(artifact):
     simulator.reset(soc='Ascend310B1')
     with pytest.raises(BackendError, match='compiled for Ascend310B4, this is Ascend310B1; run: '
-                       'tinyllama-model atc .* --soc-version Ascend310B1'):
+                       '.*tinyllama-model atc .* --soc-version Ascend310B1'):
         AclBackend(artifact)
     acl.finalize()
     simulator.assert_clean()
@@ -561,8 +561,8 @@ def test_artifact_for_the_cpu_is_refused(board, folder, cpu):
 
 
 def test_artifact_that_is_not_compiled_is_refused(board, artifact):
-    with pytest.raises(BackendError, match='is not compiled for the NPU yet; run: tinyllama-model '
-                       'atc'):
+    with pytest.raises(BackendError, match='is not compiled for the NPU yet; run: '
+                       '.*tinyllama-model atc'):
         AclBackend(changed(artifact, om=None))
 
 

@@ -19,7 +19,7 @@ from tinyllama_ros.engine.acl.device import Device, view
 from tinyllama_ros.engine.acl.errors import AclError, NOT_SUPPORTED
 from tinyllama_ros.engine.acl.model import Model, Tensor
 from tinyllama_ros.engine.backend import BackendShape
-from tinyllama_ros.errors import BackendError, BackendLost
+from tinyllama_ros.errors import BackendError, BackendLost, model_command
 
 HOST_TO_DEVICE, DEVICE_TO_HOST, DEVICE_TO_DEVICE = 1, 2, 3
 
@@ -41,10 +41,10 @@ class AclBackend:
         if manifest.dialect != 'ascend':
             raise BackendError(f'{artifact.folder} holds a graph in the {manifest.dialect} '
                                'dialect; the acl backend runs the ascend dialect: build that '
-                               '(tinyllama-model build --target ascend)')
+                               f'({model_command()} build --target ascend)')
         if manifest.om is None:
             raise BackendError(f'{artifact.folder} is not compiled for the NPU yet; run: '
-                               f'tinyllama-model atc {artifact.folder}')
+                               f'{model_command()} atc {artifact.folder}')
         arch = manifest.architecture
         self.shape = BackendShape(manifest.kv_length, arch.vocab_size, manifest.chunk_sizes,
                                   pads=True)
@@ -236,5 +236,5 @@ def _check_chip(device: Device, artifact: Artifact) -> None:
     assert compiled is not None
     if found and compiled.soc_version and found != compiled.soc_version:
         raise BackendError(f'{artifact.om} was compiled for {compiled.soc_version}, this is '
-                           f'{found}; run: tinyllama-model atc {artifact.folder} '
+                           f'{found}; run: {model_command()} atc {artifact.folder} '
                            f'--soc-version {found}')

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from tinyllama_ros.errors import BackendError, BackendLost
+from tinyllama_ros.errors import BackendError, BackendLost, model_command
 
 
 class Action(Enum):
@@ -35,10 +35,12 @@ REPORT = 'the log under ~/ascend/log says more'
 REBOOT = f'should loading the model again not help, reboot; {REPORT}'
 OUR_BUG = f'please report this; {REPORT}'
 REBUILD = ('convert it on a machine with this CANN, for this chip (npu-smi info names it): '
-           'tinyllama-model atc')
+           f'{model_command()} atc')
 FREE = ('end what else uses the device (npu-smi info), or take a smaller model or one with fewer '
         'slots (--kv-length)')
 PERMISSION = 'check that the file is there and that this user may read it'
+ONE_RELEASE = ('install the driver and the CANN toolkit of one release; npu-smi info shows that '
+               'of the driver')
 HARDWARE = 'stop using the board, and have it checked'
 OUT_OF_MEMORY = (200000, 207001, 207018, 245000, 245002)
 NOT_SUPPORTED = (200001, 200006, 207000)
@@ -81,6 +83,8 @@ _BY_CODES: Mapping[tuple[int, ...], Fault] = {
     (207006,): Fault('this user may not use the device',
                      'add it to the group HwHiAiUser, and log in again', Action.GIVE_UP),
     (507010,): Fault('the device is lost: its task scheduler is silent', REBOOT, Action.RELOAD),
+    (507033,): Fault('the device did not start: driver and CANN do not match', ONE_RELEASE,
+                     Action.GIVE_UP),
     (507011,): Fault('the model failed on the device', REBOOT, Action.RELOAD),
     (507012, 507046, 545601): Fault('the device did not answer in time', REBOOT, Action.RETRY),
     (507014, 507015, 507016, 507034, 507035, 507036, 507042, 507043, 507044, 507045): Fault(
@@ -90,7 +94,7 @@ _BY_CODES: Mapping[tuple[int, ...], Fault] = {
     (507901,): Fault('the channel to the device is closed', REBOOT, Action.RELOAD),
     tuple(range(545001, 545010)): Fault(
         'the runtime could not load or unload the model',
-        'check that CANN is not older than the one that converted it (tinyllama-model doctor)',
+        f'check that CANN is not older than the one that converted it ({model_command()} doctor)',
         Action.RELOAD),
 }
 _BY_CODE = {code: fault for codes, fault in _BY_CODES.items() for code in codes}

@@ -25,7 +25,7 @@ from tinyllama_ros.artifact.contract import (
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.engine.acl.device import Device
 from tinyllama_ros.engine.acl.errors import AclError, AclLost, OUT_OF_MEMORY
-from tinyllama_ros.errors import BackendError
+from tinyllama_ros.errors import BackendError, model_command
 
 GEARS = 'ascend_mbatch_shape_data'
 """The hidden input that chooses among the shapes that a graph was compiled for."""
@@ -137,8 +137,8 @@ class Model:
         names = sorted(ASCEND_INPUTS, key=self._places.__getitem__)
         if len(dims) != sum(len(expected[name].shape) for name in names):
             raise BackendError(f'{self._path} was compiled for inputs of the shapes {dims}, which '
-                               'are not those of the contract; compile it with tinyllama-model '
-                               'atc')
+                               'are not those of the contract; compile it with '
+                               f'{model_command()} atc')
         rest = iter(dims)
         return {name: list(islice(rest, len(expected[name].shape))) for name in names}
 
@@ -170,7 +170,7 @@ class Model:
     def _differs(self, what: str, there: object, here: object) -> BackendError:
         return BackendError(f'{self._path} is not what its manifest says: {what} {there} in the '
                             f'.om, {here} in the manifest; compile the artifact again '
-                            '(tinyllama-model atc), or adopt the .om anew')
+                            f'({model_command()} atc), or adopt the .om anew')
 
     def _check_type(self, name: str) -> None:
         kind = 'input' if name in ASCEND_INPUTS else 'output'
@@ -189,7 +189,7 @@ class Model:
             if tensor.size < prod(map(int, shape)) * tensor.item_size:
                 raise BackendError(f'{self._path}: {name} of the shape {list(shape)} has only '
                                    f'{tensor.size} bytes on the device; compile it again '
-                                   '(tinyllama-model atc)')
+                                   f'({model_command()} atc)')
 
     def _expected(self, chunk: Dim) -> Tensors:
         """Return what the contract makes of the manifest, for a chunk of this length."""
@@ -253,8 +253,8 @@ def _mapped(path: Path) -> Iterator[tuple[int, int]]:
             finally:
                 del content  # or the mapping could not be closed
     except (OSError, ValueError) as error:  # ValueError: the file is empty
-        raise BackendError(f'{path} cannot be read ({error}); convert it with tinyllama-model atc'
-                           ) from error
+        raise BackendError(f'{path} cannot be read ({error}); convert it with '
+                           f'{model_command()} atc') from error
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -1,8 +1,9 @@
 """
 Ask an NPU through pyACL what it is; run as a program, since a broken toolkit may crash or hang.
 
-It prints a line of JSON: ``soc``; ``is_shared``, whether its memory is the host's; ``free`` and
-``total`` bytes of that; or ``failed``, what went wrong.
+It prints a line of JSON: ``soc``; ``is_shared``, whether its memory is the host's; ``memory``,
+free and total bytes of that, or null where the device does not tell; or ``failed``, what went
+wrong.
 """
 
 import json
@@ -19,11 +20,18 @@ def probe(number: int = 0) -> dict[str, object]:
     """
     device = Device(number)
     try:
-        free, total = device.call('rt.get_mem_info', DDR)
         return {'soc': device.acl.get_soc_name() or '', 'is_shared': device.is_shared,
-                'free': free, 'total': total}
+                'memory': _memory(device)}
     finally:
         device.close()
+
+
+def _memory(device: Device) -> tuple[int, int] | None:
+    try:
+        free, total = device.call('rt.get_mem_info', DDR)
+        return free, total
+    except BackendError:  # some releases refuse the question; nothing that runs a model asks it
+        return None
 
 
 def main() -> None:
