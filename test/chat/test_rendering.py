@@ -1,15 +1,25 @@
 """Chat templates are rendered as Transformers does, and none of them renders for ever."""
 
+from dataclasses import replace
+from threading import Thread
+
 import pytest
+from support.fake_backend import FakeBackend
 from support.fuzz import check
 from support.tiny_tokenizers import BPE, bpe_file
 
 from tinyllama_ros.chat import rendering
+from tinyllama_ros.chat.conversation import Conversation
+from tinyllama_ros.chat.events import ChatOptions
+from tinyllama_ros.chat.notices import TurnNotice
 from tinyllama_ros.chat.rendering import Cancelled, EndlessTemplate, Renderer
+from tinyllama_ros.chat.serving import Server
 from tinyllama_ros.chat.template import ChatTemplate
 from tinyllama_ros.chat.tokenizer import BpeTokenizer
+from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.errors import ModelError
 
+DEADLINE_S = 60.0
 MANY = '{% for a in range(99999) %}'
 FOREVER = f"{MANY * 3}{'{% endfor %}' * 3}"
 """10**15 loops without output."""
@@ -122,3 +132,26 @@ def test_endless_template_is_refused_when_it_is_loaded(few_steps):
 
 def test_no_damaged_template_crashes_or_hangs():
     check('support.hostile_templates:templates')
+
+
+@pytest.mark.parametrize('stop', ['cancel', 'reset', 'close'])
+def test_stop_of_a_server_ends_a_template_that_does_not_end(monkeypatch, stop):
+    monkeypatch.setattr(rendering, 'MOST_STEPS', float('inf'))
+    monkeypatch.setattr(rendering, 'LONGEST_S', DEADLINE_S)
+    settings = replace(BPE, chat_template="{% if 'loop' in messages[-1].content %}" + FOREVER
+                       + '{% endif %}' + BPE.chat_template)
+    tokenizer = BpeTokenizer(bpe_file(), BPE.control_tokens)
+    backend = FakeBackend(64, tokenizer.vocab_size)
+    ends, stopper = [], Thread(target=lambda: getattr(server, stop)())
+
+    def tell(notice):
+        if isinstance(notice, TurnNotice) and notice.kind == 'asked':
+            stopper.start()
+        elif isinstance(notice, TurnNotice) and notice.turn:
+            ends.append((notice.kind, notice.text, notice.why))
+    server = Server(Conversation(Engine(lambda: backend), settings, tokenizer), tell,
+                    options=ChatOptions, depth=1)
+    server.submit('loop')
+    server.serve()
+    stopper.join(DEADLINE_S)
+    assert (ends, backend.passes) == ([('stopped', '', '')], [])
