@@ -17,6 +17,7 @@ RUN_TIME = [
     'onnxruntime>=1.23',  # runs the static graph on the CPU; 1.19 attends wrongly beyond slot 0
     'prompt_toolkit>=3.0.24',  # edits prompts in the terminal, and reads pasted text whole
     'psutil',  # resident memory in the diagnostics
+    'pyyaml',  # finds out for which nodes a parameter file is
     'sentence-stream',  # cuts the stream into sentences for a speech node
     'sentencepiece',  # Llama vocabularies
     'tokenizers',  # byte-level BPE vocabularies
@@ -49,7 +50,6 @@ EXTRAS = {
         'mypy',  # checks types
         'openai',  # the real client of the API server
         'pytest',  # runs the tests
-        'pyyaml',  # reads config/ in tests
         'ruff',  # checks style
         'selenium',  # drives a real browser over the page
     ],

@@ -9,9 +9,10 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from tinyllama_ros.ros.parameter_file import BOOLEANS, launch_parameters
+
 SHARE = get_package_share_path('tinyllama_ros')
-CONFIG = SHARE / 'config'
-FROM_FILE = '; empty: as web_params_file says'
+FROM_FILE = '; empty: as web_params_file says, or the default'
 TEXTS = ('host', 'token_file', 'allowed_hosts', 'allowed_origins')
 PASSED_ON = ('model', 'namespace', 'name', 'params_file')
 
@@ -30,7 +31,7 @@ def start_web(context: LaunchContext) -> list[Node]:
     return [Node(
         package='tinyllama_ros', executable='tinyllama_web', output='screen', emulate_tty=True,
         namespace=value('namespace'),
-        parameters=[value('web_params_file'), given])]
+        parameters=launch_parameters(value('web_params_file'), given))]
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -39,7 +40,7 @@ def generate_launch_description() -> LaunchDescription:
 
     return LaunchDescription([
         argument('only_web', 'false', "the model's node runs elsewhere already",
-                 choices=['true', 'false']),
+                 choices=[*BOOLEANS]),
         argument('host', '', 'address to serve at; any but loopback takes a token, which is '
                  'printed' + FROM_FILE),
         argument('port', '', 'port to serve at; 0 takes a free one' + FROM_FILE),
@@ -48,14 +49,13 @@ def generate_launch_description() -> LaunchDescription:
                  + FROM_FILE),
         argument('allowed_origins', '', 'origins of web pages and desktop programs that may use '
                  '/v1/, separated by commas' + FROM_FILE),
-        argument('web_params_file', str(CONFIG / 'tinyllama_web.yaml'),
-                 'parameters of the web node, a YAML file; its model_node follows namespace '
-                 'and name'),
+        argument('web_params_file', '', 'parameters of the web node, a YAML file; its model_node '
+                 'follows namespace and name; empty: the defaults'),
         argument('model', '', 'artifact folder, or name of a model built here'),
         argument('namespace', '', "namespace of both nodes, such as a robot's name"),
         argument('name', 'tinyllama', "name of the model's node"),
-        argument('params_file', str(CONFIG / 'tinyllama.yaml'),
-                 "parameters of the model's node, a YAML file"),
+        argument('params_file', '', "parameters of the model's node, a YAML file; empty: the "
+                 'defaults'),
         IncludeLaunchDescription(
             PythonLaunchDescriptionSource(str(SHARE / 'launch' / 'tinyllama.launch.py')),
             launch_arguments=[(name, LaunchConfiguration(name)) for name in PASSED_ON],

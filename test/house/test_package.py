@@ -144,22 +144,21 @@ def test_launch_arguments_explain_themselves(name, request):
     assert all(argument.default_value in argument.choices for argument in closed)
 
 
-def test_launch_starts_an_executable_and_a_file_that_exist(launch_file):
+def test_launch_starts_an_executable_that_exists(launch_file):
     node = launch_file.start()
     assert node.package == 'tinyllama_ros'
     assert node.executable in scripts()
-    assert [Path(each) for each in node.parameters[:1]] == [CONFIG]
-    assert CONFIG.is_file()
 
 
-def test_launch_leaves_to_the_file_what_is_not_given(launch_file):
-    assert launch_file.start().parameters[1:] == [{}]
+def test_launch_gives_the_file_that_was_named_and_no_other(launch_file):
+    assert launch_file.start().parameters == []
+    assert launch_file.start(params_file=str(CONFIG)).parameters == [str(CONFIG)]
 
 
 def test_launch_sets_parameters_that_exist(launch_file):
     node = launch_file.start(model='m', backend='acl', autostart='false', namespace='robot1')
-    assert node.parameters[1] == {'model': 'm', 'backend': 'acl', 'autostart': False}
-    assert node.parameters[1].keys() <= parameters_in_config().keys()
+    assert node.parameters == [{'model': 'm', 'backend': 'acl', 'autostart': False}]
+    assert node.parameters[0].keys() <= parameters_in_config().keys()
     assert (node.namespace, node.name) == ('robot1', 'tinyllama')
 
 
@@ -167,8 +166,8 @@ def test_web_launch_starts_both_nodes_under_one_name(web_launch_file, launch_fil
     node = web_launch_file.start(namespace='robot1', name='brain', port='0', host='::1')
     include = web_launch_file.include
     assert node.executable in scripts()
-    assert node.parameters[1] == {'host': '::1', 'port': 0, 'model_node': '/robot1/brain'}
-    assert web_launch_file.start().parameters[1] == {'model_node': '/tinyllama'}
+    assert node.parameters[0] == {'host': '::1', 'port': 0, 'model_node': '/robot1/brain'}
+    assert web_launch_file.start().parameters[0] == {'model_node': '/tinyllama'}
     assert include.source == LAUNCH
     assert {name for name, _ in include.launch_arguments} <= {
         argument.name for argument in launch_file.arguments}
@@ -177,10 +176,15 @@ def test_web_launch_starts_both_nodes_under_one_name(web_launch_file, launch_fil
 
 def test_web_launch_sets_parameters_that_exist(web_launch_file):
     given = {'host': 'h', 'port': '1', 'token_file': 't', 'allowed_hosts': 'a'}
-    file, parameters = web_launch_file.start(**given).parameters
-    assert Path(file) == WEB_CONFIG
+    file, parameters = web_launch_file.start(**given, web_params_file=str(WEB_CONFIG)).parameters
+    assert file == str(WEB_CONFIG)
     assert parameters.keys() == {*given, 'model_node'}
     assert parameters.keys() <= parameters_in_config(WEB_CONFIG).keys()
+
+
+@pytest.mark.parametrize(('text', 'is_on'), [('True', True), ('true', True), ('False', False)])
+def test_launch_takes_both_spellings_of_a_truth_value(launch_file, text, is_on):
+    assert launch_file.start(autostart=text).parameters == [{'autostart': is_on}]
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ Parameter files: where they are, and whether they hold anything for a node.
 The launch files use it, too; so it imports nothing of ROS.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 import re
 from typing import Any
@@ -14,6 +14,9 @@ import yaml
 from tinyllama_ros.errors import ConfigError
 
 PARAMETERS_KEY = 'ros__parameters'
+BOOLEANS = {'true': True, 'True': True, 'TRUE': True,
+            'false': False, 'False': False, 'FALSE': False}
+"""The spellings of a launch argument that is true or false: YAML's and Python's."""
 
 
 def find_parameter_file(path: str) -> str:
@@ -30,6 +33,18 @@ def find_parameter_file(path: str) -> str:
         raise ConfigError(f'the parameter file {found} is not there; name one that is, or leave '
                           'the argument out for the defaults')
     return str(found)
+
+
+def launch_parameters(path: str, given: Mapping[str, Any]) -> list[Any]:
+    """
+    Return the parameters of a node for launch_ros, those that were given by name last.
+
+    No file of ours is among them: what nobody has chosen would have a higher rank than what a
+    launch file around this one sets (SetParameter). The defaults are the node's.
+
+    :raises ConfigError: the file is not there.
+    """
+    return [*([find_parameter_file(path)] if path else []), *([dict(given)] if given else [])]
 
 
 def parameter_files(arguments: Sequence[str]) -> list[str]:
