@@ -9,7 +9,7 @@ Let H = R R^T with R upper triangular; that is the sum of the squares of E R, an
     R_cc (e_c + sum_(b < c) e_b R_bc / R_cc)
 
 so the channels are rounded one after the other, each as near as can be to its weights less that
-sum. Those that are loud go first, while there are many left to make up for their errors.
+sum. Those with large values go first, while there are many left to make up for their errors.
 
 Sources: GPTQ, arXiv 2210.17323, for the method, the damping and the order (``act_order`` of its
 code); QuIP, arXiv 2307.13304, section 4, for this form of it, which needs no inverse.
