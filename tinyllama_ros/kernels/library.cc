@@ -16,23 +16,25 @@ template <typename Operator>
 CustomOp Describe() {
   CustomOp op = {};
   op.version = kApiVersion;
-  op.name = [](const CustomOp *) { return Operator::kName; };
-  op.provider = [](const CustomOp *) -> const char * { return nullptr; };
-  op.input_type = [](const CustomOp *, size_t i) { return Operator::kInputs.begin()[i]; };
-  op.input_count = [](const CustomOp *) { return Operator::kInputs.size(); };
-  op.output_type = [](const CustomOp *, size_t i) { return Operator::kOutputs.begin()[i]; };
-  op.output_count = [](const CustomOp *) { return Operator::kOutputs.size(); };
-  op.input_characteristic = op.output_characteristic = [](const CustomOp *, size_t) { return 0; };
-  op.input_memory = [](const CustomOp *, size_t) { return 0; };
-  op.first_version = [](const CustomOp *) { return 1; };
-  op.last_version = [](const CustomOp *) { return 1; };
-  op.create = [](const CustomOp *, const Api *, const KernelInfo *info, void **kernel) {
+  op.GetName = [](const CustomOp *) { return Operator::kName; };
+  op.GetExecutionProviderType = [](const CustomOp *) -> const char * { return nullptr; };
+  op.GetInputType = [](const CustomOp *, size_t i) { return Operator::kInputs.begin()[i]; };
+  op.GetInputTypeCount = [](const CustomOp *) { return Operator::kInputs.size(); };
+  op.GetOutputType = [](const CustomOp *, size_t i) { return Operator::kOutputs.begin()[i]; };
+  op.GetOutputTypeCount = [](const CustomOp *) { return Operator::kOutputs.size(); };
+  op.GetInputCharacteristic = op.GetOutputCharacteristic = [](const CustomOp *, size_t) {
+    return 0;
+  };
+  op.GetInputMemoryType = [](const CustomOp *, size_t) { return 0; };
+  op.GetStartVersion = [](const CustomOp *) { return 1; };
+  op.GetEndVersion = [](const CustomOp *) { return 1; };
+  op.CreateKernelV2 = [](const CustomOp *, const Api *, const KernelInfo *info, void **kernel) {
     return Guarded([&] { *kernel = new Operator(*ChooseKernels(), info); });
   };
-  op.compute = [](void *kernel, Context *context) {
+  op.KernelComputeV2 = [](void *kernel, Context *context) {
     return Guarded([&] { static_cast<Operator *>(kernel)->Compute(context); });
   };
-  op.destroy = [](void *kernel) { delete static_cast<Operator *>(kernel); };
+  op.KernelDestroy = [](void *kernel) { delete static_cast<Operator *>(kernel); };
   return op;
 }
 
@@ -56,7 +58,7 @@ __attribute__((visibility("default"))) tinyllama_ros::Status *RegisterCustomOps(
       Describe<GroupedLinear<false>>(), Describe<GroupedLinear<true>>(), Describe<W8A16Product>(),
       Describe<FineProduct>(),          Describe<AttentionOperator>(),   Describe<GateOperator>(),
       Describe<NormOperator>()};
-  g_api = base->get(kApiVersion);
+  g_api = base->GetApi(kApiVersion);
   if (!g_api || !ChooseKernels()) return nullptr;
   return Guarded([&] {
     static Domain *const domain = [] {  // sessions point to it until the process ends
