@@ -27,13 +27,15 @@ inline Shorts PackCodes(Ints codes) {
                            Shorts{0, 2, 1, 3, 4, 6, 5, 7});
 }
 
-inline Ints LoadPart(const int8_t *codes, int part) {
+template <int part>
+inline Ints LoadPart(const int8_t *codes) {
   int32_t two;
   __builtin_memcpy(&two, codes + part * sizeof two, sizeof two);
   return two - Ints{};
 }
 
-inline Ints Part(Ints weights, int part) {
+template <int part>
+inline Ints Part(Ints weights) {
   return part ? (Ints)_mm256_srli_epi16((__m256i)weights, 8) : weights & 0x00ff00ff;
 }
 

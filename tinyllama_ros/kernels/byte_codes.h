@@ -6,10 +6,14 @@ typedef int8_t Bytes __attribute__((vector_size(kLanes)));
 
 inline Bytes PackCodes(Ints codes) { return __builtin_convertvector(codes, Bytes); }
 
-inline Ints LoadPart(const int8_t *codes, int) {
+template <int>
+inline Ints LoadPart(const int8_t *codes) {
   int32_t four;
   __builtin_memcpy(&four, codes, kStep);
   return four - Ints{};
 }
 
-inline Ints Part(Ints weights, int) { return weights; }
+template <int>
+inline Ints Part(Ints weights) {
+  return weights;
+}

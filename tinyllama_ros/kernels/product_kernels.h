@@ -5,13 +5,14 @@
 //   kCodeBytes                 bytes of a code of an activation, and parts of a step: either one
 //                              part of four input channels, or two parts of two
 //   PackCodes(codes)           codes as they lie in memory: the parts of each step in turn
-//   LoadPart(codes, part)      the codes of one row in one part of a step, in every lane
-//   Part(weights, part)        the weights that these are multiplied with
+//   LoadPart<part>(codes)      the codes of one row in one part of a step, in every lane
+//   Part<part>(weights)        the weights that these are multiplied with
 //   Dot(sums, weights, codes)  adds the products to each lane, in integers of 32 bits: exactly,
 //                              nothing saturates
 
 constexpr int kTile = 2 * kLanes;  // output channels that are summed together: two vectors
-constexpr int kCacheLine = 64;
+constexpr int64_t kCacheLine = 64;
+constexpr int64_t kAhead = kTile / 4;  // bytes that a pass prefetches for each input channel
 constexpr float kStepSize = 1.0f / 127;
 constexpr float kResidualStepSize = 1.0f / (127 * 254);
 constexpr float kResidualShare = 1.0f / 254;
@@ -72,25 +73,30 @@ void QuantizeW8A16(const float *x, const PackedWeight &weight, const Codes &toke
   token.peaks[0] = peak;
 }
 
-// Adds the products of kRows rows of codes and the two vectors of output channels of a tile.
-// Meanwhile the next tile, from `ahead` on, is prefetched: with many rows, there is time for it.
+// Adds the products of kRows rows of codes and the two vectors of weights of a step, of one part.
+template <int kPart, int kRows>
+inline void AddPart(const uint8_t *w, const int8_t *codes, int64_t stride,
+                    Ints (&sums)[kRows][2]) {
+  const Ints left = Part<kPart>(LoadInts(w)), right = Part<kPart>(LoadInts(w + kLanes * kStep));
+#pragma GCC unroll 16
+  for (int row = 0; row < kRows; ++row) {
+    const Ints part_codes = LoadPart<kPart>(codes + row * stride * kCodeBytes);
+    sums[row][0] = Dot(sums[row][0], left, part_codes);
+    sums[row][1] = Dot(sums[row][1], right, part_codes);
+  }
+}
+
+// Adds the products of all steps. Meanwhile the next tile, from `ahead` on, is prefetched: with
+// many rows, there is time for it.
 template <int kRows>
 inline void Accumulate(const uint8_t *w, const int8_t *codes, int64_t stride, int64_t width,
                        const uint8_t *ahead, Ints (&sums)[kRows][2]) {
   constexpr bool kHasTime = 2 * kRows > kRowsAtOnce;
-  for (int64_t k = 0; k < width; k += kStep, w += kTile * kStep) {
-    if (kHasTime && k * kTile / 4 % kCacheLine == 0)
-      __builtin_prefetch(ahead + k * kTile / 4, 0, 2);
-#pragma GCC unroll 2
-    for (int part = 0; part < kCodeBytes; ++part) {
-      const Ints left = Part(LoadInts(w), part), right = Part(LoadInts(w + kLanes * kStep), part);
-#pragma GCC unroll 16
-      for (int row = 0; row < kRows; ++row) {
-        const Ints part_codes = LoadPart(codes + (row * stride + k) * kCodeBytes, part);
-        sums[row][0] = Dot(sums[row][0], left, part_codes);
-        sums[row][1] = Dot(sums[row][1], right, part_codes);
-      }
-    }
+  for (int64_t k = 0; k < width; k += kStep) {
+    if (kHasTime && k % (kCacheLine / kAhead) == 0)
+      __builtin_prefetch(ahead + k * kAhead, 0, 2);
+    AddPart<0>(w + k * kTile, codes + k * kCodeBytes, stride, sums);
+    if constexpr (kCodeBytes == 2) AddPart<1>(w + k * kTile, codes + k * kCodeBytes, stride, sums);
   }
 }
 
@@ -115,7 +121,7 @@ void MultiplyRows(const PackedWeight &weight, int64_t tile, const Codes &codes,
     for (int row = 0; row < kRows; ++row)
       sums[row][0] = sums[row][1] = codes.start[row * weight.groups + group] - Ints{};
     Accumulate<kRows>(w + k * kTile, codes.codes + k * kCodeBytes, stride, width,
-                      ahead + k * kTile / 4, sums);
+                      ahead + k * kAhead, sums);
 #pragma GCC unroll 16
     for (int row = 0; row < kRows; ++row)
 #pragma GCC unroll 2
