@@ -1,4 +1,4 @@
-"""Rotary position embedding."""
+"""Makes the tables of cosines and sines of rotary position embedding (RoPE)."""
 
 import numpy as np
 from numpy.typing import NDArray
