@@ -15,3 +15,6 @@ else:
 # Tests kill nodes; one that dies with a lock of the shared memory between them would leave the
 # others waiting for ever.
 os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'UDPv4')
+# Memory that nobody wrote is NaN on the simulated board, so that a program of ours that relies on
+# zeros fails. Programs of the simulator's other users start from zeros, as they do on most boards.
+os.environ.setdefault('ASCEND_SIM_FILL', '255')

@@ -35,7 +35,7 @@ def environment(toolkit: Path) -> dict[str, str]:
     return os.environ | {
         'ASCEND_TOOLKIT_HOME': str(toolkit), 'ASCEND_OPP_PATH': str(toolkit / 'opp'),
         'PATH': f'{SIMULATOR / "bin"}:{os.environ["PATH"]}', 'PYTHONPATH': str(SIMULATOR),
-        'ASCEND_SIM_PYTHON': sys.executable}
+        'ASCEND_SIM_PYTHON': sys.executable, 'ASCEND_SIM_FILL': '255'}
 
 
 def run(*command: str | Path, env: Mapping[str, str]) -> str:

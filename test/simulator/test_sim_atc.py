@@ -97,7 +97,8 @@ def test_weights_start_at_pages_of_the_file_itself(toolkit, capsys):
     (['soc_version=Ascend910'], r'E10001: Value \[Ascend910\] for parameter \[soc_version\]'),
     (['framework=3'], 'E10001'), (['input_format=NHWC'], 'E10001'), (['log=loud'], 'E10010'),
     (['colour=red'], r'E10001: Value \[--colour=red\]'),
-    (['precision_mode=best'], 'E10001'), (['external_weight=1'], 'E10001'),
+    (['precision_mode=best'], 'E10001'), (['external_weight=1'], 'E10055'),
+    (['external_weight=9'], 'E10001'), (['mode=9'], 'E10001'),
     (['precision_mode_v2=origin'], 'mutually exclusive'),
     (['input_shape=input_ids'], 'E10002'), (['input_shape=input_ids:1,x'], 'E10002'),
     (['input_shape=input_ids:1,0'], r'E10011: .*error value in the shape is \[0\]'),
@@ -123,6 +124,26 @@ def test_bad_options_are_answered_as_the_real_program_does(toolkit, capsys, chan
     assert 'ATC run failed' in output and 'success' not in output
     assert re.search(message, output), output
     assert not list(toolkit.glob('out.om*'))
+
+
+@pytest.mark.parametrize('option', [
+    'insert_op_conf=aipp.cfg', 'output_type=FP16', 'output_type=bogus', 'out_nodes=nosuch:0',
+    'input_fp16_nodes=input_ids', 'keep_dtype=keep.cfg', 'modify_mixlist=mix.json',
+    'customize_dtypes=types.cfg', 'compression_optimize_conf=quant.cfg', 'sparsity=1',
+    'is_input_adjust_hw_layout=true', 'is_output_adjust_hw_layout=true', 'singleop=op.json',
+    'enable_compress_weight=true', 'op_name_map=map.cfg', 'mode=1', 'mode=3'])
+def test_option_that_changes_the_model_is_refused_as_not_modelled(toolkit, capsys, option):
+    status, output = run(capsys, option)
+    assert status == 255 and 'success' not in output
+    assert re.search(r'E10055: The operation is not supported. Reason: \[--'
+                     f'{option.partition("=")[0]}.*not modelled by this stand-in', output), output
+    assert not list(toolkit.glob('out.om*'))
+
+
+@pytest.mark.parametrize('option', [
+    'sparsity=0', 'is_input_adjust_hw_layout=false', 'op_select_implmode=high_precision'])
+def test_option_that_leaves_the_model_as_it_is_is_accepted(toolkit, capsys, option):
+    assert run(capsys, option)[0] == 0
 
 
 def test_open_shapes_need_gears(toolkit, capsys):

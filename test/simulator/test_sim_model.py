@@ -122,6 +122,20 @@ def test_uninitialised_cache_shows_as_nan(folder):
     assert np.isnan(running.run(step(1, 0)[:3])[0]).all()
 
 
+@pytest.mark.parametrize(('options', 'number'), [
+    (['--input_format=NCHW'], 0), ([], 0), (['--input_format=ND'], 2)], ids=str)
+def test_inputs_report_the_format_that_the_model_was_converted_with(
+        folder, tmp_path, monkeypatch, options, number):
+    monkeypatch.setenv('ASCEND_OPP_PATH', str(folder / 'opp'))
+    monkeypatch.chdir(tmp_path)
+    assert atc(['--framework=5', f'--model={folder}/decoder.onnx', '--output=formatted',
+                f'--input_shape={STATIC}', '--soc_version=Ascend310B4', *options]) == 0
+    up('rc')
+    description = acl.mdl.create_desc()
+    check(acl.mdl.get_desc(description, check(acl.mdl.load_from_file('formatted.om'))))
+    assert {acl.mdl.get_input_format(description, index) for index in range(4)} == {number}
+
+
 def test_description_of_a_static_model(folder):
     up('rc')
     model = check(acl.mdl.load_from_file(str(folder / 'decoder.om')))
@@ -137,7 +151,7 @@ def test_description_of_a_static_model(folder):
     assert acl.mdl.get_input_size_by_index(description, 0) == 8
     assert [acl.mdl.get_input_data_type(description, index) for index in range(5)
             ] == [9, 9, 9, 1, -1]
-    assert acl.mdl.get_input_format(description, 0) == 2
+    assert [acl.mdl.get_input_format(description, index) for index in (0, 4)] == [2, -1]
     assert acl.mdl.get_input_index_by_name(description, 'position_ids') == (2, 0)
     assert acl.mdl.get_input_index_by_name(description, 'ascend_mbatch_shape_data')[1] != 0
     assert acl.mdl.get_input_dynamic_gear_count(description, -1) == (0, 0)
@@ -348,6 +362,28 @@ def test_token_out_of_range_fails_the_model_and_its_context(folder):
     check(acl.rt.memcpy(running.input_buffers[0][0], 8, acl.util.bytes_to_ptr(data), 8, 1))
     assert acl.mdl.execute(running.model, running.inputs, running.outputs) == 507011
     assert acl.rt.malloc(8, 0) == (0, 507011)
+
+
+def test_program_that_never_zeroes_its_cache_gets_numbers_unless_the_hostile_fill_is_asked_for(
+        folder):
+    code = (f'import numpy as np, support.ascend_programs as p\n'
+            f'program = p.ViewingProgram({str(folder)!r} + "/decoder.om")\n'
+            f'mask = np.zeros((1, {SLOTS + 1}), np.int64)\nmask[0, -1] = 1\n'
+            'logits = program.run([np.array([[1]]), mask, np.array([[0]])])[0]\n'
+            'print(np.isfinite(logits).all())')
+    for fill, is_finite in (({}, 'True'), ({'ASCEND_SIM_FILL': '255'}, 'False')):
+        done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                              env={'PYTHONPATH': f'{TEST}:{SIMULATOR}', **fill})
+        assert done.stdout.strip() == is_finite, done.stderr
+
+
+@pytest.mark.parametrize('form', ['rc', 'ep'])
+def test_our_own_tests_start_from_memory_of_nans(form):
+    up(form)
+    check(acl.rt.set_device(0))
+    address, host = check(acl.rt.malloc(64, 0)), check(acl.rt.malloc_host(64))
+    check(acl.rt.memcpy(host, 64, address, 64, 2))
+    assert acl.util.ptr_to_bytes(host, 64) == b'\xff' * 64
 
 
 def test_environment_and_log_configure_another_process(folder, tmp_path):

@@ -51,7 +51,7 @@ LOSES_DEVICE = frozenset({507000, 507001, 507010, 507014, 507015, 507016, 507053
 
 HOST_TO_HOST, HOST_TO_DEVICE, DEVICE_TO_HOST, DEVICE_TO_DEVICE, DEFAULT = range(5)
 ACL_DEVICE, ACL_HOST = 0, 1
-FORMAT_ND = 2
+FORMATS = {'NCHW': 0, 'ND': 2}
 
 DATA_TYPES = {0: np.dtype(np.float32), 1: np.dtype(np.float16), 2: np.dtype(np.int8),
               3: np.dtype(np.int32), 4: np.dtype(np.uint8), 6: np.dtype(np.int16),

@@ -124,12 +124,13 @@ def get_output_data_type(handle: int, index: int) -> int:
 
 @call('kk', None, bare=-1)
 def get_input_format(handle: int, index: int) -> int:
-    return codes.FORMAT_ND if index < len(_model(handle).inputs) else -1
+    model = _model(handle)
+    return codes.FORMATS[model.plan.input_format] if index < len(model.inputs) else -1
 
 
 @call('kk', None, bare=-1)
 def get_output_format(handle: int, index: int) -> int:
-    return codes.FORMAT_ND if index < len(_model(handle).outputs) else -1
+    return codes.FORMATS['ND'] if index < len(_model(handle).outputs) else -1
 
 
 @call('kL', (0,))

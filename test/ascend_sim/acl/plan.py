@@ -45,6 +45,8 @@ class Plan:
     work_size: int
     soc_version: str = ''
     precision_mode: str = ''
+    input_format: str = 'ND'
+    """'NCHW' or 'ND': what --input_format was."""
 
     @property
     def largest(self) -> Gear:

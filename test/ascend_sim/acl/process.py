@@ -51,7 +51,7 @@ class Settings:
     shapes: str = field(default_factory=lambda: os.environ.get('ASCEND_SIM_SHAPES', ''))
     watch: bool = field(default_factory=lambda: os.environ.get('ASCEND_SIM_WATCH', '') == '1')
     half: bool = field(default_factory=lambda: os.environ.get('ASCEND_SIM_HALF', '') == '1')
-    fill: int = field(default_factory=lambda: int(os.environ.get('ASCEND_SIM_FILL', 0xFF)))
+    fill: int = field(default_factory=lambda: int(os.environ.get('ASCEND_SIM_FILL', 0)))
     devices: int = 1
 
     def __post_init__(self) -> None:

@@ -30,7 +30,8 @@ def convert(options: Options) -> list[str]:
         rewrite(model)
         warnings = check_operators(original, element_types(model))
         plan = make_plan(model, shapes, options.gears, options.kind,
-                         soc_version=options.soc_version, precision_mode=options.precision_mode)
+                         soc_version=options.soc_version, precision_mode=options.precision_mode,
+                         input_format=options.input_format)
     except GraphError as error:
         raise AtcError('E19999', error) from None
     if plan.weight_size > _SECTION_LIMIT:
@@ -77,15 +78,15 @@ def _check_shapes(model: onnx.ModelProto, options: Options) -> dict[str, tuple[i
 
 def _check_weights(model: onnx.ModelProto, folder: Path) -> None:
     for tensor in model.graph.initializer:
-        found = {entry.key: entry.value for entry in tensor.external_data}
-        if not found:
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        if not place:
             continue
-        path = folder / found.get('location', '')
+        path = folder / place.get('location', '')
         try:
             size = path.stat().st_size
         except OSError as error:
             raise AtcError('E13001', path, error.strerror) from None
-        end = int(found.get('offset', 0)) + int(found.get('length', 0))
+        end = int(place.get('offset', 0)) + int(place.get('length', 0))
         if end > size:
             raise AtcError('E13003', path, f'{tensor.name} ends at {end}, the file at {size}')
 

@@ -13,18 +13,32 @@ _PRECISIONS_V2 = ('fp16', 'origin', 'cube_fp16in_fp32out', 'mixed_float16', 'mix
 _LOGS = ('debug', 'info', 'warning', 'error', 'null')
 _CHIPS = ('Ascend310B1', 'Ascend310B2', 'Ascend310B3', 'Ascend310B4')
 _IGNORED = frozenset("""
-    auto_tune_mode buffer_optimize check_report compression_optimize_conf debug_dir deterministic
-    disable_reuse_memory enable_scope_fusion_passes enable_small_channel fusion_switch_file
-    host_env_cpu host_env_os input_fp16_nodes is_input_adjust_hw_layout is_output_adjust_hw_layout
-    jit_compile keep_dtype mdl_bank_path modify_mixlist op_bank_path op_compiler_cache_dir
-    op_compiler_cache_mode op_debug_config op_debug_level op_precision_mode op_select_implmode
-    optypelist_for_implmode out_nodes output_type save_original_model sparsity status_check
-    core_type aicore_num virtual_type enable_single_stream ac_parallel_enable
+    ac_parallel_enable aicore_num auto_tune_mode buffer_optimize check_report core_type debug_dir
+    deterministic disable_reuse_memory enable_scope_fusion_passes enable_single_stream
+    enable_small_channel fusion_switch_file host_env_cpu host_env_os jit_compile mdl_bank_path
+    op_bank_path op_compiler_cache_dir op_compiler_cache_mode op_debug_config op_debug_level
+    op_precision_mode op_select_implmode optypelist_for_implmode quant_dumpable
+    save_original_model status_check virtual_type
 """.split())
+"""How the compiler works and which kernels it takes: the numbers here do not depend on it."""
+_NOT_MODELLED = frozenset("""
+    cluster_config compress_weight_conf compression_optimize_conf customize_dtypes
+    distributed_cluster_build dump_mode enable_compress_weight enable_graph_parallel
+    graph_parallel_option_path input_fp16_nodes insert_op_conf is_input_adjust_hw_layout
+    is_output_adjust_hw_layout json keep_dtype model_relation_config modify_mixlist om op_name_map
+    out_nodes output_type shard_model_dir singleop sparsity
+""".split())
+"""What changes the inputs, outputs, types or numbers of the model, or makes something else of it.
+
+Source: "Command-Line Options" of the ATC manual, CANN 8.0 and 8.5 (hiascend.com, atctool_0040)."""
+_UNCHANGED = {'is_input_adjust_hw_layout': 'false', 'is_output_adjust_hw_layout': 'false',
+              'sparsity': '0', 'enable_compress_weight': 'false', 'enable_graph_parallel': '0',
+              'distributed_cluster_build': '0', 'dump_mode': '0'}
+"""Defaults of such options; who writes them out asks for nothing."""
 _KNOWN = frozenset("""
     framework model output input_format input_shape soc_version precision_mode precision_mode_v2
-    dynamic_dims dynamic_batch_size dynamic_image_size input_shape_range insert_op_conf
-    external_weight log mode weight
+    dynamic_dims dynamic_batch_size dynamic_image_size input_shape_range external_weight
+    log mode
 """.split())
 _SAMPLE = '"input_name1:n1,c1,h1,w1;input_name2:n2,c2,h2,w2"'
 
@@ -41,6 +55,8 @@ class Options:
     kind: str
     """'static', 'dims' or 'batch'."""
     precision_mode: str
+    input_format: str
+    """'NCHW' or 'ND'; the model's inputs report it."""
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -53,11 +69,10 @@ def parse(arguments: Sequence[str]) -> Options:
             raise AtcError('E10007', name, support)
         if not values[name]:
             raise AtcError('E10054', name)
+    _check_modelled(values)
     _choose(values, 'framework', ('5',), '')
-    _choose(values, 'input_format', ('NCHW', 'ND'), 'NCHW')
+    input_format = _choose(values, 'input_format', ('NCHW', 'ND'), 'NCHW')
     _choose(values, 'soc_version', _CHIPS, '')
-    _choose(values, 'mode', ('0',), '0')
-    _choose(values, 'external_weight', ('0',), '0')
     if values.get('log', 'null') not in _LOGS:
         raise AtcError('E10010', values['log'])
     if 'precision_mode' in values and 'precision_mode_v2' in values:
@@ -70,7 +85,7 @@ def parse(arguments: Sequence[str]) -> Options:
     gears, kind = _gears(values)
     _check_dynamic(values, shapes, gears, kind)
     return Options(values['model'], values['output'], values['soc_version'], shapes, gears, kind,
-                   precision)
+                   precision, input_format)
 
 
 def _split(arguments: Sequence[str]) -> dict[str, str]:
@@ -80,7 +95,7 @@ def _split(arguments: Sequence[str]) -> dict[str, str]:
     while rest:
         argument = rest.pop(0)
         name, equals, value = argument.removeprefix('--').partition('=')
-        if not argument.startswith('--') or name not in _KNOWN | _IGNORED:
+        if not argument.startswith('--') or name not in _KNOWN | _IGNORED | _NOT_MODELLED:
             raise AtcError('E10001', argument, 'atc', 'there is no such option')
         if not equals:
             if not rest:
@@ -88,6 +103,18 @@ def _split(arguments: Sequence[str]) -> dict[str, str]:
             value = rest.pop(0)
         values[name] = value
     return values
+
+
+def _check_modelled(values: dict[str, str]) -> None:
+    """Raise AtcError for options whose effect on the model the stand-in does not have."""
+    for name, value in values.items():
+        if name in _NOT_MODELLED and value != _UNCHANGED.get(name):
+            raise AtcError('E10055', f'--{name} changes the model, and is not modelled by this '
+                           'stand-in')
+    for name, choices in (('mode', ('0', '1', '3', '5', '6', '30')),
+                          ('external_weight', ('0', '1', '2'))):
+        if _choose(values, name, choices, '0') != '0':
+            raise AtcError('E10055', f'--{name}={values[name]} is not modelled by this stand-in')
 
 
 def _choose(values: dict[str, str], name: str, choices: Sequence[str], default: str) -> str:
@@ -168,9 +195,6 @@ def _check_dynamic(values: dict[str, str], shapes: dict[str, tuple[int, ...]],
         if values.get('input_format') != 'ND':
             raise AtcError('E10001', values.get('input_format', 'NCHW'), 'input_format',
                            'The value must be ND when dynamic_dims is used')
-        if values.get('insert_op_conf'):
-            raise AtcError('E10001', values['insert_op_conf'], 'insert_op_conf',
-                           'insert_op_conf and dynamic_dims are mutually exclusive')
         if free > len(gears[0]):
             raise AtcError('E10045')
         if free < len(gears[0]):
