@@ -36,6 +36,7 @@ from tinyllama_ros.workbench.options import BuildOptions
 NODE = 'import sys; from tinyllama_ros.ros.node import main; sys.exit(main())'
 ECHO_NODE = ('import runpy; runpy.run_path('
           f'{str(ROOT / "test" / "support" / "echo_model_node.py")!r}, run_name="__main__")')
+TOPICS = ('token', 'sentence', 'response', 'cache_reset', 'error', 'state')
 QUEUE = 5000
 """So that a test that sleeps loses nothing."""
 DEADLINE_S = 20.0
@@ -143,7 +144,7 @@ class RecordingClient(NodeClient):
         self.node = rclpy.create_node(f'recorder_{id(self)}', context=self._context,
                                       start_parameter_services=False)
         for name, endpoint in endpoints('publisher').items():
-            if endpoint.type is String:
+            if name[2:] in TOPICS:
                 self.node.create_subscription(
                     String, name.replace('~', f'{namespace}/tinyllama'),
                     functools.partial(self._record, name[2:]),
