@@ -368,6 +368,17 @@ def test_chip_is_the_one_of_this_machine(artifact, tool):
     assert not any('NPU' in note or 'not run here' in note for note in notes)
 
 
+def test_chip_of_another_kind_is_not_taken_unasked(artifact, tool):
+    tool('npu-smi', f"echo '{ORANGE_PI.replace('310B4', '910B3')}'")
+    conversion, notes = compiling.plan(artifact)
+    assert conversion.soc_version == 'Ascend310B4'
+    assert any('this machine has an Ascend910B3, which is not the chip of a board; compiling for '
+               'Ascend310B4' in note for note in notes)
+    conversion, notes = compiling.plan(artifact, 'Ascend910B3')
+    assert conversion.soc_version == 'Ascend910B3'
+    assert not any('compiling for' in note for note in notes)
+
+
 def test_chip_of_another_machine_is_pointed_out(artifact, tool):
     tool('npu-smi', f"echo '{ORANGE_PI}'")
     conversion, notes = compiling.plan(artifact, 'Ascend310B1')

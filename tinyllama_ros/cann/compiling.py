@@ -24,13 +24,13 @@ def plan(artifact: Artifact, soc_version: str | None = None, *, jobs: int | None
     """
     Return how an artifact is compiled on this machine, and what its user should know first.
 
-    :param soc_version: the chip; None takes that of this machine, else the 8T board's.
+    :param soc_version: the chip; None takes that of this machine if it is a 310B, the chip of the
+        boards that models are made for, else the 8T board's.
     :param jobs: see plan_conversion, as for log.
     """
     npu = read_npu()
-    conversion = plan_conversion(
-        artifact.manifest, soc_version or (npu.soc_version if npu else DEFAULT_SOC), jobs=jobs,
-        log=log)
+    default = npu.soc_version if npu and npu.is_310b else DEFAULT_SOC
+    conversion = plan_conversion(artifact.manifest, soc_version or default, jobs=jobs, log=log)
     return conversion, list(_notes(artifact, conversion, npu, soc_version))
 
 
@@ -39,7 +39,11 @@ def _notes(artifact: Artifact, conversion: Conversion, npu: Npu | None, asked: s
     if not npu and not asked:
         yield (f'npu-smi shows no NPU here; compiling for {DEFAULT_SOC}, the 8T board (the 20T '
                'one: --soc-version Ascend310B1)')
-    if npu and npu.soc_version != conversion.soc_version:
+    if npu and not npu.is_310b and not asked:
+        yield (f'this machine has an {npu.soc_version}, which is not the chip of a board; '
+               f'compiling for {DEFAULT_SOC}, the 8T board (the 20T one: --soc-version '
+               f'Ascend310B1; the chip of this machine: --soc-version {npu.soc_version})')
+    elif npu and npu.soc_version != conversion.soc_version:
         yield (f'this machine has an {npu.soc_version}: what is compiled for '
                f'{conversion.soc_version} will not run here')
     toolkit = Toolkit.find(os.environ)

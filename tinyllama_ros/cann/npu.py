@@ -1,4 +1,4 @@
-"""What npu-smi tells of the NPU, without pyACL and without a context on the device."""
+"""What npu-smi reports of the NPU, without pyACL and without a context on the device."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,12 +22,17 @@ class Npu:
     memory_used: int
     """bytes"""
     memory_total: int
-    """bytes; 0 where it was not told"""
+    """bytes; 0 where npu-smi does not report it"""
 
     @property
     def soc_version(self) -> str:
         """What ATC and pyACL call it."""
         return f'Ascend{self.name}'
+
+    @property
+    def is_310b(self) -> bool:
+        """Whether it is of the kind that the boards have; the graphs are made for no other."""
+        return self.name.startswith('310B')
 
 
 def read_npu() -> Npu | None:
@@ -47,8 +52,8 @@ def parse(text: str) -> Npu | None:
     Its first row has name, health, power and temperature, the second the use of its memory in MB.
     """
     for line, below in pairwise([*text.splitlines(), '']):
-        if found := _NAME.match(line.strip()):
-            name, health, rest = found.groups()
+        if row := _NAME.match(line.strip()):
+            name, health, rest = row.groups()
             temperature = _TEMPERATURE.search(rest)
             usage = [(int(used), int(total)) for used, total in _USAGE.findall(below)
                      if int(total)]

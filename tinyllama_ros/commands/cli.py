@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     atc.add_argument('model', help='artifact of the ascend dialect: its folder, or its name in '
                      'the cache folder')
     atc.add_argument('--soc-version', metavar='CHIP',
-                     help='what to compile for (default: the chip that npu-smi shows, else '
+                     help='what to compile for (default: the 310B that npu-smi shows, else '
                      'Ascend310B4)')
     atc.add_argument('--jobs', type=int, metavar='N',
                      help="operators to compile at once (default: 1 on a machine with 16 GB or "

@@ -30,7 +30,7 @@ _NOT_MODELLED = frozenset("""
 """.split())
 """What changes the inputs, outputs, types or numbers of the model, or makes something else of it.
 
-Source: "Command-Line Options" of the ATC manual, CANN 8.0 and 8.5 (hiascend.com, atctool_0040)."""
+Source: the pages of ATC's options in GE, docs/zh/user_guides/atc_tools/CLI_options."""
 _UNCHANGED = {'is_input_adjust_hw_layout': 'false', 'is_output_adjust_hw_layout': 'false',
               'sparsity': '0', 'enable_compress_weight': 'false', 'enable_graph_parallel': '0',
               'distributed_cluster_build': '0', 'dump_mode': '0'}
