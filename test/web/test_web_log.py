@@ -71,9 +71,9 @@ class Page:
         self.epoch, self.version = message['epoch'], message['version']
         for item in message['items']:
             self.items[item['id']] = dict(item)
-        self.go = self._log.listen(self._hear)
+        self.go = self._log.listen(self._receive)
 
-    def _hear(self, message):
+    def _receive(self, message):
         if message['type'] == 'item':
             item = message['item']
             self.items[item['id']] = dict(item)
