@@ -1,11 +1,11 @@
 """
-What one token moves between host and NPU, counted on the simulated board, as a table in markdown.
+Count what one token moves between host and NPU on the simulated board; print a markdown table.
 
 Every fill of the cache is measured; where two differ, both are shown. The last rows are what two
 other programs move on the same shape, derived from their sources at the commits named there.
 
     .venv/bin/tinyllama-model random tinyllama-1.1b --target ascend
-    .venv/bin/python bench/ascend_traffic.py random-tinyllama-1.1b-w8a8-ascend [--every 1]
+    PYTHONPATH=test/ascend_sim .venv/bin/python bench/ascend_traffic.py MODEL [--every 1]
 
 The simulator sees what pyACL copies, and in RC form the lines of 64 bytes of the model's inputs
 that the host has changed. What the host reads in place it cannot see: those are the logits.
@@ -20,6 +20,7 @@ from pathlib import Path
 import sys
 import tempfile
 
+from acl import simulator
 import numpy as np
 from tqdm import tqdm
 
@@ -28,10 +29,6 @@ from tinyllama_ros.artifact.manifest import CompiledGraph, Manifest, OM
 from tinyllama_ros.artifact.places import find_artifact
 from tinyllama_ros.engine.acl.backend import AclBackend
 from tinyllama_ros.errors import TinyLlamaError
-
-sys.path.insert(0, str(Path(__file__).parents[1] / 'test' / 'ascend_sim'))
-
-from acl import simulator  # noqa: E402
 
 FORMS = {'rc': 'RC', 'ep': 'EP'}
 PLACES = {'h2d': 'in', 'written': 'in', 'd2d': 'within', 'd2h': 'out'}

@@ -4,6 +4,8 @@ Everything between a checkpoint and an answer on an NPU, on a machine that has n
 The toolkit, its compiler and the board are the stand-ins of test/. All else is what runs on a
 board: the plugin is built and installed, the model built and compiled, the node started with
 backend acl in both forms, and one prompt published by another process.
+
+    PYTHONPATH=test .venv/bin/python tools/ascend_chain.py
 """
 
 import argparse
@@ -16,6 +18,7 @@ import sys
 import tempfile
 
 from demo import BIN, PROMPT, running, talk
+from support import fake_toolkit
 
 ROOT = Path(__file__).parents[1]
 SIMULATOR = ROOT / 'test' / 'ascend_sim'
@@ -23,11 +26,10 @@ SIMULATOR = ROOT / 'test' / 'ascend_sim'
 
 def make_toolkit(folder: Path) -> Path:
     """Return a folder laid out as a CANN toolkit, with a stand-in of the library for plugins."""
-    sys.path.insert(0, str(ROOT / 'test'))
-    from support.fake_toolkit import compile_library, make_toolkit, REGISTER
-    library = compile_library(REGISTER / 'register.cc', folder / 'libregister.so',
-                              '-Wl,-soname,libregister.so', '-D_GLIBCXX_USE_CXX11_ABI=1')
-    return Path(make_toolkit(folder / 'toolkit', library))
+    library = fake_toolkit.compile_library(
+        fake_toolkit.REGISTER / 'register.cc', folder / 'libregister.so',
+        '-Wl,-soname,libregister.so', '-D_GLIBCXX_USE_CXX11_ABI=1')
+    return Path(fake_toolkit.make_toolkit(folder / 'toolkit', library))
 
 
 def environment(toolkit: Path) -> dict[str, str]:
