@@ -21,13 +21,13 @@ from tinyllama_ros.engine.backend import BackendShape
 from tinyllama_ros.engine.host import has_vnni
 
 CONSTANTS = {'lowest': np.float32(-128), 'highest': np.float32(127), 'shift': np.float32(128),
-             'zero_point': np.uint8(128), 'weight_zero_point': np.int8(0)}
+             'zero_point': np.uint8(128)}
 
 
 def runnable(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
     """Yield what stands in for a node."""
     if node.op_type == 'MatMulInteger':
-        node.input.extend(['zero_point', 'weight_zero_point'])  # see ascend_sim/acl/rewrite.py
+        node.input.append('zero_point')
     if node.op_type != 'AscendQuant':
         yield node
         return

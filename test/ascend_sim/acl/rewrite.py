@@ -96,9 +96,6 @@ def _shift_integer_products(model: onnx.ModelProto) -> None:
             product.CopyFrom(node)
             product.input[0] = f'{codes}/shifted'
             product.input.append(constants.scalar(128, np.uint8))
-            # The zero point 0 of the weights is written, too: without it, ONNX Runtime 1.23 aborts
-            # on x86 without VNNI (its Avx2WeightS8ToU8Transformer).
-            product.input.append(constants.scalar(0, np.int8))
             result.append(product)
         else:
             result.append(node)
