@@ -1,5 +1,5 @@
 """
-The errors that this project raises for what its user can mend.
+Defines the errors that a user can fix; each message says how.
 
 ::
 

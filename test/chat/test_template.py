@@ -216,7 +216,7 @@ def test_template_that_fails_is_a_model_error(source: str, message: str) -> None
 
 @pytest.mark.parametrize('source, message', [
     pytest.param(' ', 'the model has no chat template', id='none'),
-    pytest.param('{% for %}', 'is no Jinja', id='syntax'),
+    pytest.param('{% for %}', 'is not valid Jinja', id='syntax'),
 ])
 def test_template_that_is_none_is_refused_at_once(source: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):

@@ -26,8 +26,8 @@ def test_tokenizer_and_template_of_a_chat_model_are_taken(tokenizer):
 
 @pytest.mark.parametrize(('template', 'message'), [
     ('', 'has no chat template; use its instruct or chat form, or give one: .* --template FILE'),
-    ('{% frobnicate %}', 'is no Jinja: .*frobnicate'),
-    ('{{ messages | frobnicate }}', 'is no Jinja: .*frobnicate'),
+    ('{% frobnicate %}', 'is not valid Jinja: .*frobnicate'),
+    ('{{ messages | frobnicate }}', 'is not valid Jinja: .*frobnicate'),
     ('{{ frobnicate(messages) }}', "template of the model fails: 'frobnicate' is undefined"),
     ('{% if messages | length > 1 %}{{ 1 / 0 }}{% endif %}', 'fails: division by zero'),
     ("{% if messages[0].role == 'system' %}{{ 1 / 0 }}{% endif %}", 'fails: division by zero'),

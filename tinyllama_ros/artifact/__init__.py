@@ -1,5 +1,5 @@
 """
-What the workbench makes and the robot takes: manifest, files, architecture, tokenizer settings.
+The prepared model on disk: what `tinyllama-model` writes and the node loads.
 
 It must not import any other package of this project.
 """

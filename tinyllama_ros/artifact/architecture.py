@@ -1,4 +1,4 @@
-"""The shape of a Llama-family decoder."""
+"""Describes the dimensions of a Llama-family decoder (layers, heads, sizes) and checks them."""
 
 from dataclasses import dataclass
 

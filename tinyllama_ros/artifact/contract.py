@@ -1,5 +1,5 @@
 """
-The inputs and outputs of the static graph in both dialects: names, axes and types.
+Names the inputs and outputs that each model graph (CPU or Ascend) must have, with shapes.
 
 Graphs are written by these tables, ATC is given the shapes in them, and a graph is compared with
 them when it is loaded.

@@ -1,5 +1,5 @@
 """
-Files on disk that are whole or absent: locks, replacement by rename, errors with their remedy.
+Writes files atomically, locks folders, and explains I/O errors to the user.
 
 Whatever writes a file that another process may read uses these helpers.
 """

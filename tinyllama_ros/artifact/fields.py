@@ -1,5 +1,5 @@
 """
-From the JSON of a file to dataclasses: each value must be of the type that its field has.
+Builds dataclasses from parsed JSON, and checks the type of each value.
 
 A file comes from elsewhere, so nothing is converted in silence: text for a number, a fraction for
 a count or an unknown field is refused by name.

@@ -1,5 +1,5 @@
 """
-An artifact: a folder with one prepared model, and the manifest that lists its files.
+Opens and writes artifacts (folders with one prepared model), and verifies their files.
 
 ::
 

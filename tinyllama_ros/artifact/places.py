@@ -1,4 +1,4 @@
-"""Where models and artifacts lie on this machine."""
+"""Finds models and artifacts on this machine: by path, or by name in the cache folder."""
 
 import os
 from pathlib import Path

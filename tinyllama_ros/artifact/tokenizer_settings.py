@@ -1,4 +1,4 @@
-"""The settings that a tokenizer needs beside its file: template, control tokens, ends."""
+"""Describes the tokenizer settings of a model: chat template, control tokens, end tokens."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

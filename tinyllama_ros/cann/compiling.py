@@ -1,4 +1,4 @@
-"""What `tinyllama-model atc` does: choose for this machine, compile, show how far it is."""
+"""Runs `tinyllama-model atc`: chooses the chip, compiles the graph with ATC, shows progress."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

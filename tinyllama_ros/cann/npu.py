@@ -1,4 +1,4 @@
-"""What npu-smi reports of the NPU, without pyACL and without a context on the device."""
+"""Reads the state of the NPU from the output of the program npu-smi."""
 
 from dataclasses import dataclass
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""The CANN toolkit of this machine: where it lies, its version, and what it was taught."""
+"""Finds the CANN toolkit on this machine, its version and its installed operator plugins."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

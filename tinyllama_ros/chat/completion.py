@@ -1,4 +1,4 @@
-"""A request that brings its own history, and what happens to it; ros/wire.py holds their JSON."""
+"""Defines a chat request that carries its own message history, and the events that answer it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

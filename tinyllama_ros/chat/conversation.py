@@ -1,5 +1,5 @@
 """
-One conversation: its messages, and what of them the cache holds.
+Keeps the messages of one conversation, and tracks which of them are in the KV cache.
 
 A turn renders the whole conversation, keeps the longest prefix that the cache already holds and
 prefills the rest; so a changed system prompt, a cancelled answer and a reset need no special case.

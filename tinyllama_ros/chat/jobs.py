@@ -1,4 +1,4 @@
-"""What waits in the server's queue: how it is answered, and what is told of it."""
+"""Defines the jobs in the queue of the server: how each is answered and reported."""
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace

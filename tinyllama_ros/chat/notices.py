@@ -1,4 +1,4 @@
-"""What a server tells its listener, as typed notices."""
+"""Defines the typed messages that the server sends to its observer, such as the ROS node."""
 
 from dataclasses import dataclass
 from typing import Literal

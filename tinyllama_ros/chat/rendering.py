@@ -51,8 +51,9 @@ class Renderer:
         try:
             self._template = _Environment().from_string(source)
         except Exception as error:  # not TemplateError alone: nested too deeply for Python, ...
-            raise ModelError('the chat template of the model is no Jinja: '
-                             f'{_one_line(error)}') from error
+            raise ModelError('the chat template of the model is not valid Jinja: '
+                             f'{_one_line(error)}; give another one with --template FILE'
+                             ) from error
 
     def render(self, variables: Mapping[str, Any], is_cancelled: Callable[[], bool]) -> str:
         """
@@ -74,8 +75,8 @@ class Renderer:
         except (Cancelled, PromptError, EndlessTemplate):
             raise
         except Exception as error:  # a template is foreign code
-            raise ModelError(f'the chat template of the model fails: {_one_line(error)}; use one '
-                             'that suits the conversation') from error
+            raise ModelError(f'the chat template of the model fails: {_one_line(error)}; build '
+                             'the model again with a working one (--template FILE)') from error
 
 
 def _one_line(error: Exception) -> str:

@@ -1,5 +1,5 @@
 """
-The queue in front of one conversation, and the server that answers what waits in it.
+Queues prompts and requests, and answers them one after another.
 
 Prompts and requests, which bring their own history, wait in one queue, so that the model is never
 at work for two at once. Prompts, requests, cancels and resets come from any thread; one thread

@@ -170,7 +170,8 @@ class ChatTemplate:
         for seam in map(chr, SEAMS):
             if not any(seam in text for text in used):
                 return seam
-        raise PromptError('the conversation holds every private-use character there is')
+        raise PromptError('the conversation uses every private-use Unicode character, and '
+                          'one must be free; remove some of them')
 
 
 def _any_of(texts: Iterable[str], gap: str = '') -> str:

@@ -1,4 +1,4 @@
-"""One turn: the messages that are to be answered, on their way to the answer."""
+"""Runs one turn: encodes the messages, generates the answer, and recovers from a lost model."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress

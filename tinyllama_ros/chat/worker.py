@@ -1,4 +1,4 @@
-"""A thread that works whenever it was woken."""
+"""A background thread that runs a function each time it is woken."""
 
 from collections.abc import Callable
 import logging

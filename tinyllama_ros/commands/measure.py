@@ -1,5 +1,5 @@
 """
-What an artifact costs on this machine: speed, memory, loading, and what is not the graph.
+Measures an artifact on this machine: speed, memory, load time, time outside the graph.
 
 A token is as fast as the weights can be read, so the machine's read bandwidth is measured beside.
 """

@@ -1,4 +1,4 @@
-"""What the engine asks of whatever runs the static graph, and the table of what can run it."""
+"""Defines the interface of a backend, which runs the model graph, and lists all backends."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

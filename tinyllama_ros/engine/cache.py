@@ -1,4 +1,4 @@
-"""Which token each slot of the cache holds. The keys and values themselves are the backend's."""
+"""Records which token is in each slot of the KV cache; the backend stores keys and values."""
 
 from collections.abc import Sequence
 

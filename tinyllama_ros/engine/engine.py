@@ -118,7 +118,8 @@ class Engine:
     def _forward(self, tokens: Sequence[int], draft: Sequence[int] = (), *, logits: int) -> None:
         self._draft, self._accepted = [], 0  # also where the pass fails
         if self._backend is None:
-            raise BackendLost('no model is loaded since the last one was lost')
+            raise BackendLost('the model is not loaded, because the backend failed before; '
+                              'it has to be loaded again')
         self.is_broken = True  # should it fail
         self._logits = self._backend.forward(np.asarray([*tokens, *draft], np.int64),
                                              self.cache.fill, logits=logits)

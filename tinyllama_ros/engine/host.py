@@ -1,4 +1,4 @@
-"""This machine, as the CPU backend uses it: its cores, its instructions, its environment."""
+"""Reads what the CPU backend needs to know of this machine: cores, instruction sets, variables."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From logits to the next token."""
+"""Chooses the next token from the logits: temperature, top-k, top-p, min-p and penalty."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,5 +1,5 @@
 """
-Kernels of ours for ONNX Runtime: the operators of the CPU dialect, each in one piece.
+C++ operators for ONNX Runtime, and the function that finds their compiled library.
 
 ``pip install`` and ``colcon build`` compile them where there is a C++ compiler, for every
 instruction set; which of them runs is chosen when they are loaded (choose_kernels.cc). Where none

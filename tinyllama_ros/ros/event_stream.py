@@ -1,4 +1,4 @@
-"""The events of a node's conversation in their order, for a client that comes at any time."""
+"""Orders the events of a conversation for a client, also for one that joins late."""
 
 from collections import deque
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What to do where a library is missing; imports nothing that could be missing itself."""
+"""Explains how to install a missing library; it imports the standard library alone."""
 
 OUR_LIBRARIES = ('aiohttp', 'prompt_toolkit', 'wcwidth')
 

@@ -1,4 +1,4 @@
-"""Publishes what the server tells: one ordered topic for programs, several for people."""
+"""Publishes the server's notices on topics: all in order on ~/event, and one topic per kind."""
 
 import secrets
 from threading import Lock

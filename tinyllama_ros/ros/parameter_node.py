@@ -1,4 +1,4 @@
-"""A node whose parameters come from a table."""
+"""A base class of ROS nodes that declares and checks its parameters from a table."""
 
 from collections.abc import Mapping, Sequence
 import sys

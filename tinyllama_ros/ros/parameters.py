@@ -1,4 +1,4 @@
-"""The parameters of the node: one table, and what its values become."""
+"""Lists the parameters of the language model node, and turns their values into options."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

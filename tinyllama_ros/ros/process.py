@@ -1,4 +1,4 @@
-"""What the processes of the nodes have in common: start, signals, executor, log, name."""
+"""Starts and stops the process of a node: signals, executor, log, unique node name."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

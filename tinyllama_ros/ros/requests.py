@@ -1,4 +1,4 @@
-"""Requests that bring their own history, from a program with an asyncio loop to one node."""
+"""Sends chat requests from asyncio code to a language model node, and returns their events."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable

@@ -1,4 +1,4 @@
-"""The talk between a person and the node."""
+"""Sends what a person types to the node, and shows the answers and the notes about them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from queue import Empty, Queue

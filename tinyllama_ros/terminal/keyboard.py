@@ -1,5 +1,5 @@
 """
-The prompts of a person at a terminal, or the lines that a program pipes in.
+Reads prompts from a person at a terminal, or lines from a pipe.
 
 prompt_toolkit edits, completes, remembers, and takes pasted text as one prompt. Between two
 prompts a thread reads its keys: /stop and Ctrl-C count at once, all other keys are kept for the

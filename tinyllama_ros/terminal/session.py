@@ -1,5 +1,5 @@
 """
-Runs the program `chat`: a conversation in the terminal, through the node's topics and services.
+Connects the program `chat` to ROS, starts the conversation in the terminal, and ends it.
 
 Answers go to stdout, notes about them (resets, errors, results of commands) to stderr.
 """

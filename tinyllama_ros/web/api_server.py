@@ -227,7 +227,8 @@ async def read_json(request: web.Request, slow_s: float) -> Json:
         raise web.HTTPRequestTimeout(
             text=f'the body did not come within {slow_s:g} s') from error
     except web.RequestPayloadError as error:
-        raise ApiError(400, 'the body is not what the headers say') from error
+        raise ApiError(
+            400, 'the body is not as Content-Encoding and Content-Length say') from error
     try:
         return read_object(body.decode())
     except (RequestError, UnicodeDecodeError) as error:

@@ -1,5 +1,5 @@
 """
-What one address may use of the server: requests a second, connections, and answers at once.
+Limits what one client address may use: requests a second, connections, answers at once.
 
 The addresses of one IPv6 network (/64) count as one: whoever has one of them has them all.
 """

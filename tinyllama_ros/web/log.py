@@ -1,5 +1,5 @@
 """
-The conversation as the page shows it: items that change, and what of them a page has not seen.
+Keeps the conversation for the chat page, and finds what a page has not received yet.
 
 Every change gives its item the next version, so a page that comes back names the last version that
 it has and is given the items that changed since; an item that comes twice replaces itself. So

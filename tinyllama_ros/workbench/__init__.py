@@ -1,5 +1,5 @@
 """
-From a checkpoint to an artifact; nothing of it is needed on a robot.
+Model preparation: turns a checkpoint into an artifact; not needed on a robot.
 
 It must not import ROS, a front-end or the commands.
 """

@@ -1,4 +1,4 @@
-"""From an .om that others compiled to an artifact; only the manifest is lacking."""
+"""Turns an .om file that was compiled elsewhere into an artifact, by writing a manifest for it."""
 
 import os
 from pathlib import Path

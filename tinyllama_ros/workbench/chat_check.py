@@ -1,5 +1,5 @@
 """
-What a build asks of a tokenizer and its chat template before it reads a weight.
+Checks tokenizer and chat template at the start of a build, before the weights are read.
 
 The chat on the robot loads the same tokenizer and renders the same template, so what it would
 refuse there is refused here, minutes earlier.

@@ -1,4 +1,4 @@
-"""From a checkpoint to a finished artifact: calibrate, smooth, quantise, build, measure."""
+"""Runs all steps of `tinyllama-model build`: calibrate, smooth, quantise, write, measure."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

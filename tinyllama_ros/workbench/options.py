@@ -1,5 +1,5 @@
 """
-What a build is asked for: one frozen value, from the command line to the manifest.
+Defines and checks the options of a build.
 
 It knows the targets and their defaults, and nothing of how a graph is written.
 """

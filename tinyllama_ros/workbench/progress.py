@@ -1,4 +1,4 @@
-"""How far a long piece of work has come: a bar on a terminal, else a line every few seconds."""
+"""Shows progress of long work: a bar on a terminal, else one line every few seconds."""
 
 from collections.abc import Iterable, Iterator
 import logging

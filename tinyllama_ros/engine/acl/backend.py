@@ -1,5 +1,5 @@
 """
-The static graph on an Ascend NPU, through pyACL.
+Runs the static graph on an Ascend NPU, through pyACL.
 
 The cache is device memory that stays where it is: the graph reads it as past_key_values, and the
 rows that come out as out_key_values are written into it. In RC form (Orange Pi) host and device

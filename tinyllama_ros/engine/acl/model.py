@@ -1,4 +1,4 @@
-"""A compiled graph (.om) on an Ascend device: what it takes and gives, held against a manifest."""
+"""Loads a compiled graph (.om) on an Ascend device, and compares its inputs with the manifest."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,5 +1,5 @@
 """
-Checkpoints of any file format, in the words of one protocol.
+Reads checkpoints of several file formats through one common interface.
 
 It must not import quantization or graphs.
 """

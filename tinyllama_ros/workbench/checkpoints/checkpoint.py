@@ -1,4 +1,4 @@
-"""The protocol of a checkpoint: its architecture, its tokenizer and its weights by name."""
+"""Defines the common interface of checkpoints, and checks names and shapes of their weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

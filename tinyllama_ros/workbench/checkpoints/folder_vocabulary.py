@@ -44,7 +44,7 @@ def tokenizer_from_folder(folder: Path) -> TokenizerFile:
     if (folder / FILE_NAMES['bpe']).exists():
         return _bpe_from_folder(folder, config)
     raise ModelError(f'{folder} has no tokenizer.model and no tokenizer.json; '
-                     'fetch the one that the model has, too')
+                     'download that file of the model into the folder, too')
 
 
 def _sentencepiece_from_folder(folder: Path, config: NamedValues) -> TokenizerFile:

@@ -105,7 +105,7 @@ def _rope_base(config: NamedValues) -> float:
     bases = {place.required(_ROPE_BASE, float) for place in places if _ROPE_BASE in place}
     if len(bases) > 1:
         raise ModelError(f'{config.path}: {_ROPE_BASE} is {" and ".join(map(str, sorted(bases)))} '
-                         'in different places; leave one of them')
+                         'in different places; keep only the right one')
     return bases.pop() if bases else 10000.0
 
 
@@ -123,8 +123,8 @@ def _files(folder: Path) -> list[Path]:
     pickles = sorted(path.name for suffix in ('bin', 'pt', 'pth')
                      for path in folder.glob(f'*.{suffix}'))
     if pickles:
-        raise ModelError(f'{folder} has its weights in {pickles[0]} only; no pickle is ever '
-                         'opened, use the safetensors form of the model')
+        raise ModelError(f'{folder} has its weights in {pickles[0]} only, a pickle file, which '
+                         'could run code; use the safetensors form of the model')
     raise ModelError(f'{folder} has no {_SINGLE} and no {_INDEX}; fetch the weights, too')
 
 

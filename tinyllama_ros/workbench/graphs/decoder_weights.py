@@ -1,4 +1,4 @@
-"""The weights of a decoder as the graphs take them: finite, and stacked where they share input."""
+"""Prepares the weights for the graphs: checks that they are finite, and joins related ones."""
 
 import numpy as np
 from numpy.typing import NDArray

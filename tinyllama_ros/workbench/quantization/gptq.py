@@ -1,5 +1,5 @@
 """
-GPTQ: weights rounded so that the errors of one input channel make up for those of others.
+Rounds weights to int8 with GPTQ: later input channels correct the errors of earlier ones.
 
 To the nearest, each weight is off by up to half a step, whatever the others are. But inputs are
 correlated: when channels rise and fall together, an error in one can be taken back in another.

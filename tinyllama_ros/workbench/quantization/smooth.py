@@ -1,5 +1,5 @@
 """
-SmoothQuant: what is hard to quantise in the activations, moved into the weights.
+Applies SmoothQuant: scales large activation channels down, and their weights up.
 
 Input channel c of a linear is divided by s[c] and the weights' column c multiplied by it, which
 changes nothing in floating point. The division costs nothing when it is folded into whatever
