@@ -27,7 +27,11 @@ CONSTANTS = {'lowest': np.float32(-128), 'highest': np.float32(127), 'shift': np
 def runnable(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
     """Yield what stands in for a node."""
     if node.op_type == 'MatMulInteger':
-        node.input.append('zero_point')
+        # ascend_sim/acl/rewrite.py says why the weights have one, and why each node has its own.
+        name = f'{node.output[0]}/weight_zero_point'
+        zero = numpy_helper.from_array(np.array(0, np.int8))
+        yield helper.make_node('Constant', [], [name], value=zero)
+        node.input.extend(['zero_point', name])
     if node.op_type != 'AscendQuant':
         yield node
         return

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import helper, TensorProto
+from onnx import helper, numpy_helper, TensorProto
 
 from acl.graphs import attribute, Constants, element_types, GraphError, replace_nodes, SMALL
 from acl.half import round_to_half
@@ -96,10 +96,23 @@ def _shift_integer_products(model: onnx.ModelProto) -> None:
             product.CopyFrom(node)
             product.input[0] = f'{codes}/shifted'
             product.input.append(constants.scalar(128, np.uint8))
+            product.input.append(_zero_point(model.graph, node))
             result.append(product)
         else:
             result.append(node)
     replace_nodes(model.graph, result)
+
+
+def _zero_point(graph: onnx.GraphProto, node: onnx.NodeProto) -> str:
+    """
+    Return the name of a zero point of the weights, which is the node's own.
+
+    Without one, ONNX Runtime 1.23 aborts on x86 without VNNI; one that several nodes share,
+    ONNX Runtime 1.32 refuses there. Both are faults of its Avx2WeightS8ToU8Transformer.
+    """
+    name = f'sim/{node.output[0]}/weight_zero_point'
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), name))
+    return name
 
 
 def _shift(codes: str, maker: onnx.NodeProto | None, constants: Constants

@@ -11,7 +11,7 @@ GroupedLinear         x (..., in); weight (out, groups, group) uint8, zero  (...
                       point 128; scale (out, groups): of each output
                       channel, the same for all of its groups
 GatedLinear           the same, of gate and up side by side                 (..., out / 2)
-W8A16Product           x (..., in); weight (out, in) int8; scale (out): of   (..., out)
+W8A16Product          x (..., in); weight (out, in) int8; scale (out): of   (..., out)
                       each output channel, a 127th
 Embedding             tokens (...) int64; weight, scale of a W8A16Product,   (..., in)
                       one output channel to a token; gain (in): 127 / what
@@ -34,8 +34,9 @@ for which there is no kernel: they run as functions.
 
 In W8A16Product a token of zeros has peak 0, so its codes are arbitrary, and the last product makes
 it zero again: no guard is needed. Activations travel as uint8 with zero point 128 there, which is
-symmetric int8 to the letter: MLAS has no fast int8 x int8 product. QuickGelu is
-x * sigmoid(alpha * x); alpha = 1 makes it SiLU.
+symmetric int8 to the letter: MLAS has no fast int8 x int8 product. The zero point of the weights
+is written because ONNX Runtime 1.23, the last for Python 3.10, aborts without it on x86 without
+VNNI. QuickGelu is x * sigmoid(alpha * x); alpha = 1 makes it SiLU.
 """
 
 import numpy as np
@@ -63,6 +64,7 @@ GatedLinear <in, out, group> (x, weight, scale) => (y) {{
 }}""", f"""{_HEADER}
 W8A16Product (x, weight, scale) => (y) {{
     zero_point = Constant <value = uint8 {{128}}> ()
+    weight_zero_point = Constant <value = int8 {{0}}> ()
     one = Constant <value = float {{1}}> ()
     step = Constant <value = float {{{np.float32(1 / QMAX)!s}}}> ()
     residual_step = Constant <value = float {{{np.float32(1 / (QMAX * RESIDUAL_STEPS))!s}}}> ()
@@ -76,7 +78,8 @@ W8A16Product (x, weight, scale) => (y) {{
     residual = QuantizeLinear (rest, residual_step, zero_point)
     codes = Concat <axis = 0> (coarse, residual)
     columns = Transpose <perm = [1, 0]> (weight)
-    product = {MICROSOFT}.MatMulIntegerToFloat (codes, columns, one, scale, zero_point)
+    product = {MICROSOFT}.MatMulIntegerToFloat
+        (codes, columns, one, scale, zero_point, weight_zero_point)
     first, second = Split <axis = 0> (product)
     part = Mul (second, residual_share)
     total = Add (first, part)
