@@ -21,6 +21,9 @@ from tinyllama_ros.engine.acl.probe import probe
 from tinyllama_ros.errors import BackendError, model_command
 from tinyllama_ros.kernels import Library
 
+CANN = '8.5.0'
+"""Of the stand-in toolkit; one that takes every Python of the tests."""
+
 Swap = namedtuple('Swap', 'total used')
 Memory = namedtuple('Memory', 'total available')
 
@@ -78,7 +81,7 @@ def broken_acl(tmp_path, monkeypatch, look_for_acl):
 @pytest.fixture
 def toolkit(tmp_path, monkeypatch):
     """Install a toolkit and set its environment."""
-    toolkit = make_toolkit(tmp_path / 'toolkit')
+    toolkit = make_toolkit(tmp_path / 'toolkit', version=CANN)
     monkeypatch.setenv('ASCEND_TOOLKIT_HOME', str(toolkit))
     monkeypatch.setenv('ASCEND_OPP_PATH', str(toolkit / 'opp'))
     return toolkit
@@ -87,7 +90,7 @@ def toolkit(tmp_path, monkeypatch):
 @pytest.fixture
 def make_artifact(tmp_path):
     """Return a function that makes an artifact, compiled for a chip where one is given."""
-    def make_artifact(dialect='ascend', soc='Ascend310B4', cann='8.1.RC1'):
+    def make_artifact(dialect='ascend', soc='Ascend310B4', cann=CANN):
         model = tiny()
         manifest = Manifest(name='tiny', quantization='w8a8', recipe='', dialect=dialect,
                             kv_length=64, chunk_sizes=(1,), architecture=model.architecture,
@@ -126,7 +129,7 @@ def test_every_subject_of_a_working_board(board, toolkit, make_artifact, loaded,
     states = {subject: finding.state for subject, finding in found.items()}
     assert states | {'ros': 'ok', 'swap': 'ok'} == dict.fromkeys(found, 'ok')
     assert 'Ascend310B4, 50 C, 2.4 GB of 7.9 GB in use, health Alarm' in found['npu'].text
-    assert 'CANN 8.1.RC1 in ' in found['toolkit'].text
+    assert f'CANN {CANN} in ' in found['toolkit'].text
     assert found['acl'].text == ('Ascend310B4, RC form, it has the memory of this machine, '
                                  '8.6 GB of 8.6 GB free')
     assert found['backend'].text.startswith('acl works: loaded in 0.0 s, one token in ')
@@ -225,10 +228,10 @@ def test_probe_gives_everything_back_also_when_a_call_fails(monkeypatch, call):
 
 @pytest.mark.parametrize(('soc', 'cann', 'state', 'text', 'remedy'), [
     (None, '', 'FAULT', 'but not compiled', 'tinyllama-model atc {}'),
-    ('Ascend310B1', '8.1.RC1', 'FAULT', 'compiled for Ascend310B1, but this is an Ascend310B4',
+    ('Ascend310B1', CANN, 'FAULT', 'compiled for Ascend310B1, but this is an Ascend310B4',
      'tinyllama-model atc {} --soc-version Ascend310B4'),
-    ('Ascend310B4', '8.3.RC2', 'note', 'with CANN 8.3.RC2; here is 8.1.RC1', 'must not be older'),
-    ('Ascend310B4', '8.1.RC1', 'ok', 'compiled for Ascend310B4', ''),
+    ('Ascend310B4', '8.6.0', 'note', f'with CANN 8.6.0; here is {CANN}', 'must not be older'),
+    ('Ascend310B4', CANN, 'ok', 'compiled for Ascend310B4', ''),
     ('', '', 'ok', 'compiled for a chip that nobody named', ''),
 ])
 def test_artifact_that_does_not_fit_this_machine(make_artifact, toolkit, tool, loaded, soc, cann,
