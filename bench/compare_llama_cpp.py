@@ -108,7 +108,7 @@ def run_ours(path: Path, threads: int) -> dict[str, float]:
         engine.clear()
         for _ in engine.prefill(tokens):
             pass
-    return timings(read, engine.append, artifact.manifest.architecture.vocab_size)
+    return timings(read, engine.decode, artifact.manifest.architecture.vocab_size)
 
 
 def run_theirs(path: Path, threads: int) -> dict[str, float]:

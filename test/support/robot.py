@@ -138,6 +138,7 @@ class RecordingClient(NodeClient):
         self._stamps_s: list[float] = []
         self._events: list[Event] = []
         self._since_ns = 0
+        self._newest_state = ''
         self._more_services: dict[str, Any] = {}
         self._context = rclpy.Context()
         rclpy.init(args=[], context=self._context, signal_handler_options=SignalHandlerOptions.NO)
@@ -192,7 +193,9 @@ class RecordingClient(NodeClient):
             raise AssertionError(f'no {what} within {DEADLINE_S:.0f} s, but {self.events}')
 
     def wait_for_state(self, *states: str) -> None:
-        self.wait_until(lambda: self.state in states, f'state {" or ".join(states)}')
+        """Wait until the client knows of a state, and has written down what it knows of."""
+        self.wait_until(lambda: self.state in states and self._newest_state == self.state,
+                        f'state {" or ".join(states)}')
 
     def wait_for_texts(self, topic: str, count: int = 1) -> list[str]:
         """Return what was heard on a topic as soon as it is as much as that."""
@@ -279,6 +282,8 @@ class RecordingClient(NodeClient):
     def _record(self, topic: str, message: String, info: Mapping[str, int]) -> None:
         with self._changed:
             self._events.append(Event(info['source_timestamp'], topic, message.data))
+            if topic == 'state':
+                self._newest_state = message.data
             self._changed.notify_all()
 
     def _on_diagnostics(self, array: DiagnosticArray) -> None:

@@ -287,6 +287,11 @@ def test_node_that_begins_anew_did_not_answer():
         talk(client, io.StringIO()).ask('Hi')
 
 
+def test_node_that_began_before_the_prompt_answers_it():
+    client = FakeClient((0, 'begun'), (1, 'asked', 'Hi'), (1, 'answered', 'yes'))
+    assert talk(client, io.StringIO()).ask('Hi'), '~/history may come after the prompt was sent'
+
+
 def test_interrupt_stops_the_answer_not_the_conversation(fake, capsys, monkeypatch):
     pipe(monkeypatch, 'count\n')
 

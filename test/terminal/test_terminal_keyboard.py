@@ -49,13 +49,14 @@ class TerminalProgram:
     """A program with a terminal of its own, and the keys that are pressed there."""
 
     def __init__(self, state):
-        self.controller, terminal = pty.openpty()
+        # The terminal stays open here: where its last user closes it, what it shows can be lost.
+        self.controller, self.terminal = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, '-c', PROGRAM], stdin=terminal, stdout=terminal, stderr=terminal,
+            [sys.executable, '-c', PROGRAM], stdin=self.terminal, stdout=self.terminal,
+            stderr=self.terminal,
             env=os.environ | {'XDG_STATE_HOME': str(state), 'TERM': 'xterm',
                               'PROMPT_TOOLKIT_NO_CPR': '1'},
             start_new_session=True)
-        os.close(terminal)
         self.wait_for(READY)
 
     def press(self, keys):
@@ -78,6 +79,7 @@ class TerminalProgram:
         self.process.kill()
         self.process.wait()
         os.close(self.controller)
+        os.close(self.terminal)
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ class Conversation:
         turn, shown, wants_stop = 0, '', False
         for event in self._events_and_pauses():
             wants_stop |= self._keyboard.wants_stop()
-            if event is not None and event.kind == 'begun':
+            if event is not None and event.kind == 'begun' and turn:  # before, ~/history told it
                 self._end_lost()
             if event is not None and not turn and event.text == prompt:
                 if event.kind in ('asked', 'refused', 'dropped'):
