@@ -27,6 +27,9 @@ from distutils.core import run_setup
 package = run_setup('setup.py', stop_after='init')
 print(json.dumps([package.install_requires, package.extras_require['workbench']]))
 """
+COLCON_FILES = ('.built_by', '.colcon_install_layout', 'COLCON_IGNORE', 'setup.*', 'local_setup.*',
+                '_local_setup_util_*.py')
+"""What colcon writes beside the packages of a build space or an install space."""
 STEPS_OF_MAKE = 'source /opt/ros/<distro>/setup.bash, then run make install again'
 
 
@@ -79,6 +82,11 @@ class Workspace:
         return self.install / PACKAGE
 
     @property
+    def build(self) -> Path:
+        """What the package is built in."""
+        return self.folder / 'build' / PACKAGE
+
+    @property
     def environment(self) -> Path:
         """Virtual environment of the package."""
         return self.prefix / 'venv'
@@ -129,8 +137,8 @@ def install(workspace: Workspace, ros: SourcedRos) -> None:
     run([*pip, *runtime, *workbench, ros.numpy])
     say(f'colcon build of {ROOT} into {workspace.install}')
     run([workspace.python, '-m', 'colcon', 'build', '--base-paths', ROOT, '--packages-select',
-         PACKAGE, '--build-base', workspace.folder / 'build', '--install-base', workspace.install],
-        cwd=workspace.folder, env=os.environ | {'COLCON_LOG_PATH': str(workspace.folder / 'log')})
+         PACKAGE, '--build-base', workspace.build.parent, '--install-base', workspace.install],
+        cwd=workspace.folder, env=os.environ | {'COLCON_LOG_PATH': str(workspace.build / 'log')})
     make_model(workspace)
 
 
@@ -143,11 +151,10 @@ def make_model(workspace: Workspace) -> None:
 
 def uninstall(workspace: Workspace) -> None:
     """Remove what an install made in a workspace; other packages and the models stay."""
-    for folder in (workspace.prefix, workspace.folder / 'build' / PACKAGE):
+    for folder in (workspace.prefix, workspace.build):
         shutil.rmtree(folder, ignore_errors=True)
-    if not any(path.is_dir() for path in workspace.install.glob('*')):  # no other package
-        for name in ('build', 'install', 'log'):
-            shutil.rmtree(workspace.folder / name, ignore_errors=True)
+        if all(any(map(path.match, COLCON_FILES)) for path in folder.parent.glob('*')):
+            shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

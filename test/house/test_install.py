@@ -100,13 +100,32 @@ def test_uninstall_leaves_nothing_of_ours_and_all_of_others(tmp_path):
     assert [folder for folder in others if not folder.exists()] == []
 
 
-def test_uninstall_of_the_only_package_leaves_the_sources_alone(tmp_path):
+@pytest.mark.parametrize('kept', ['src/other/package.xml', 'build/other/Makefile', 'build/notes',
+                                  'log/build_1/other/stdout.log', 'install/other/setup.py'])
+def test_uninstall_removes_only_what_install_made(tmp_path, kept):
     workspace = Workspace(tmp_path)
-    for folder in (tmp_path / 'src', workspace.prefix, tmp_path / 'build', tmp_path / 'log'):
-        folder.mkdir(parents=True)
+    made = [f'install/{name}' for name in (
+        'COLCON_IGNORE', '.colcon_install_layout', 'setup.bash', 'local_setup.sh',
+        '_local_setup_util_sh.py', 'tinyllama_ros/venv/bin/python')]
+    made += ['build/COLCON_IGNORE', 'build/.built_by', 'build/tinyllama_ros/log/events.log']
+    for name in (*made, kept):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text('')
     install.uninstall(workspace)
     install.uninstall(workspace)
-    assert os.listdir(tmp_path) == ['src']
+    top = kept.partition('/')[0]
+    colcon = {name for name in made if name.startswith(top) and 'tinyllama_ros' not in name}
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*') if path.is_file()} == {
+        kept, *colcon}
+    assert os.listdir(tmp_path) == [top]
+
+
+def test_uninstall_of_what_install_made_leaves_an_empty_workspace(workspace, tmp_path):
+    copy = Workspace(tmp_path / 'workspace')
+    shutil.copytree(workspace.folder, copy.folder, symlinks=True,
+                    ignore=shutil.ignore_patterns('site-packages', 'model'))
+    install.uninstall(copy)
+    assert os.listdir(copy.folder) == []
 
 
 def test_install_without_a_sourced_ros_says_what_to_do(capsys, monkeypatch, tmp_path):
