@@ -26,6 +26,8 @@ from tinyllama_ros.kernels import find_library
 OK, NOTE, FAULT = 'ok', 'note', 'FAULT'
 DEVICE_FILE = Path('/dev/davinci0')
 ROS_PLACE = Path('/opt/ros')
+OLDEST_PYTHON = (3, 10)
+"""What the code is written for; ROS 2 and CANN, which set upper limits, are checked apart."""
 HOT_C = 90
 PROBE_TIMEOUT_S = 60
 
@@ -80,8 +82,8 @@ def examine(backend: str, model: str) -> Iterator[Finding]:
 def _python() -> Finding:
     text = (f'{platform.python_version()} on {platform.machine()}, {sys.executable}; numpy '
             f'{np.__version__}')
-    if not (3, 10) <= sys.version_info[:2] <= (3, 13):
-        return Finding('python', FAULT, text, 'use Python 3.10 to 3.13; Ubuntu 22.04 has 3.10 as '
+    if sys.version_info[:2] < OLDEST_PYTHON:
+        return Finding('python', FAULT, text, 'use Python 3.10 or newer; Ubuntu 22.04 has 3.10 as '
                        '/usr/bin/python3, which a conda environment may hide: conda deactivate')
     return Finding('python', OK, text)
 
@@ -264,7 +266,7 @@ def _backend(name: str, artifact: Artifact) -> Finding:
             backend.close()
     except ModuleNotFoundError as error:
         return Finding('backend', FAULT, f'{name}: the Python package {error.name} is missing',
-                       f'python3 -m pip install --user {error.name}')
+                       f'{sys.executable} -m pip install {error.name}')
     except TinyLlamaError as error:
         return Finding('backend', FAULT, f'{name}: {error}')
     if not is_finite:
