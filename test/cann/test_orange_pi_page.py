@@ -26,7 +26,9 @@ def test_page_asks_for_a_toolkit_that_takes_the_python_of_the_image():
     oldest = re.search(r'CANN (\S+) or newer', PAGE)[1]
     assert newest_python(oldest) >= (3, 10)
     assert newest_python('8.5.0') >= (3, 12)
-    for version, newest in re.findall(r'^\| (\d\S+)(?: to \S+)? \| 3\.7 to (\S+) \|$', PAGE, re.M):
+    rows = re.findall(r'^\| (\d\S+)(?: to \S+)? \| 3\.7 to (\S+) \|', PAGE, re.MULTILINE)
+    assert len(rows) == 4
+    for version, newest in rows:
         assert newest_python(version) == tuple(map(int, newest.split('.')))
 
 

@@ -56,6 +56,11 @@ def messages():
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_placeholder_of_a_command_is_a_redirection_in_a_shell(page):
+    assert re.findall(r'<[\w ]+>', '\n'.join(commands(page.read_text()))) == []
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_relative_links_lead_to_a_file_and_a_heading(page):
     for link in links(page.read_text()):
         path, _, place = link.partition('#')
