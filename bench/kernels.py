@@ -18,9 +18,9 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper, TensorProto
-import onnxruntime as ort
 
 from tinyllama_ros.engine.host import physical_cores
+from tinyllama_ros.engine.ort_session import InferenceSession, OrtValue, SessionOptions
 from tinyllama_ros.kernels import find_library
 from tinyllama_ros.workbench.graphs.cpu_functions import cpu_functions, OPSETS, OURS
 from tinyllama_ros.workbench.quantization.quantize import GROUP
@@ -48,20 +48,20 @@ def seconds(action: Callable[[], object]) -> float:
 
 def session(nodes: list[helper.NodeProto], inputs: list[helper.ValueInfoProto],
             outputs: list[str], weights: dict[str, NDArray], threads: int, is_ours: bool
-            ) -> ort.InferenceSession:
+            ) -> InferenceSession:
     """Return a graph of nodes, ready to run; ours run by our kernels, or as functions."""
     results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
     graph = helper.make_graph(nodes, 'kernels', inputs, results, [
         numpy_helper.from_array(value, name) for name, value in weights.items()])
     model = helper.make_model(graph, ir_version=8, functions=cpu_functions(), opset_imports=[
         helper.make_opsetid(domain, version) for domain, version in OPSETS.items()])
-    options = ort.SessionOptions()
+    options = SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     library = find_library()
     if is_ours and library:
         options.register_custom_ops_library(str(library.path))
-    return ort.InferenceSession(model.SerializeToString(), options)
+    return InferenceSession(model.SerializeToString(), options)
 
 
 def linear(number: int, rows: int, columns: int) -> Product:
@@ -112,7 +112,7 @@ def print_products(kinds: dict[str, tuple[Callable[[int, int, int], Product], bo
             print(f'{name + ", " + shape_name:40}' + ''.join(f'{text:>22}' for text in found))
 
 
-def attention(threads: int, is_ours: bool) -> ort.InferenceSession:
+def attention(threads: int, is_ours: bool) -> InferenceSession:
     """Return one layer's attention, the cache bound in place by whoever runs it."""
     float_ = TensorProto.FLOAT
     cache = (1, KV_HEADS, SLOTS, HEAD_DIM)
@@ -142,7 +142,7 @@ def print_attention(threads: int) -> None:
                   + ''.join(f'{1e6 * taken_s:14.0f}' for taken_s in times_s))
 
 
-def bound(runner: ort.InferenceSession, chunk: int, fill: int) -> Callable[[], object]:
+def bound(runner: InferenceSession, chunk: int, fill: int) -> Callable[[], object]:
     """Return what runs a chunk at a fill."""
     random = np.random.default_rng(0)
     cache = {name: random.standard_normal((1, KV_HEADS, SLOTS, HEAD_DIM), np.float32)
@@ -156,10 +156,10 @@ def bound(runner: ort.InferenceSession, chunk: int, fill: int) -> Callable[[], o
              **{f'past_{name}': rows for name, rows in cache.items()}}
     binding = runner.io_binding()
     for name, array in feeds.items():
-        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+        binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array))
     attended = np.zeros((1, chunk, HEADS * HEAD_DIM), np.float32)
     for name, array in {'attended': attended, **cache}.items():
-        binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
+        binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(array))
     kept_alive = feeds, cache, attended  # the values above only point into them
     return lambda: (runner.run_with_iobinding(binding), kept_alive)
 

@@ -2,8 +2,9 @@
 
 import os
 
-from tinyllama_ros.engine.host import prefer_plain_attention
+from tinyllama_ros.engine.host import prefer_plain_attention, turn_off_telemetry
 
+turn_off_telemetry()  # also of what tests import and start
 prefer_plain_attention()  # as every program does that opens the CPU backend
 # Before rclpy starts: a domain of this run's own, on this machine only, so that neither a robot
 # next door nor another run of the tests takes part. 0 to 101 are safe on every platform.

@@ -86,6 +86,17 @@ def test_environment_is_set_by_entry_points_alone():
                'os.putenv', 'os.unsetenv'}
     setters = {path for path in FILES if changes.intersection(calls(path))}
     assert setters == {PACKAGE / 'engine' / 'host.py'}
+    callers = [path for path in FILES if 'turn_off_telemetry' in calls(path)]
+    assert callers == [PACKAGE / 'engine' / 'ort_session.py']  # see the test below
     callers = [path for path in FILES if 'prefer_plain_attention' in calls(path)]
     assert {path.parent.name for path in callers} == {'commands', 'ros'}
     assert all('\ndef main(' in path.read_text(encoding='utf-8') for path in callers)
+
+
+def test_onnx_runtime_is_imported_only_where_its_telemetry_is_turned_off_before():
+    programs = [*FILES, *(ROOT / 'tools').glob('*.py'), *(ROOT / 'bench').glob('*.py')]
+    importers = [path for path in programs
+                 if any(name.split('.')[0] == 'onnxruntime' for name in imports(path))]
+    assert importers == [PACKAGE / 'engine' / 'ort_session.py']
+    source = importers[0].read_text(encoding='utf-8')
+    assert source.index('\nturn_off_telemetry()') < source.index('from onnxruntime import')

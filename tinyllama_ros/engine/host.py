@@ -31,3 +31,13 @@ def prefer_plain_attention() -> None:
     CPU backend calls this when it starts.
     """
     os.environ.setdefault('ORT_GQA_DISABLE_FLASH_ATTENTION', '1')
+
+
+def turn_off_telemetry() -> None:
+    """
+    Keep ONNX Runtime from sending anything; called before it is imported.
+
+    Its official builds from 1.29 on send events to their vendor and keep a device id below
+    ~/.cache, unless this variable says otherwise when they are loaded (its docs/Privacy.md).
+    """
+    os.environ['ORT_DISABLE_TELEMETRY'] = '1'

@@ -4,16 +4,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tinyllama_ros.engine.host import turn_off_telemetry
 from tinyllama_ros.errors import BackendError
 from tinyllama_ros.kernels import find_library
 
+turn_off_telemetry()  # the import alone would write a device id and start what uploads events
 try:
     from onnxruntime import InferenceSession, IOBinding, OrtValue, SessionOptions
-except ImportError as error:
-    raise BackendError('the CPU backend and the calibration need ONNX Runtime, which is not '
-                       'installed here; run: pip install onnxruntime') from error
+except ModuleNotFoundError as error:
+    raise BackendError('the CPU backend and the calibration need ONNX Runtime, and the Python '
+                       f'package {error.name} is not installed here; run: pip install {error.name}'
+                       ) from error
+except ImportError as error:  # too little memory, a library that it needs, another machine's
+    raise BackendError(f'ONNX Runtime is installed but cannot be loaded: {error}; free memory, or '
+                       'install it again: pip install --force-reinstall onnxruntime') from error
 
-__all__ = ['InferenceSession', 'IOBinding', 'open_session', 'OrtValue']
+__all__ = ['InferenceSession', 'IOBinding', 'open_session', 'OrtValue', 'SessionOptions']
 
 
 def open_session(graph: Path, *, own_kernels: bool = False, entries: Mapping[str, str] = {},

@@ -5,8 +5,12 @@ It has the signatures, return tuples, codes and rules of the real module, and ru
 ONNX Runtime. Put the folder above on PYTHONPATH to use it; `acl.simulator` is the tests' side.
 """
 
-from acl import mdl, rt, simulator, util
-from acl.library import (
+import os
+
+os.environ['ORT_DISABLE_TELEMETRY'] = '1'  # read when ONNX Runtime is imported
+
+from acl import mdl, rt, simulator, util  # noqa: E402
+from acl.library import (  # noqa: E402
     app_log,
     create_data_buffer,
     destroy_data_buffer,
