@@ -73,19 +73,21 @@ library_folders() {
 
 find_library() {
   local folder
-  for folder in $(library_folders); do
+  while IFS= read -r folder; do
     if [[ -e $folder/lib$1.so ]]; then
       say "$folder/lib$1.so"
       return
     fi
-  done
+  done < <(library_folders)
 }
 
 # The vendors that ATC loads, one a line. It reads the first line of the file only, and none of
 # them where that line has another form.
 listed_vendors() {
+  [[ -e $config ]] || return 0
+  [[ -f $config && -r $config ]] || return 1
   [[ -s $config ]] || return 0
-  local line
+  local line=''
   read -r line <"$config" || true
   [[ $line =~ ^[[:space:]]*load_priority[[:space:]]*=([^=]*)$ ]] || return 1
   tr ',' '\n' <<<"${BASH_REMATCH[1]}" | sed 's/^[[:space:]]*//; s/[[:space:]]*$//; /^$/d'
@@ -106,6 +108,8 @@ write_config() {
 }
 
 config_is_broken() {
+  [[ -f $config && -r $config ]] ||
+    die "$config is no file that can be read; mend or remove it, and run this again"
   die "$config begins with '$(head -n 1 "$config")', not with load_priority=VENDOR,...: ATC then" \
       'loads no vendor at all; mend that line, or remove the file and run this again'
 }
@@ -123,7 +127,7 @@ missing() {
   while [[ ! -e $folder ]]; do folder=$(dirname "$folder"); done
   [[ -d $folder && -w $folder ]] ||
     say "permission to write $folder: run this as the toolkit's owner, for example:" \
-        "sudo $0 --toolkit $toolkit"
+        "$as_owner"
 }
 
 via_cmake() {
@@ -156,7 +160,7 @@ via_msopgen() {
       AICPU_KERNEL_TARGET=cust_aicpu_kernels AICPU_SOC_VERSION=Ascend310B4; do
     name=${setting%%=*}
     sed -i -E "/^(# *)?export $name=/d" "$copy/build.sh"
-    sed -i "1a export $setting" "$copy/build.sh"
+    sed -i "1a export $name='${setting#*=}'" "$copy/build.sh"
   done
   # The plugin is taken from where the package would be packed from; packing it may well fail.
   (cd "$copy" && bash ./build.sh) || true
@@ -254,8 +258,7 @@ uninstall() {
     say "not installed in $vendors"
     return
   fi
-  [[ -w $vendors ]] || die "no permission to write $vendors; run:" \
-    "sudo $0 --toolkit $toolkit --uninstall"
+  [[ -w $vendors ]] || die "no permission to write $vendors; run:" "$as_owner --uninstall"
   for vendor in ${known[@]+"${known[@]}"}; do
     [[ $vendor == "$VENDOR" ]] || kept+=("$vendor")
   done
@@ -290,6 +293,7 @@ main() {
     toolkit=$(find_toolkit)
     opp=${ASCEND_OPP_PATH:-$toolkit/opp}
   fi
+  printf -v as_owner 'sudo %q --toolkit %q' "$0" "$toolkit"
   vendors=$opp/vendors
   config=$vendors/config.ini
   scratch=$(mktemp -d)

@@ -48,7 +48,7 @@ def compiler(tmp_path_factory, libregister):
 
 @pytest.fixture
 def toolkit(tmp_path, libregister):
-    return make_toolkit(tmp_path / 'toolkit', libregister)
+    return make_toolkit(tmp_path / 'a toolkit', libregister)
 
 
 @pytest.fixture
@@ -238,6 +238,17 @@ def test_list_of_vendors_that_atc_could_not_read_is_left_to_its_owner(install, t
     assert tree(toolkit) == before
 
 
+@pytest.mark.parametrize('action', [(), ('--check',), ('--uninstall',)])
+@pytest.mark.parametrize('make', [Path.mkdir, os.mkfifo], ids=['folder', 'pipe'])
+def test_list_of_vendors_that_is_no_file_is_left_to_its_owner(install, toolkit, make, action):
+    (toolkit / CONFIG).parent.mkdir()
+    make(toolkit / CONFIG)
+    run = install(*action)
+    assert (run.returncode, run.stderr) == (
+        1, f'install.sh: {toolkit / CONFIG} is no file that can be read; mend or remove it, and '
+        'run this again\n')
+
+
 def test_uninstall_leaves_the_toolkit_as_it_was_and_runs_twice(install, toolkit):
     before = tree(toolkit)
     install()
@@ -325,7 +336,7 @@ def test_compiler_error_is_shown_and_nothing_is_installed(run, toolkit):
 def read_only(libregister):
     """Return a toolkit with the plugin's sources that may be read by all, and written by none."""
     folder = Path(tempfile.mkdtemp())
-    toolkit = make_toolkit(folder / 'toolkit', libregister)
+    toolkit = make_toolkit(folder / 'a toolkit', libregister)
     shutil.copytree(CUSTOM_OP, folder / 'custom_op')
     yield toolkit
     for path in folder.rglob('*'):
@@ -347,7 +358,8 @@ def test_toolkit_that_may_not_be_written_says_who_may(read_only):
     run = run_read_only(read_only)
     assert run.returncode == 1
     assert f'permission to write {read_only}/opp: run this as' in run.stderr
-    assert f'custom_op/install.sh --toolkit {read_only}\n' in run.stderr
+    assert run.stderr.endswith(rf'custom_op/install.sh --toolkit {read_only.parent}/a\ toolkit'
+                               '\n')
     assert tree(read_only) == before
 
 
