@@ -328,6 +328,34 @@ def test_prompt_that_cannot_fit_is_refused_with_its_length():
     assert (conversation.messages, conversation.fill, backend.passes) == (before, fill, passes)
 
 
+def test_text_that_can_never_fit_is_refused_without_encoding_it(monkeypatch):
+    monkeypatch.setattr(ChatTemplate, 'encode', None)
+    conversation, _ = talk(64)
+    most = 64 * TOKENIZER.longest_token
+    conversation.check_size(['é' * (most // 4), 'a' * (most // 2)])
+    with pytest.raises(LengthError, match=rf'it has {most + 1} bytes, and at most {most} can fit '
+                       'the 64 slots of the cache.*shorten it'):
+        conversation.check_size(['é' * (most // 4), 'a' * (most // 2 + 1)])
+    with pytest.raises(ConfigError, match='system_prompt cannot be used: it is too long: it has'):
+        conversation.check(options(system_prompt='a' * (most + 1)))
+
+
+def test_answer_that_can_never_fit_again_is_forgotten_without_encoding_it(monkeypatch):
+    conversation, _ = talk(64)
+    answer(conversation)
+    monkeypatch.setattr('tinyllama_ros.chat.conversation.Turn.text', property(
+        lambda turn: 'a' * (64 * TOKENIZER.longest_token + 1)))
+    answer(conversation)
+    monkeypatch.undo()
+    encoded = []
+    encode = ChatTemplate.encode
+    monkeypatch.setattr(ChatTemplate, 'encode', lambda self, messages, **options: (
+        encoded.append(messages) or encode(self, messages, **options)))
+    assert CacheReset('full') in list(conversation.answer('robot?', options()))
+    assert encoded and {len(messages) for messages in encoded} == {1}
+    assert [message.content for message in conversation.messages] == ['robot?', text(4)]
+
+
 @pytest.mark.parametrize('prompt', ['', ' ', '\n\t', '\u200b', '\0'], ids=ascii)
 def test_blank_prompt_is_refused(prompt):
     with pytest.raises(PromptError, match='is blank, or no text in UTF-8; send some text'):

@@ -1,6 +1,6 @@
 """The server answers what it accepted, in order, and tells its listener all of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 import gc
 from threading import Event, Thread
@@ -11,11 +11,19 @@ import pytest
 from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest
 from tinyllama_ros.chat.events import Answer, CacheReset, ChatOptions, PrefillProgress, TextDelta
 from tinyllama_ros.chat.message import Message
-from tinyllama_ros.chat.notices import ErrorNotice, Notice, StateNotice, TurnNotice
+from tinyllama_ros.chat.notices import (
+    beginning,
+    ErrorNotice,
+    LONGEST_RECORD,
+    Notice,
+    StateNotice,
+    TurnNotice,
+)
 from tinyllama_ros.chat.serving import EARLY_CANCELS, Server
 from tinyllama_ros.engine.sampling import SamplingOptions
 from tinyllama_ros.errors import BackendError, LengthError, ModelError, PromptError, RequestError
 
+LONGEST = 50_000
 SAID = 'I am one. You are two.'
 READ = [PrefillProgress(0), PrefillProgress(5)]
 PIECES = [TextDelta('I am one.'), TextDelta(' You'), TextDelta(''), TextDelta(' are two.')]
@@ -56,6 +64,10 @@ class Script:
     def complete(self, messages: tuple[Message, ...], options: ChatOptions,
                  is_cancelled: Callable[[], bool]) -> Iterator[Event]:
         return self.answer(messages[-1].content, options, is_cancelled)
+
+    def check_size(self, texts: Iterable[str]) -> None:
+        if any(len(text) > LONGEST for text in texts):
+            raise LengthError('it is too long; shorten it')
 
     def reset(self, system_prompt: str) -> None:
         self.reset_to.append(system_prompt)
@@ -165,6 +177,26 @@ def test_prompt_beyond_the_depth_is_refused_and_the_others_are_answered():
     assert [error for error in stage.recorder.all('error')] == [
         "the prompt 'c' was refused: 2 prompts are waiting already; send it again when an answer "
         'has come, or raise queue_depth']
+
+
+def test_prompt_and_request_that_can_never_fit_are_refused_where_they_are_submitted():
+    stage, long = Stage(depth=1), 'a' * (LONGEST + 1)
+    stage.server.submit(long)
+    stage.server.submit_request(request(long))
+    assert stage.server.waiting == 0
+    assert stage.recorder.record == [('refused', beginning(long), 'it is too long; shorten it')]
+    assert stage.told() == [('error', 'too_long')]
+    assert stage.server.statistics.refused == 2
+
+
+def test_refused_prompt_is_recorded_with_its_beginning():
+    assert beginning('a' * LONGEST_RECORD) == 'a' * LONGEST_RECORD
+    assert beginning('a' * (LONGEST_RECORD + 1)) == (
+        'a' * LONGEST_RECORD + f'… ({LONGEST_RECORD + 1} characters)')
+    stage = Stage(depth=1)
+    stage.serve('a' * LONGEST, 'b' * LONGEST)
+    assert [text for kind, text, *_ in stage.recorder.record] == [
+        beginning('b' * LONGEST), 'a' * LONGEST, SAID]
 
 
 def test_waiting_counts_the_queue():

@@ -8,7 +8,9 @@ import pytest
 from support.tiny_tokenizers import BPE, bpe_file, SENTENCEPIECE, sentencepiece_file
 
 from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
+from tinyllama_ros.chat import template as template_module
 from tinyllama_ros.chat.message import Message
+from tinyllama_ros.chat.rendering import Cancelled
 from tinyllama_ros.chat.template import ChatTemplate
 from tinyllama_ros.chat.tokenizer import BpeTokenizer, SentencePieceTokenizer, Tokenizer
 from tinyllama_ros.errors import ModelError, PromptError
@@ -263,3 +265,34 @@ def test_longest_of_two_control_tokens_counts() -> None:
 def test_end_of_a_turn_is_the_control_token_after_the_answer(
         source: str, kind: TokenizerSettings, end: str | None) -> None:
     assert template(source, kind).end_of_turn() == kind.control_tokens.get(end)
+
+
+long_texts = st.lists(st.sampled_from(['robot ', 'the sea', ' 12', 'é🤖', '  ', '\n', *MARKERS]),
+                      min_size=20, max_size=40).map(''.join)
+
+
+@given(text=long_texts)
+def test_text_that_is_encoded_in_pieces_is_the_same_text(text):
+    message = [Message('user', text)]
+    whole = [chatml.encode(message), zephyr.encode(message)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(template_module, 'LONGEST_PIECE', 16)
+        pieces = [chatml.encode(message), zephyr.encode(message)]
+    assert [bpe.decode(pieces[0]), sentencepiece.decode(pieces[1])] == [
+        bpe.decode(whole[0]), sentencepiece.decode(whole[1])]
+
+
+def test_long_text_is_cut_between_words_where_no_token_spans_both_sides(monkeypatch):
+    message = [Message('user', 'What is a robot? A machine that does what a user says ' * 20)]
+    whole = [chatml.encode(message), zephyr.encode(message)]
+    monkeypatch.setattr(template_module, 'LONGEST_PIECE', 80)
+    assert [chatml.encode(message), zephyr.encode(message)] == whole
+
+
+def test_cancel_stops_the_encoding_of_a_long_text_at_its_next_piece(monkeypatch):
+    monkeypatch.setattr(template_module, 'LONGEST_PIECE', 100)
+    encoded = []
+    monkeypatch.setattr(bpe, 'encode', lambda text, **_: encoded.append(text) or [5])
+    with pytest.raises(Cancelled):
+        chatml.encode([Message('user', 'a' * 1000)], is_cancelled=lambda: len(encoded) >= 3)
+    assert len(encoded) == 3

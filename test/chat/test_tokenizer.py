@@ -1,11 +1,13 @@
 from dataclasses import replace
 import json
 from pathlib import Path
+import random
 import sys
 from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import given, strategies as st
+import psutil
 import pytest
 from support.tiny_tokenizers import BPE, bpe_file, SENTENCEPIECE, sentencepiece_file
 
@@ -42,6 +44,31 @@ def test_text_comes_back_and_is_never_a_control_token(
     space = ' ' if tokenizer.starts_with_space and at_start and text else ''
     assert tokenizer.decode(tokens) == space + text
     assert not set(tokens) & set(settings.control_tokens.values())
+
+
+@kinds
+@given(text=hostile)
+def test_no_text_has_more_bytes_than_its_tokens_can_hold(
+        tokenizer: Tokenizer, settings: TokenizerSettings, text: str) -> None:
+    assert len(text.encode()) <= len(tokenizer.encode(text)) * tokenizer.longest_token
+
+
+@kinds
+def test_longest_token_is_that_of_the_vocabulary(
+        tokenizer: Tokenizer, settings: TokenizerSettings) -> None:
+    assert tokenizer.longest_token == max(
+        len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size))
+
+
+def test_words_that_were_encoded_are_not_kept_in_memory():
+    chance = random.Random(0)
+
+    def resident_bytes_after(words: int) -> int:
+        for _ in range(words):
+            bpe.encode(''.join(chance.choices('abcdefghij', k=250)))
+        return psutil.Process().memory_info().rss
+    before = resident_bytes_after(100)
+    assert resident_bytes_after(2000) - before < 4e6  # 16 MB with the library's cache
 
 
 @kinds

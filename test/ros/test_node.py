@@ -18,13 +18,17 @@ from rclpy.parameter import Parameter  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from support.robot import build_model, DEADLINE_S, KV_LENGTH, poll_until, Robots  # noqa: E402
 
-from tinyllama_ros.chat.notices import TurnNotice  # noqa: E402
+from tinyllama_ros.chat.completion import CompletionRequest  # noqa: E402
+from tinyllama_ros.chat.message import Message  # noqa: E402
+from tinyllama_ros.chat.notices import beginning, TurnNotice  # noqa: E402
+from tinyllama_ros.chat.template import ChatTemplate  # noqa: E402
 from tinyllama_ros.engine.backend import open_backend  # noqa: E402
 from tinyllama_ros.errors import BackendError, BackendLost  # noqa: E402
 from tinyllama_ros.ros import lifecycle_node as node_module  # noqa: E402
 from tinyllama_ros.ros.lifecycle_node import THREADS, TinyLlamaNode  # noqa: E402
 from tinyllama_ros.ros.parameters import PARAMETERS  # noqa: E402
 from tinyllama_ros.ros.process import RosLogHandler  # noqa: E402
+from tinyllama_ros.ros.wire import request_to_json  # noqa: E402
 from tinyllama_ros.workbench.checkpoints.random_checkpoint import SHAPES  # noqa: E402
 
 DONE, REFUSED = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -590,6 +594,37 @@ def test_events_are_on_one_topic_in_the_order_of_their_numbers(serving):
     for turn, answer in ((1, first), (2, second)):
         texts = [event.text for event in events if (event.turn, event.kind) == (turn, 'token')]
         assert ''.join(texts) == answer
+
+
+def test_history_keeps_the_beginning_of_long_texts(serving, robots):
+    node, client, _ = serving
+    prompt, answer = 'p' * 30_000, 'a' * 40_000
+    node._publisher.tell(TurnNotice(7, 'asked', prompt))
+    node._publisher.tell(TurnNotice(7, 'answered', answer))
+    client.wait_until(lambda: len(client.stream) == 3, 'events')
+    assert [event.text for event in client.stream[1:]] == [prompt, answer]
+    late = robots.connect(node.get_namespace())
+    late.wait_until(lambda: len(late.stream) == 3, 'history')
+    assert [event.text for event in late.stream[1:]] == [beginning(prompt), beginning(answer)]
+
+
+def test_prompt_and_request_and_system_prompt_of_megabytes_are_refused_unread(
+        serving, monkeypatch):
+    node, client, gate = serving
+    monkeypatch.setattr(ChatTemplate, 'encode', None)
+    long = 'robots ' * 200_000
+    client.say(long)
+    refusal, = client.wait_for_texts('error')
+    assert "the prompt 'robots robots" in refusal and 'it has 1400000 bytes' in refusal
+    client.wait_until(lambda: client.stream[-1].kind == 'refused', 'event')
+    assert client.stream[-1].text == beginning(long)
+    told = []
+    monkeypatch.setattr(node._server, '_tell', told.append)
+    node._on_request(String(data=request_to_json(
+        CompletionRequest('one', (Message('user', long),)))))
+    assert [(event.id, event.code) for event in told] == [('one', 'too_long')]
+    assert 'it has 1400000 bytes' in set_parameter(node, 'system_prompt', long)
+    assert gate.begun == 0
 
 
 def test_client_that_comes_late_is_told_what_happened_and_goes_on_in_order(serving, robots):

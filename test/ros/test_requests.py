@@ -102,6 +102,13 @@ def test_request_leaves_nothing_behind(node, client):
     assert client._receivers == {}
 
 
+def test_request_that_the_node_would_not_read_is_refused_at_once(node, client, monkeypatch):
+    monkeypatch.setattr(requests, 'LONGEST_JSON', len(request_to_json(REQUEST)) - 1)
+    code, text = error_of(complete(client))
+    assert code == 'too_long' and 'characters as JSON' in text
+    assert node.published == []
+
+
 def test_node_that_is_not_there_gets_no_request(node, client):
     node.is_ready = False
     assert error_of(complete(client)) == ('offline', 'the node /tinyllama is not there')

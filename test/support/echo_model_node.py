@@ -37,6 +37,9 @@ class EchoConversation:
     def check(self, _: ChatOptions) -> None:
         pass
 
+    def check_size(self, _: object) -> None:
+        pass
+
     def answer(self, prompt: str, _: ChatOptions, __: Callable[[], bool]
                ) -> Iterator[TurnEvent]:
         words = re.findall(r'\s*\S+|\s+', prompt)

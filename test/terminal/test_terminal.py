@@ -14,7 +14,7 @@ import pytest
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 
-from tinyllama_ros.chat.notices import TurnNotice
+from tinyllama_ros.chat.notices import beginning, TurnNotice
 from tinyllama_ros.ros import client as client_module
 from tinyllama_ros.ros.client import ConversationEvent, NodeError, open_client
 from tinyllama_ros.ros.interface import ENDPOINTS, endpoints
@@ -189,6 +189,16 @@ def test_once_prints_the_answer_alone_on_stdout(fake, capsys, prompt, answer, no
 def test_failed_prompt_is_an_error_and_a_status(fake, capsys, prompt, answer, error):
     assert chat('--once', prompt) == 1
     assert capsys.readouterr() == (answer, error)
+
+
+@pytest.mark.parametrize('kept', [str, beginning], ids=['live', 'of the history'])
+def test_own_prompt_is_recognised_by_its_beginning(kept):
+    prompt = 'Hi ' * 20_000
+    client = FakeClient((1, 'asked', kept(f'{prompt}!')), (2, 'asked', kept(prompt.strip())),
+                        (3, 'asked', kept(prompt)), (3, 'token', 'b'), (3, 'answered', 'b'))
+    answers = io.StringIO()
+    assert talk(client, answers).ask(prompt)
+    assert answers.getvalue() == 'b\n'
 
 
 def test_answer_to_somebody_else_is_not_shown():

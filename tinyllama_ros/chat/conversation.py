@@ -5,17 +5,23 @@ A turn renders the whole conversation, keeps the longest prefix that the cache a
 prefills the rest; so a changed system prompt, a cancelled answer and a reset need no special case.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from os.path import commonprefix
 
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
 from tinyllama_ros.chat.events import ChatOptions, Exchange, TurnEvent
-from tinyllama_ros.chat.message import Message
+from tinyllama_ros.chat.message import Message, size_of
 from tinyllama_ros.chat.tokenizer import open_tokenizer, Tokenizer
 from tinyllama_ros.chat.turn import ChatModel, Turn
 from tinyllama_ros.engine.engine import Engine
-from tinyllama_ros.errors import ArtifactError, ConfigError, ModelError, PromptError
+from tinyllama_ros.errors import (
+    ArtifactError,
+    ConfigError,
+    LengthError,
+    ModelError,
+    PromptError,
+)
 
 REPLACEMENT = '\N{REPLACEMENT CHARACTER}'
 
@@ -42,6 +48,22 @@ class Conversation:
         """Slots of the cache."""
         return self._model.engine.cache.capacity
 
+    def check_size(self, texts: Iterable[str]) -> None:
+        """
+        Refuse texts that can never fit the cache, whatever their tokens are.
+
+        It may be called from any thread, also while a prompt is answered. A turn encodes its texts
+        to count their tokens, which takes seconds and gigabytes for megabytes.
+
+        :raises LengthError: they have more bytes than all slots with the longest token.
+        """
+        size, most = size_of(texts), self._model.longest_text
+        if size > most:
+            raise LengthError(
+                f'it is too long: it has {size} bytes, and at most {most} can fit the '
+                f'{self.capacity} slots of the cache, as no token has more than '
+                f'{self._model.tokenizer.longest_token}; shorten it')
+
     def check(self, options: ChatOptions) -> None:
         """
         Refuse options with which no prompt could be answered.
@@ -55,6 +77,7 @@ class Conversation:
             raise ConfigError(f'answer_room is {options.answer_room}; it may be at most half of '
                               f'the {self.capacity} slots of the cache')
         try:
+            self.check_size([options.system_prompt])
             shortest = len(self._model.encode(options.system_prompt, (), [Message('user', 'a')]))
         except (ModelError, PromptError) as error:
             raise ConfigError(f'system_prompt cannot be used: {error}') from error

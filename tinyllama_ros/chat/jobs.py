@@ -1,6 +1,6 @@
 """Defines the jobs in the queue of the server: how each is answered and reported."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -12,7 +12,7 @@ from tinyllama_ros.chat.completion import (
 )
 from tinyllama_ros.chat.conversation import Conversation
 from tinyllama_ros.chat.events import Answer, ChatOptions, ResetReason, TurnEvent
-from tinyllama_ros.chat.notices import Notice, TurnKind, TurnNotice
+from tinyllama_ros.chat.notices import beginning, Notice, TurnKind, TurnNotice
 from tinyllama_ros.chat.sentences import SentenceStream
 
 JobKind = Literal['prompt', 'request']
@@ -52,6 +52,10 @@ class Job(Protocol):
         """The id by which the job can be cancelled; None: it has none."""
 
     @property
+    def texts(self) -> Iterable[str]:
+        """What the model is to read."""
+
+    @property
     def text(self) -> str:
         """The answer as far as it came."""
 
@@ -84,6 +88,7 @@ class PromptJob:
     def __init__(self, turn: int, prompt: str, tell: Tell) -> None:
         self._turn = turn
         self._prompt = prompt
+        self.texts: Iterable[str] = [prompt]
         self._tell_all = tell
         self._sentences = SentenceStream()
         self.text = ''
@@ -116,7 +121,7 @@ class PromptJob:
         elif end.outcome == 'failed':
             self._tell('failed', self.text, end.why, f'the answer to {quoted} failed: {end.why}')
         elif end.outcome == 'refused':
-            self._tell('refused', self._prompt, end.why,
+            self._tell('refused', beginning(self._prompt), end.why,
                        f'the prompt {quoted} was refused: {end.why}')
         else:
             self._tell('dropped', self._prompt, end.why,
@@ -138,6 +143,7 @@ class RequestJob:
     def __init__(self, request: CompletionRequest, tell: Tell) -> None:
         self.id: str | None = request.id
         self._request = request
+        self.texts: Iterable[str] = [message.content for message in request.messages]
         self._tell_all = tell
         self.text = ''
 

@@ -1,5 +1,6 @@
 """A message of a conversation: its role and its content."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tinyllama_ros.errors import PromptError
@@ -16,9 +17,15 @@ class Message:
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
-            raise PromptError(f'role {self.role!r} is unknown; known: {", ".join(ROLES)}')
+            raise PromptError(f'role {self.role[:100]!r} is unknown; known: {", ".join(ROLES)}')
         try:
             self.content.encode()
         except UnicodeEncodeError as error:
             raise PromptError(f'character {error.start} of a {self.role} message is half of a '
                               'surrogate pair, no text; send whole UTF-8') from error
+
+
+def size_of(texts: Iterable[str]) -> int:
+    """Return how many bytes texts have in UTF-8."""
+    return sum(len(text) if text.isascii() else len(text.encode('utf-8', 'surrogatepass'))
+               for text in texts)

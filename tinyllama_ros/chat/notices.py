@@ -11,6 +11,10 @@ RecordKind = Literal['asked', 'answered', 'stopped', 'failed', 'refused', 'dropp
 TurnKind = Literal[RecordKind, 'token', 'sentence']
 
 
+LONGEST_RECORD = 20_000
+"""Characters of a text in the record of the conversation."""
+
+
 @dataclass(frozen=True)
 class StateNotice:
     """The server is in another state."""
@@ -32,8 +36,9 @@ class TurnNotice:
     kind: TurnKind
     text: str = ''
     """
-    The prompt where it is asked, refused or dropped; the text delta of a token; a sentence; the
-    answer as far as it came where it is answered, stopped or failed; the reason of a reset.
+    The prompt where it is asked or dropped, its `beginning` where it is refused; the text delta of
+    a token; a sentence; the answer as far as it came where it is answered, stopped or failed; the
+    reason of a reset.
     """
     why: str = ''
     """The reason why the prompt was refused or dropped, or why its answer failed."""
@@ -50,3 +55,9 @@ class ErrorNotice:
 
 Notice = StateNotice | TurnNotice | ErrorNotice | CompletionEvent
 """A CompletionEvent is what happens to a request; no other notice mentions it."""
+
+
+def beginning(text: str) -> str:
+    """Return a text as it is recorded: one above LONGEST_RECORD is cut there, and says so."""
+    return (text if len(text) <= LONGEST_RECORD
+            else f'{text[:LONGEST_RECORD]}… ({len(text)} characters)')

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from tinyllama_ros.chat.events import Exchange
+from tinyllama_ros.chat.message import size_of
 from tinyllama_ros.errors import LengthError
 
 
@@ -16,12 +17,13 @@ class RolloverPolicy:
     """
 
     def __init__(self, capacity: int, room: int, exchanges: Sequence[Exchange],
-                 encode: Callable[[Sequence[Exchange]], list[int]]) -> None:
+                 longest_text: int, encode: Callable[[Sequence[Exchange]], list[int]]) -> None:
         """
         Keep all exchanges to begin with.
 
         :param capacity: slots of the cache.
         :param room: slots that must be free when the answer begins.
+        :param longest_text: bytes of the exchanges that may fit; those before are not encoded.
         :param encode: returns the tokens of the conversation with these exchanges, up to where
             the answer begins. It renders the conversation, so it is called as rarely as possible.
         """
@@ -29,6 +31,7 @@ class RolloverPolicy:
         """The exchanges that are kept."""
         self._capacity, self._room = capacity, room
         self._encode = encode
+        self._most = _newest_within(longest_text, exchanges)
         self._encoded: dict[int, list[int]] = {}  # by the number of exchanges
 
     def whole(self) -> list[int]:
@@ -37,7 +40,8 @@ class RolloverPolicy:
 
     def fits(self) -> bool:
         """Return whether the conversation leaves the answer its room."""
-        return len(self.whole()) + self._room <= self._capacity
+        return (self._most == len(self.exchanges)
+                and len(self.whole()) + self._room <= self._capacity)
 
     def roll_over(self, answer: Sequence[int] = ()) -> list[int]:
         """
@@ -58,7 +62,7 @@ class RolloverPolicy:
         least = alone + (self._room // 2 if answer else 0)
         target = max(least, min(self._capacity // 2, self._capacity - self._room))
         tail = list(answer[max(0, len(answer) - (target - alone)):])
-        fitting, too_many = 0, len(self.exchanges)
+        fitting, too_many = 0, min(len(self.exchanges), self._most + 1)
         while too_many - fitting > 1:
             count = (fitting + too_many) // 2
             if len(self._tokens(count)) + len(tail) <= target:
@@ -73,3 +77,12 @@ class RolloverPolicy:
         if count not in self._encoded:
             self._encoded[count] = self._encode(self.exchanges[len(self.exchanges) - count:])
         return self._encoded[count]
+
+
+def _newest_within(size: int, exchanges: Sequence[Exchange]) -> int:
+    """Return how many of the newest exchanges together are no longer than so many bytes."""
+    for count, exchange in enumerate(reversed(exchanges)):
+        size -= size_of(message.content for message in exchange)
+        if size < 0:
+            return count
+    return len(exchanges)

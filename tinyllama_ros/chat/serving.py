@@ -219,6 +219,11 @@ class Server:
                 worker.close()
 
     def _submit(self, job: Job) -> None:
+        try:
+            self._conversation.check_size(job.texts)
+        except PromptError as error:
+            self._end(job, _refusal(error))
+            return
         with self._lock:
             refusal = self._refusal(job)
             self._entering += refusal is None

@@ -26,7 +26,7 @@ import re
 
 from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
 from tinyllama_ros.chat.message import Message, ROLES
-from tinyllama_ros.chat.rendering import EndlessTemplate, Renderer
+from tinyllama_ros.chat.rendering import Cancelled, EndlessTemplate, Renderer
 from tinyllama_ros.chat.tokenizer import Tokenizer
 from tinyllama_ros.errors import ModelError, PromptError
 
@@ -42,6 +42,10 @@ NOTHING = '(?!)'
 """A pattern that matches nowhere."""
 SEAMS = range(0xF0000, 0x10FFFE)
 """Private use: no character of any script."""
+LONGEST_PIECE = 16_384
+"""Characters that are encoded at once, in some 20 ms, during which no other thread runs."""
+BETWEEN_WORDS = re.compile(r'(?<=[^\W\d_]) (?=[^\W\d_])')
+"""Where no token spans both sides."""
 
 
 class ChatTemplate:
@@ -80,13 +84,20 @@ class ChatTemplate:
         """
         Return the tokens of the conversation; as `render`, with all contents as plain text.
 
-        :param is_cancelled: called at each step of the template, in this thread.
+        :param is_cancelled: called at each step of the template, and of the encoding of a long
+            text, in this thread.
         :raises Cancelled: it returned true.
         """
         seam = self._unused_character(messages)
         seamed = [{'role': message.role, 'content': self._seam(message.content, seam)}
                   for message in messages]
-        return self._encode(self._begin(self._render(seamed, True, is_cancelled)), seam)
+        text = self._begin(self._render(seamed, True, is_cancelled))
+        tokens: list[int] = []
+        for piece in self._encode(text, seam):
+            if is_cancelled():
+                raise Cancelled
+            tokens += piece
+        return tokens
 
     def end_of_turn(self) -> int | None:
         """
@@ -128,27 +139,27 @@ class ChatTemplate:
         return blanks + seam + text.translate({ord(initial): initial + seam
                                                for initial in self._initials})
 
-    def _encode(self, text: str, seam: str) -> list[int]:
-        tokens: list[int] = []
+    def _encode(self, text: str, seam: str) -> Iterator[list[int]]:
+        """Yield the tokens of a rendered text, those of each of its pieces by themselves."""
         for part in self._control_pattern.split(text):
             if part in self._control:
-                tokens.append(self._control[part])
+                yield [self._control[part]]
             else:
-                tokens += self._encode_between_controls(part, seam)
-        return tokens
+                yield from self._encode_between_controls(part, seam)
 
-    def _encode_between_controls(self, text: str, seam: str) -> list[int]:
-        tokens: list[int] = []
+    def _encode_between_controls(self, text: str, seam: str) -> Iterator[list[int]]:
         start = 0
         for match in re.finditer(_any_of(self._markers, gap=f'{seam}*'), text):
             if seam in match[0]:
-                tokens += self._encode_plain(text[start:match.start()], seam, not tokens)
-                tokens += self._tokenizer.spell(match[0].replace(seam, ''))
+                yield from self._encode_plain(text[start:match.start()], seam, not start)
+                yield self._tokenizer.spell(match[0].replace(seam, ''))
                 start = match.end()
-        return tokens + self._encode_plain(text[start:], seam, not tokens)
+        yield from self._encode_plain(text[start:], seam, not start)
 
-    def _encode_plain(self, text: str, seam: str, at_start: bool) -> list[int]:
-        return self._tokenizer.encode(text.replace(seam, ''), at_start=at_start)
+    def _encode_plain(self, text: str, seam: str, at_start: bool) -> Iterator[list[int]]:
+        for piece in _pieces(text.replace(seam, '')):
+            yield self._tokenizer.encode(piece, at_start=at_start)
+            at_start = False
 
     def _role_markers(self) -> set[str]:
         """Return what separates speakers: in the template, and in what it puts together."""
@@ -172,6 +183,18 @@ class ChatTemplate:
                 return seam
         raise PromptError('the conversation uses every private-use Unicode character, and '
                           'one must be free; remove some of them')
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Yield a text in pieces that are not too long, cut between two words where that can be."""
+    start = 0
+    while len(text) - start > LONGEST_PIECE:
+        most = start + LONGEST_PIECE
+        between = BETWEEN_WORDS.search(text, most - LONGEST_PIECE // 4, most)
+        end = between.start() if between else most
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 def _any_of(texts: Iterable[str], gap: str = '') -> str:

@@ -56,6 +56,11 @@ class ChatModel:
         return cls(engine, tokenizer, template, frozenset(settings.stop_tokens).union(
             () if end_of_turn is None else (end_of_turn,)))
 
+    @property
+    def longest_text(self) -> int:
+        """Bytes that fit the cache if every token were the longest one: more can never fit."""
+        return self.engine.cache.capacity * self.tokenizer.longest_token
+
     def encode(self, system_prompt: str, exchanges: Sequence[Exchange],
                messages: Sequence[Message],
                is_cancelled: Callable[[], bool] = lambda: False) -> list[int]:
@@ -75,7 +80,7 @@ class Turn:
         self._engine = model.engine
         self._options = options
         self._rollover = RolloverPolicy(
-            model.engine.cache.capacity, options.room, exchanges,
+            model.engine.cache.capacity, options.room, exchanges, model.longest_text,
             lambda kept: model.encode(options.system_prompt, kept, messages, is_cancelled))
         self._texts: list[str] = []
         self._generated: list[int] = []

@@ -23,6 +23,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest
+from tinyllama_ros.chat.notices import beginning
 from tinyllama_ros.errors import ConfigError, TinyLlamaError
 from tinyllama_ros.ros.event_stream import EventStream
 from tinyllama_ros.ros.interface import diagnostics_name, ENDPOINTS, endpoints
@@ -30,8 +31,8 @@ from tinyllama_ros.ros.process import spinning
 from tinyllama_ros.ros.requests import RequestClient
 from tinyllama_ros.ros.wire import ConversationEvent, read_event
 
-__all__ = ['clean_text', 'ConversationEvent', 'full_node_name', 'NodeClient', 'NodeError',
-           'open_client', 'Reply', 'Status']
+__all__ = ['beginning', 'clean_text', 'ConversationEvent', 'full_node_name', 'NodeClient',
+           'NodeError', 'open_client', 'Reply', 'Status']
 
 TICK_S = 0.2
 SILENCE_S = 5.0

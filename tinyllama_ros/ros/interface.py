@@ -10,7 +10,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from tinyllama_ros.chat.events import ResetReason
-from tinyllama_ros.chat.notices import RecordKind, State
+from tinyllama_ros.chat.notices import LONGEST_RECORD, RecordKind, State
 
 Role = Literal['subscription', 'publisher', 'service']
 
@@ -54,7 +54,8 @@ ENDPOINTS: Mapping[str, Endpoint] = {
                               'wanted any more.'),
     # The prompt comes last: whoever finds its subscription finds the others, too
     '~/prompt': Endpoint('subscription', String, 'One turn of the user, while the node is active; '
-                         'up to `queue_depth` wait, one more is refused.'),
+                         'up to `queue_depth` wait, one more is refused, as is one of more bytes '
+                         'than the slots of the cache can hold.'),
     '~/event': Endpoint('publisher', String, 'JSON: everything that happens in the conversation, '
                         'in one order: `run`, `turn`, `seq`, `line`, `kind` (those of `~/history` '
                         'and `token`), `text` and `why`. For programs; what follows is for people '
@@ -72,8 +73,9 @@ ENDPOINTS: Mapping[str, Endpoint] = {
                              'its answer is not on `~/token` and the like.'),
     '~/history': Endpoint('publisher', String, 'JSON: the events of `~/event` without the tokens, '
                           'for who comes late. `kind` is `begun` where the model was loaded anew '
-                          f'and a new `run` begins, or one of {_values(RecordKind)}.', depth=200,
-                          is_latched=True),
+                          f'and a new `run` begins, or one of {_values(RecordKind)}. A text above '
+                          f'{LONGEST_RECORD} characters is cut there, with its length behind it; so '
+                          'is that of a refused prompt on `~/event`.', depth=200, is_latched=True),
     '~/state': Endpoint('publisher', String, f'What the node does: {_values(State)}.', depth=1,
                         is_latched=True),
     '/diagnostics': Endpoint('publisher', DiagnosticArray, 'Once a second, by the name of the '

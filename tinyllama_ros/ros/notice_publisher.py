@@ -1,5 +1,6 @@
 """Publishes the server's notices on topics: all in order on ~/event, and one topic per kind."""
 
+from dataclasses import replace
 import secrets
 from threading import Lock
 
@@ -7,7 +8,14 @@ from rclpy.node import Node
 from std_msgs.msg import String
 
 from tinyllama_ros.chat.completion import CompletionEvent
-from tinyllama_ros.chat.notices import ErrorNotice, Notice, State, StateNotice, TurnNotice
+from tinyllama_ros.chat.notices import (
+    beginning,
+    ErrorNotice,
+    Notice,
+    State,
+    StateNotice,
+    TurnNotice,
+)
 from tinyllama_ros.ros.interface import endpoints
 from tinyllama_ros.ros.wire import completion_event_to_json, ConversationEvent
 
@@ -72,11 +80,10 @@ class NoticePublisher:
         with self._numbering:
             self._seq += 1
             self._line += kind != 'token'
-            data = ConversationEvent(self._run, turn, self._seq, self._line, kind, text,
-                                     why).to_json()
-            self._publish('~/event', data)
+            event = ConversationEvent(self._run, turn, self._seq, self._line, kind, text, why)
+            self._publish('~/event', event.to_json())
             if kind != 'token':
-                self._publish('~/history', data)
+                self._publish('~/history', replace(event, text=beginning(text)).to_json())
 
     def _publish(self, name: str, text: str) -> None:
         # A NUL, at which ROS would end the text, becomes U+FFFD

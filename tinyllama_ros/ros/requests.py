@@ -7,7 +7,7 @@ import time
 
 from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest
 from tinyllama_ros.errors import RequestError
-from tinyllama_ros.ros.wire import read_completion_event, request_to_json
+from tinyllama_ros.ros.wire import LONGEST_JSON, read_completion_event, request_to_json
 
 TICK_S = 0.2
 ACCEPT_S = 5.0
@@ -46,11 +46,16 @@ class RequestClient:
         if not self.is_ready():
             yield self._offline(request, 'is not there')
             return
+        data = request_to_json(request)
+        if len(data) > LONGEST_JSON:
+            yield CompletionEvent(request.id, 'error', f'it is too long: {len(data)} characters '
+                                  f'as JSON, and the node reads {LONGEST_JSON}', 'too_long')
+            return
         loop, events = asyncio.get_running_loop(), asyncio.Queue[CompletionEvent]()
         self._receivers[request.id] = lambda event: _call(loop, events.put_nowait, event)
         is_over = False
         try:
-            self.publish(request_to_json(request))
+            self.publish(data)
             async for event in self._follow(request, events):
                 is_over = event is not None and event.kind in ('done', 'error')
                 yield event

@@ -79,7 +79,8 @@ def read_request(text: str) -> CompletionRequest:
     known = read_object(text)
     unknown = known.keys() - {'id', 'messages', 'stop', *RANGES}
     if unknown:
-        raise RequestError(f'{min(unknown)} is unknown', min(unknown))
+        name = min(unknown)[:100]
+        raise RequestError(f'{name} is unknown', name)
     request_id, stop = known.get('id'), known.get('stop', [])
     if not isinstance(request_id, str):
         raise RequestError('id must be a text', 'id')

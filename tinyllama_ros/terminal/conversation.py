@@ -4,7 +4,14 @@ from collections.abc import Callable, Iterator, Mapping
 from queue import Empty, Queue
 import re
 
-from tinyllama_ros.ros.client import AT_WORK, clean_text, ConversationEvent, NodeClient, NodeError
+from tinyllama_ros.ros.client import (
+    AT_WORK,
+    beginning,
+    clean_text,
+    ConversationEvent,
+    NodeClient,
+    NodeError,
+)
 from tinyllama_ros.terminal.keyboard import Keyboard
 from tinyllama_ros.terminal.screen import Screen
 
@@ -96,7 +103,7 @@ class Conversation:
             wants_stop |= self._keyboard.wants_stop()
             if event is not None and event.kind == 'begun' and turn:  # before, ~/history told it
                 self._end_lost()
-            if event is not None and not turn and event.text == prompt:
+            if event is not None and not turn and event.text in (prompt, beginning(prompt)):
                 if event.kind in ('asked', 'refused', 'dropped'):
                     turn = event.turn
             if wants_stop and turn:  # before, it would stop another answer

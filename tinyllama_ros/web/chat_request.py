@@ -82,7 +82,7 @@ class ChatRequest:
         wants_usage = _pop_flag(options, 'include_usage')
         _pop_flag(options, 'include_obfuscation')
         if options:
-            raise RequestError(f'{min(options)} of stream_options is not supported',
+            raise RequestError(f'{min(options):.100} of stream_options is not supported',
                                'stream_options')
         return wants_usage
 
@@ -106,7 +106,8 @@ def _read_chat_message(value: object, name: str) -> Json:
     if role in ('tool', 'function'):
         raise RequestError(f'{name}: tools are not supported', name)
     if fields:
-        raise RequestError(f'{name}.{min(fields)} is not supported', f'{name}.{min(fields)}')
+        field = f'{name}.{min(fields):.100}'
+        raise RequestError(f'{field} is not supported', field)
     text = content if isinstance(content, str) else _join_parts(content, f'{name}.content')
     return {'role': 'system' if role == 'developer' else role, 'content': text}
 
