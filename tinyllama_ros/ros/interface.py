@@ -74,8 +74,8 @@ ENDPOINTS: Mapping[str, Endpoint] = {
     '~/history': Endpoint('publisher', String, 'JSON: the events of `~/event` without the tokens, '
                           'for who comes late. `kind` is `begun` where the model was loaded anew '
                           f'and a new `run` begins, or one of {_values(RecordKind)}. A text above '
-                          f'{LONGEST_RECORD} characters is cut there, with its length behind it; so '
-                          'is that of a refused prompt on `~/event`.', depth=200, is_latched=True),
+                          f'{LONGEST_RECORD} characters is cut there, with its length behind; '
+                          'so is a refused prompt on `~/event`.', depth=200, is_latched=True),
     '~/state': Endpoint('publisher', String, f'What the node does: {_values(State)}.', depth=1,
                         is_latched=True),
     '/diagnostics': Endpoint('publisher', DiagnosticArray, 'Once a second, by the name of the '
