@@ -113,7 +113,7 @@ def fake(make_fake):
         'lost': [('asked', 'lost'), ('token', 'Good'), ('answered', 'Good bye.')],
         'full': [('asked', 'full'), ('token', 'a'), ('reset', 'full'), ('token', 'b'),
                  ('answered', 'ab')],
-        'bad': [('refused', 'bad', 'it is blank; say something')],
+        'bad': [('refused', 'bad', 'the prompt is empty; type a text')],
         'broken': [('asked', 'broken'), ('state', 'answering'), ('token', 'x'),
                    ('failed', 'x', 'out of memory'), ('state', 'idle')],
         'failing': [('asked', 'failing'), ('state', 'reading'), ('failed', '', 'out of memory'),
@@ -183,7 +183,7 @@ def test_once_prints_the_answer_alone_on_stdout(fake, capsys, prompt, answer, no
 
 
 @pytest.mark.parametrize(('prompt', 'answer', 'error'), [
-    ('bad', '', '[error: it is blank; say something]\n'),
+    ('bad', '', '[error: the prompt is empty; type a text]\n'),
     ('broken', 'x\n', '[error: out of memory]\n'),
 ])
 def test_failed_prompt_is_an_error_and_a_status(fake, capsys, prompt, answer, error):
@@ -269,7 +269,7 @@ def test_unknown_command_is_no_prompt_and_a_path_is_one(fake, capsys, monkeypatc
     pipe(monkeypatch, '/rest\n/etc/motd\n')
     assert chat() == 0
     assert fake.prompts == ['/etc/motd']
-    assert capsys.readouterr().err == '[there is no /rest; /help lists what there is]\n'
+    assert capsys.readouterr().err == '[there is no command /rest; /help lists the commands]\n'
 
 
 def test_stop_waits_until_the_node_answers_the_prompt():
@@ -277,7 +277,7 @@ def test_stop_waits_until_the_node_answers_the_prompt():
                                     (2, 'stopped', 'y')), []
     keys = iter([True, False, False, False, False])
     client.trigger = lambda service, reply: stopped_at.append(client.events.qsize())
-    keyboard = SimpleNamespace(watched=nullcontext, wants_stop=lambda: next(keys))
+    keyboard = SimpleNamespace(catching_stop=nullcontext, wants_stop=lambda: next(keys))
     Conversation(client, client.events, Screen(io.StringIO(), io.StringIO()), keyboard).ask('Hi')
     assert stopped_at == [2]
 
@@ -378,11 +378,11 @@ def test_controls_are_shown_as_replaced_in_answers_and_notes(fake, capsys):
 
 
 def test_silent_node_is_noticed(fake, monkeypatch):
-    monkeypatch.setattr(conversation, 'TAKE_S', 0.3)
+    monkeypatch.setattr(conversation, 'ACCEPT_S', 0.3)
     fake.answers['deaf'] = []
     with connected() as client:
         client.wait_until_ready(10)
-        with pytest.raises(NodeError, match='/fake is idle and did not take the prompt'):
+        with pytest.raises(NodeError, match='/fake is idle and did not accept the prompt'):
             talk(client, io.StringIO()).ask('deaf')
 
 

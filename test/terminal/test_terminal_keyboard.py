@@ -22,7 +22,7 @@ keyboard = stack.enter_context(Keyboard(sys.stdin, ['/reset', '/stop']))
 for line in keyboard.lines():
     print('got', len(line), ascii(line), flush=True)
     if line == 'answer':
-        with keyboard.watched():
+        with keyboard.catching_stop():
             print('answering', flush=True)
             while not keyboard.wants_stop():
                 time.sleep(0.01)
@@ -33,7 +33,7 @@ for line in keyboard.lines():
         print('read', sys.stdin.readline(), flush=True)
         break
     elif line == 'go on':
-        with keyboard.watched():
+        with keyboard.catching_stop():
             print('going on', flush=True)
             while True:
                 time.sleep(0.01)
@@ -202,7 +202,7 @@ def test_interrupt_at_the_prompt_gives_a_fresh_one(start, is_key):
         program.press(b'\x03')
     else:
         program.process.send_signal(signal.SIGINT)
-    program.wait_for(b'[Ctrl-D leaves]')
+    program.wait_for(b'[Ctrl-D ends the program]')
     program.wait_for(READY)
     program.press_and_wait(b'whole\r', b"got 5 'whole'")
 

@@ -15,27 +15,27 @@ from tinyllama_ros.ros.client import (
 from tinyllama_ros.terminal.keyboard import Keyboard
 from tinyllama_ros.terminal.screen import Screen
 
-QUIET_S = 0.1
-TAKE_S = 10.0
-"""In which a node that is not at work must take a prompt."""
+POLL_S = 0.1
+ACCEPT_S = 10.0
+"""Time within which a node that is idle must start on a prompt."""
 COMMANDS = {
     '/reset': "clears the model's memory",
-    '/stop': 'stops the answer, also while it is being written, as Ctrl-C does',
+    '/stop': 'stops the answer, also while it is being written; so does Ctrl-C',
     '/stats': 'shows the fill of the cache, speed and counts',
-    '/help': 'shows this',
-    '/quit': 'leaves, as Ctrl-D does',
+    '/help': 'shows this list',
+    '/quit': 'ends the program; so does Ctrl-D',
 }
 
 
 class Conversation:
-    """What a person at a terminal says to the node, and is shown of it."""
+    """Passes prompts and commands from a terminal to the node, and shows what comes back."""
 
     def __init__(self, client: NodeClient, events: Queue[ConversationEvent], screen: Screen,
                  keyboard: Keyboard) -> None:
         """
-        Talk to a node.
+        Use a client that is connected to a node.
 
-        :param events: filled by the client.
+        :param events: the events of the node's conversation; the client puts them there.
         """
         self._client = client
         self._events = events
@@ -52,21 +52,21 @@ class Conversation:
         """
         Publish a prompt and show the answer as it comes; Ctrl-C or a typed /stop stops it.
 
-        :return: whether there is an answer, and nothing failed.
+        :return: whether the prompt was answered without a failure.
         :raises NodeError: the node went away.
         """
         text = clean_text(prompt)
         self._show_missed()
-        with self._keyboard.watched():
+        with self._keyboard.catching_stop():
             self._client.publish('~/prompt', text)
-            return self._follow(text)
+            return self._show_turn(text)
 
     def converse(self, wait_s: float) -> None:
         """
-        Serve each line that is entered until the lines end or one is /quit.
+        Answer each line of the input, until it ends or a line is /quit.
 
-        :param wait_s: how long the node may take until it serves.
-        :raises NodeError: the node is not there; where a person types, that is only shown.
+        :param wait_s: how long to wait, before each prompt, for a node that is ready.
+        :raises NodeError: the node is not there; if a person types, it is shown instead.
         """
         for line in self._keyboard.lines():
             text = line.strip()
@@ -80,7 +80,11 @@ class Conversation:
                 self._screen.note(f'error: {error}')
 
     def wait_until_ready(self, wait_s: float) -> None:
-        """Wait until the node serves, and say so; :raises NodeError: says how far it came."""
+        """
+        Wait until the node is ready for a prompt, and show meanwhile that this waits.
+
+        :raises NodeError: it is not ready in time; says in which state it is.
+        """
         self._screen.status(f'waiting for {self._client.target} …')
         try:
             self._client.wait_until_ready(wait_s)
@@ -91,22 +95,22 @@ class Conversation:
         if text in self._commands:
             self._commands[text]()
         elif re.fullmatch('/[a-z]+', text):
-            self._screen.note(f'there is no {text}; /help lists what there is')
+            self._screen.note(f'there is no command {text}; /help lists the commands')
         elif text:
             self.wait_until_ready(wait_s)
             self.ask(text)
 
-    def _follow(self, prompt: str) -> bool:
-        """Show what happens to a prompt; return whether it was answered."""
+    def _show_turn(self, prompt: str) -> bool:
+        """Show the events of the turn of a prompt; return whether it was answered."""
         turn, shown, wants_stop = 0, '', False
         for event in self._events_and_pauses():
             wants_stop |= self._keyboard.wants_stop()
-            if event is not None and event.kind == 'begun' and turn:  # before, ~/history told it
-                self._end_lost()
+            if event is not None and event.kind == 'begun' and turn:  # an earlier one is history
+                self._raise_lost()
             if event is not None and not turn and event.text in (prompt, beginning(prompt)):
                 if event.kind in ('asked', 'refused', 'dropped'):
                     turn = event.turn
-            if wants_stop and turn:  # before, it would stop another answer
+            if wants_stop and turn:  # without a turn yet, it would stop another answer
                 wants_stop = False
                 self._client.trigger('cancel', lambda *_: None)
             if event is None or event.turn != turn or not turn:
@@ -124,7 +128,7 @@ class Conversation:
 
     def _end_answer(self, event: ConversationEvent, shown: str) -> bool:
         if event.kind in ('answered', 'stopped', 'failed'):
-            if event.text.startswith(shown):  # a token that was lost comes with the whole
+            if event.text.startswith(shown):  # a token that was lost is in the whole answer
                 self._screen.write(event.text[len(shown):])
             self._screen.end_line()
         if event.why:
@@ -133,33 +137,33 @@ class Conversation:
 
     def _events_and_pauses(self) -> Iterator[ConversationEvent | None]:
         """
-        Yield events, and None whenever none has come for a moment.
+        Yield events, and None after each POLL_S without one.
 
-        :raises NodeError: the node went away, or does not take the prompt.
+        :raises NodeError: the node went away, or does not start on the prompt.
         """
         quiet_s = 0.0
         while True:
             try:
-                yield self._events.get(timeout=QUIET_S)
+                yield self._events.get(timeout=POLL_S)
                 quiet_s = 0.0
             except Empty:
-                quiet_s += QUIET_S
+                quiet_s += POLL_S
                 self._check_alive(quiet_s)
                 yield None
 
     def _check_alive(self, quiet_s: float) -> None:
         if not self._client.is_connected():
-            self._end_lost()
-        if quiet_s > TAKE_S and self._client.state not in AT_WORK:
+            self._raise_lost()
+        if quiet_s > ACCEPT_S and self._client.state not in AT_WORK:
             raise NodeError(f'{self._client.target} is {self._client.state or "silent"} and did '
-                            f'not take the prompt within {TAKE_S:.0f} s; its log says why')
+                            f'not accept the prompt within {ACCEPT_S:.0f} s; its log says why')
 
-    def _end_lost(self) -> None:
+    def _raise_lost(self) -> None:
         self._screen.end_line()
         raise NodeError(f'{self._client.target} went away before it answered; its log says why')
 
     def _show_missed(self) -> None:
-        """Show the resets since the last turn, but not the answers to somebody else."""
+        """Show the resets since the last turn, but not the answers to other clients."""
         while not self._events.empty():
             event = self._events.get()
             if event.kind == 'reset':

@@ -1,9 +1,10 @@
 """
 Reads prompts from a person at a terminal, or lines from a pipe.
 
-prompt_toolkit edits, completes, remembers, and takes pasted text as one prompt. Between two
-prompts a thread reads its keys: /stop and Ctrl-C count at once, all other keys are kept for the
-next prompt. The terminal stays in raw mode all the time: in its line mode it would cut long lines.
+prompt_toolkit edits and completes prompts, keeps their history, and reads pasted text as one
+prompt. Between two prompts a thread reads the keys: /stop and Ctrl-C take effect at once, and all
+other keys are kept for the next prompt. The terminal stays in raw mode, because its line mode cuts
+lines at 4095 characters.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,7 +40,7 @@ def history_file() -> Path:
 
 
 class Keyboard:
-    """Prompts as they are entered, and the wish to stop an answer while it is written."""
+    """Reads prompts, and between them /stop and Ctrl-C, which stop the answer."""
 
     def __init__(self, stream: TextIO, commands: Sequence[str]) -> None:
         """
@@ -74,7 +75,7 @@ class Keyboard:
         self._stack.close()
 
     def lines(self) -> Iterator[str]:
-        """Yield each prompt until Ctrl-D, or each line until the end of what is piped in."""
+        """Yield each typed prompt until Ctrl-D, or each line of a pipe until its end."""
         if self.is_terminal:
             yield from self._typed_prompts()
             return
@@ -83,8 +84,8 @@ class Keyboard:
             yield line
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Take Ctrl-C and a typed /stop as a wish; the second Ctrl-C is a KeyboardInterrupt."""
+    def catching_stop(self) -> Iterator[None]:
+        """Let Ctrl-C and /stop set `wants_stop`; a second Ctrl-C raises KeyboardInterrupt."""
         self._has_interrupt = False
         self._is_stop_typed.clear()
         before = signal.signal(signal.SIGINT, self._interrupt)
@@ -118,16 +119,16 @@ class Keyboard:
         self._output.flush()
 
     def _read_keys(self) -> None:
-        """Read keys in a thread until there is a prompt; raw mode makes Ctrl-C one of them."""
+        """Read keys, in a thread, until the next prompt; in raw mode Ctrl-C is a key, too."""
         typed: list[KeyPress] = []
         while not self._is_prompting.is_set() and not self._input.closed:
             if select.select([self._input.fileno()], [], [], TICK_S)[0]:
-                self._keep(self._input.read_keys(), typed)
-        self._keep(self._input.flush_keys(), typed)
+                self._add_keys(self._input.read_keys(), typed)
+        self._add_keys(self._input.flush_keys(), typed)
         store_typeahead(self._input, typed)
 
-    def _keep(self, keys: Iterable[KeyPress], typed: list[KeyPress]) -> None:
-        """Append keys to those that were typed; act on Ctrl-C and on a line that is /stop."""
+    def _add_keys(self, keys: Iterable[KeyPress], typed: list[KeyPress]) -> None:
+        """Append keys to those typed before; act on Ctrl-C and on a line that is /stop."""
         for key in keys:
             if key.key == Keys.ControlC:
                 os.kill(os.getpid(), signal.SIGINT)
@@ -145,7 +146,7 @@ class Keyboard:
             except EOFError:
                 return
             except KeyboardInterrupt:
-                print('[Ctrl-D leaves]', file=sys.stderr)
+                print('[Ctrl-D ends the program]', file=sys.stderr)
                 continue
             finally:
                 self._start_reading()
@@ -153,7 +154,7 @@ class Keyboard:
 
 
 class PrivateHistory(FileHistory):
-    """A history in a file that only its owner may read; without such a file there is none."""
+    """A history in a file that only its owner may read; nothing is kept if that is impossible."""
 
     def __init__(self, path: Path) -> None:
         with suppress(OSError):

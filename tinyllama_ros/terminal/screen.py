@@ -14,16 +14,16 @@ def printable(text: str) -> str:
     """
     Return a text with U+FFFD for each control character except newline and tab.
 
-    What a model writes must not move the cursor, rename the window or press keys.
+    So the text of a model cannot send control sequences to the terminal.
     """
     return text.translate(UNPRINTABLE)
 
 
 def columns(stream: TextIO) -> int | None:
-    """Return the width of the terminal that shows a stream; None where none does."""
+    """Return the width of the terminal that shows a stream; None if it is not a terminal."""
     try:
         return os.get_terminal_size(stream.fileno()).columns or None
-    except (OSError, ValueError):  # a file or a pipe; a stream without a descriptor, a closed one
+    except (OSError, ValueError):  # not a terminal, no descriptor, or closed
         return None
 
 
@@ -31,7 +31,7 @@ class Screen:
     """
     Shows an answer as it comes, and notes between answers.
 
-    On a terminal, lines are broken to fit; output that a program reads is not changed.
+    On a terminal, lines are wrapped; in a file or a pipe, they are not changed.
     """
 
     def __init__(self, answers: TextIO, notes: TextIO) -> None:
@@ -66,7 +66,7 @@ class Screen:
         self._waiting_notes.clear()
 
     def note(self, text: str) -> None:
-        """Show a note; in the middle of an answer it waits for the end."""
+        """Show a note; during an answer it is kept until the answer ends."""
         if self._is_mid_line:
             self._waiting_notes.append(text)
         else:
@@ -95,13 +95,13 @@ class Screen:
         if width is None or columns(self._answers) is None or os.environ.get('TERM') == 'dumb':
             return
         if text and not self._is_mid_line or self._has_status:
-            self._notes.write(f'\r\x1b[K{printable(text)[:width - 1]}')  # erases the last status
+            self._notes.write(f'\r\x1b[K{printable(text)[:width - 1]}')  # over the last status
             self._notes.flush()
             self._has_status = bool(text)
 
 
 def _hanging(text: str, indent: int, width: int | None) -> str:
-    """Return a text broken to fit beside an indentation; its first line is indented already."""
+    """Return a text wrapped and indented, but for its first line, which is indented already."""
     if width is None:
         return text
     return wrapped(text, width - indent).replace('\n', '\n' + ' ' * indent)

@@ -24,9 +24,10 @@ def make_parser() -> argparse.ArgumentParser:
         epilog='While talking: ' + '; '.join(f'{name} {does}' for name, does in COMMANDS.items()))
     parser.add_argument('--node', default='/tinyllama',
                         help='full name of the node (default: %(default)s)')
-    parser.add_argument('--once', metavar='PROMPT', help='ask this, print the answer and leave')
+    parser.add_argument('--once', metavar='PROMPT',
+                        help='send this prompt, print the answer and exit')
     parser.add_argument('--wait', type=float, default=30.0, metavar='SECONDS',
-                        help='how long the node may take until it serves (default: %(default)s)')
+                        help='how long to wait until the node is ready (default: %(default)s)')
     return parser
 
 
@@ -46,7 +47,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status."""
     arguments = make_parser().parse_args(argv)
     for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # what cannot be encoded must not end the program
+        if isinstance(stream, TextIOWrapper):  # '?' for characters that cannot be encoded
             stream.reconfigure(errors='replace')
     events: Queue[ConversationEvent] = Queue()
     try:
@@ -57,6 +58,6 @@ def run(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the program that reads the answers has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python reports it, too
+    except BrokenPipeError:  # the program that reads the answers has ended; at exit Python would
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # report it
         return 141

@@ -16,8 +16,8 @@ class LineWrapper:
     """
     Breaks a stream of text into lines of a given width, between words and wide characters.
 
-    The word that may still grow is held back; a terminal then needs no cursor movement. Expects
-    no control characters but newline and tab.
+    An unfinished word is kept back, so that the cursor never has to move back. The text must not
+    hold control characters other than newline and tab.
     """
 
     def __init__(self) -> None:
@@ -34,15 +34,15 @@ class LineWrapper:
         width = max(width, LEAST_WIDTH)
         if self._column > width:  # the terminal became narrower and broke the line itself
             self._column = (self._column - 1) % width + 1
-        return ''.join(self._take(character, width) for character in text)
+        return ''.join(self._add(character, width) for character in text)
 
     def finish(self, width: int) -> str:
-        """Return the text that is held back, and begin a new line."""
+        """Return the text that was kept back, and begin a new line."""
         rest = self._place(max(width, LEAST_WIDTH))
         self._column, self._gap = 0, ''
         return rest
 
-    def _take(self, character: str, width: int) -> str:
+    def _add(self, character: str, width: int) -> str:
         if character == '\n':
             placed = self._place(width)
             self._column, self._gap = 0, ''
@@ -58,7 +58,7 @@ class LineWrapper:
         return placed
 
     def _place(self, width: int) -> str:
-        """Return the word with what separates it from the text before."""
+        """Return the word, preceded by the spaces or the line break that stand before it."""
         word, gap = self._word, self._gap
         if not word:
             return ''
@@ -79,7 +79,7 @@ def wrapped(text: str, width: int) -> str:
 
 
 def cells(text: str) -> int:
-    """Return how many columns a terminal gives a text without control characters."""
+    """Return how many columns a text takes on a terminal; it holds no control characters."""
     return max(0, int(wcswidth(text)))
 
 
