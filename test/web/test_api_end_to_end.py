@@ -192,7 +192,7 @@ def test_full_queue_is_said_at_once(client, recorder):
 def test_node_that_is_away_is_said_and_found_again(client, recorder):
     assert recorder.change_state('deactivate')
     poll_until(lambda: not list(client.models.list()), 'empty list')
-    with pytest.raises(openai.InternalServerError, match='no language model is there'):
+    with pytest.raises(openai.InternalServerError, match='no language model is available'):
         complete(client, HELLO)
     assert recorder.change_state('activate')
     poll_until(lambda: list(client.models.list()), 'model')

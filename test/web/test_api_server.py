@@ -329,7 +329,7 @@ def test_client_tries_again_where_that_is_of_use(server, chat_model, code, retri
 def test_no_model_is_no_list_and_an_error(client, chat_model):
     chat_model.model = ''
     assert list(client.models.list()) == []
-    with pytest.raises(openai.InternalServerError, match='no language model is there') as caught:
+    with pytest.raises(openai.InternalServerError, match='model is available: start') as caught:
         client.chat.completions.create(**ASKED)
     assert caught.value.response.headers['Retry-After'] == '1'
 

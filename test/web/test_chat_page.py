@@ -131,7 +131,7 @@ def test_page_that_comes_back_is_told_what_it_missed(page_server):
     async def test(page_server):
         async with page_server.open() as socket:
             log = await page_server.greet(socket)
-        page_server.conversation.say('meanwhile', 'k')
+        page_server.conversation.submit('meanwhile', 'k')
         async with page_server.open() as socket:
             again = await page_server.greet(socket, log['epoch'], log['version'])
             assert [item['prompt'] for item in again['items']] == ['meanwhile']
@@ -159,7 +159,7 @@ def test_refused_prompt_comes_back_with_the_reason(page_server):
             await page_server.greet(socket)
             await socket.send_json({'type': 'prompt', 'key': 'k', 'text': ' '})
             message = await receive(socket, 'error')
-            assert (message['key'], message['why']) == ('k', 'it is blank; say something')
+            assert (message['key'], message['why']) == ('k', 'the prompt is empty; type a text')
     page_server(test)
 
 
@@ -254,7 +254,7 @@ def test_page_that_asks_for_the_log_again_and_again_gets_it_once_at_a_time(page_
                 await socket.send_json({'type': 'hello', 'epoch': '', 'version': number})
             while not made or made[-1] != ('', PER_SECOND - 2):
                 await receive(socket, 'log')
-            conversation.say('hello', 'k')
+            conversation.submit('hello', 'k')
             assert (await receive(socket, 'item'))['item']['prompt'] == 'hello'
         assert len(made) < PER_SECOND - 1
     page_server(test)

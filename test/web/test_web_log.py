@@ -10,7 +10,7 @@ from tinyllama_ros.ros.wire import ConversationEvent
 from tinyllama_ros.web.log import ConversationLog, LONGEST_PROMPT, MOST_ITEMS, MOST_WAITING
 
 
-class Stage:
+class FollowedLog:
     """A log, what it sent to the node, and a page that follows it."""
 
     def __init__(self, takes=True, run='a'):
@@ -87,163 +87,163 @@ class Page:
 
 
 def test_turn_goes_from_waiting_to_answered():
-    stage, phases = Stage(), []
-    stage.log.listen(lambda message: phases.append(
+    followed, phases = FollowedLog(), []
+    followed.log.listen(lambda message: phases.append(
         message.get('item', {}).get('phase', 'piece')))
-    stage.log.say('hello', 'k')
-    stage.line('asked', 'hello')
-    stage.piece('Hi')
-    stage.piece(' you')
-    assert stage.shown('prompt', 'answer', 'phase') == [('hello', 'Hi you', 'answering')]
-    stage.line('answered', 'Hi you')
+    followed.log.submit('hello', 'k')
+    followed.line('asked', 'hello')
+    followed.piece('Hi')
+    followed.piece(' you')
+    assert followed.shown('prompt', 'answer', 'phase') == [('hello', 'Hi you', 'answering')]
+    followed.line('answered', 'Hi you')
     assert phases == ['waiting', 'reading', 'piece', 'piece', 'answered']
-    assert stage.sent == ['hello']
+    assert followed.sent == ['hello']
 
 
 @pytest.mark.parametrize(('kind', 'why'), [('stopped', ''), ('failed', 'the device is gone')])
 def test_answer_that_was_cut_short_keeps_what_was_said(kind, why):
-    stage = Stage()
-    stage.line('asked', 'hello')
-    stage.line(kind, 'Hi', why)
-    assert stage.shown('answer', 'phase', 'why') == [('Hi', kind, why)]
+    followed = FollowedLog()
+    followed.line('asked', 'hello')
+    followed.line(kind, 'Hi', why)
+    assert followed.shown('answer', 'phase', 'why') == [('Hi', kind, why)]
 
 
 def test_prompt_that_comes_again_is_taken_once():
-    stage = Stage()
-    stage.log.say('hello', 'k')
-    stage.log.say('hello', 'k')
-    stage.turn('hello', 'Hi')
-    stage.log.say('hello', 'k')
-    assert stage.sent == ['hello']
-    assert len(stage.items) == 1
+    followed = FollowedLog()
+    followed.log.submit('hello', 'k')
+    followed.log.submit('hello', 'k')
+    followed.turn('hello', 'Hi')
+    followed.log.submit('hello', 'k')
+    assert followed.sent == ['hello']
+    assert len(followed.items) == 1
 
 
 def test_prompt_waits_until_the_node_takes_it():
-    stage = Stage(takes=False)
-    stage.log.say('one', '1')
-    stage.log.say('two', '2')
-    assert stage.sent == []
-    stage.takes = True
-    stage.log.send_waiting()
-    stage.log.send_waiting()
-    assert stage.sent == ['one', 'two']
+    followed = FollowedLog(takes=False)
+    followed.log.submit('one', '1')
+    followed.log.submit('two', '2')
+    assert followed.sent == []
+    followed.takes = True
+    followed.log.send_waiting()
+    followed.log.send_waiting()
+    assert followed.sent == ['one', 'two']
 
 
 def test_prompt_is_not_sent_to_a_node_whose_record_is_unknown():
-    stage = Stage(run='')
-    stage.log.say('one', '1')
-    assert stage.sent == []
-    stage.begin('a')
-    assert stage.sent == ['one']
+    followed = FollowedLog(run='')
+    followed.log.submit('one', '1')
+    assert followed.sent == []
+    followed.begin('a')
+    assert followed.sent == ['one']
 
 
 def test_another_node_is_sent_what_the_first_did_not_answer():
-    stage = Stage()
+    followed = FollowedLog()
     for prompt in ('done', 'under way', 'waiting'):
-        stage.log.say(prompt, prompt)
-    stage.turn('done', 'yes')
-    stage.line('asked', 'under way')
-    stage.piece('So')
-    stage.sent.clear()
-    stage.begin('b')
-    assert stage.sent == ['waiting']
-    stage.turn('waiting', 'at last')
-    assert stage.shown('kind', 'prompt', 'answer', 'phase') == [
+        followed.log.submit(prompt, prompt)
+    followed.turn('done', 'yes')
+    followed.line('asked', 'under way')
+    followed.piece('So')
+    followed.sent.clear()
+    followed.begin('b')
+    assert followed.sent == ['waiting']
+    followed.turn('waiting', 'at last')
+    assert followed.shown('kind', 'prompt', 'answer', 'phase') == [
         ('turn', 'done', 'yes', 'answered'), ('turn', 'under way', 'So', 'failed'),
         ('restart', '', '', 'answered'), ('turn', 'waiting', 'at last', 'answered')]
 
 
 def test_prompt_dropped_by_a_node_that_stops_waits_for_the_next():
-    stage = Stage()
-    stage.log.say('mine', 'k')
-    stage.line('dropped', 'mine', 'the node is stopping')
-    stage.line('dropped', "another's", 'the node is stopping')
-    assert stage.shown('prompt', 'phase') == [("another's", 'refused'), ('mine', 'waiting')]
-    stage.begin('b')
-    assert stage.sent == ['mine', 'mine']
+    followed = FollowedLog()
+    followed.log.submit('mine', 'k')
+    followed.line('dropped', 'mine', 'the node is stopping')
+    followed.line('dropped', "another's", 'the node is stopping')
+    assert followed.shown('prompt', 'phase') == [("another's", 'refused'), ('mine', 'waiting')]
+    followed.begin('b')
+    assert followed.sent == ['mine', 'mine']
 
 
 def test_what_waits_comes_after_what_is_done():
-    stage = Stage()
-    stage.log.say('mine', 'k')
-    stage.turn("another's", 'yes')
-    stage.line('reset', 'requested')
-    assert stage.shown('kind', 'prompt') == [
+    followed = FollowedLog()
+    followed.log.submit('mine', 'k')
+    followed.turn("another's", 'yes')
+    followed.line('reset', 'requested')
+    assert followed.shown('kind', 'prompt') == [
         ('turn', "another's"), ('reset', ''), ('turn', 'mine')]
 
 
 def test_refused_prompt_says_why_whether_it_was_asked_or_not():
-    stage = Stage()
-    stage.line('asked', 'too long')
-    stage.line('refused', 'too long', 'it is too long')
-    stage.line('asked', 'fine')
-    stage.line('refused', 'too many', '16 are waiting', turn=3)
-    stage.line('answered', 'yes')
-    assert stage.shown('prompt', 'phase', 'why') == [
+    followed = FollowedLog()
+    followed.line('asked', 'too long')
+    followed.line('refused', 'too long', 'it is too long')
+    followed.line('asked', 'fine')
+    followed.line('refused', 'too many', '16 are waiting', turn=3)
+    followed.line('answered', 'yes')
+    assert followed.shown('prompt', 'phase', 'why') == [
         ('too long', 'refused', 'it is too long'), ('fine', 'answered', ''),
         ('too many', 'refused', '16 are waiting')]
 
 
 def test_reset_within_an_answer_is_marked_where_it_happened():
-    stage = Stage()
-    stage.line('asked', 'hello')
-    stage.line('reset', 'full')
-    stage.piece('So')
-    stage.line('reset', 'full')
-    stage.piece(' on')
-    assert stage.items[0]['resets'] == [(0, 'full'), (2, 'full')]
+    followed = FollowedLog()
+    followed.line('asked', 'hello')
+    followed.line('reset', 'full')
+    followed.piece('So')
+    followed.line('reset', 'full')
+    followed.piece(' on')
+    assert followed.items[0]['resets'] == [(0, 'full'), (2, 'full')]
 
 
 def test_answer_of_which_a_part_is_missing_says_so_until_its_end():
-    stage = Stage()
-    stage.line('asked', 'one')
-    stage.lose()
-    stage.piece(' and two')
-    assert stage.items[0]['is_joined_late']
-    stage.line('answered', 'one and two')
-    assert not stage.items[0]['is_joined_late']
-    assert stage.items[0]['answer'] == 'one and two'
+    followed = FollowedLog()
+    followed.line('asked', 'one')
+    followed.lose()
+    followed.piece(' and two')
+    assert followed.items[0]['is_joined_late']
+    followed.line('answered', 'one and two')
+    assert not followed.items[0]['is_joined_late']
+    assert followed.items[0]['answer'] == 'one and two'
 
 
 def test_log_that_begins_in_the_midst_of_a_run_shows_the_answer():
-    stage = Stage(run='')
-    stage.run, stage.seq, stage.number = 'a', 204, 7
-    stage.line('answered', 'yes')
-    stage.line('asked', 'more')
-    assert stage.shown('prompt', 'answer', 'phase') == [
+    followed = FollowedLog(run='')
+    followed.run, followed.seq, followed.number = 'a', 204, 7
+    followed.line('answered', 'yes')
+    followed.line('asked', 'more')
+    assert followed.shown('prompt', 'answer', 'phase') == [
         ('', 'yes', 'answered'), ('more', '', 'reading')]
 
 
 @pytest.mark.parametrize(('prompt', 'why'), [
-    (' \n', 'blank'), ('x' * (LONGEST_PROMPT + 1), f'{LONGEST_PROMPT + 1} characters')],
-    ids=['blank', 'long'])
+    (' \n', 'empty'), ('x' * (LONGEST_PROMPT + 1), f'{LONGEST_PROMPT + 1} characters')],
+    ids=['empty', 'long'])
 def test_prompt_that_cannot_be_taken_is_refused(prompt, why):
-    stage = Stage()
+    followed = FollowedLog()
     with pytest.raises(PromptError, match=why):
-        stage.log.say(prompt, 'k')
-    assert (stage.items, stage.sent) == ([], [])
+        followed.log.submit(prompt, 'k')
+    assert (followed.items, followed.sent) == ([], [])
 
 
 def test_more_than_so_many_do_not_wait():
-    stage = Stage(takes=False)
+    followed = FollowedLog(takes=False)
     for number in range(MOST_WAITING):
-        stage.log.say('again', str(number))
+        followed.log.submit('again', str(number))
     with pytest.raises(PromptError, match=f'{MOST_WAITING} prompts are waiting already'):
-        stage.log.say('again', 'k')
+        followed.log.submit('again', 'k')
 
 
 def test_oldest_items_are_forgotten():
-    stage = Stage()
+    followed = FollowedLog()
     for number in range(MOST_ITEMS + 5):
-        stage.turn(str(number), 'yes')
-    assert len(stage.items) == MOST_ITEMS
-    assert stage.items[0]['prompt'] == '5'
+        followed.turn(str(number), 'yes')
+    assert len(followed.items) == MOST_ITEMS
+    assert followed.items[0]['prompt'] == '5'
 
 
 def test_log_of_another_epoch_is_given_whole():
-    stage = Stage()
-    stage.turn('one', '1')
-    message = stage.log.since('other', 99)
+    followed = FollowedLog()
+    followed.turn('one', '1')
+    message = followed.log.since('other', 99)
     assert message['is_whole']
     assert [item['prompt'] for item in message['items']] == ['one']
 
@@ -255,32 +255,32 @@ STEPS = st.lists(st.sampled_from(
 
 @given(STEPS)
 def test_page_that_comes_and_goes_shows_what_the_log_shows(steps):
-    stage, prompts, is_here = Stage(), itertools.count(), True
+    followed, prompts, is_here = FollowedLog(), itertools.count(), True
     runs = (f'run {number}' for number in itertools.count())
     for step in steps:
         if step == 'go' and is_here:
-            stage.page.go()
+            followed.page.go()
             is_here = False
         elif step == 'come' and not is_here:
-            stage.page.come()
+            followed.page.come()
             is_here = True
-        elif step == 'say' and len(stage.items) < MOST_WAITING:
+        elif step == 'say' and len(followed.items) < MOST_WAITING:
             number = str(next(prompts))
-            stage.log.say(number, number)
+            followed.log.submit(number, number)
         elif step == 'ask':
-            waiting = [item['prompt'] for item in stage.items if item['phase'] == 'waiting']
-            stage.line('asked', waiting[0] if waiting else 'of another')
+            waiting = [item['prompt'] for item in followed.items if item['phase'] == 'waiting']
+            followed.line('asked', waiting[0] if waiting else 'of another')
         elif step == 'piece':
-            stage.piece('la')
+            followed.piece('la')
         elif step in ('end', 'stop'):
-            stage.line('answered' if step == 'end' else 'stopped', 'la la')
+            followed.line('answered' if step == 'end' else 'stopped', 'la la')
         elif step == 'reset':
-            stage.line('reset', 'requested')
+            followed.line('reset', 'requested')
         elif step == 'restart':
-            stage.begin(next(runs))
+            followed.begin(next(runs))
         elif step == 'refuse':
-            stage.line('refused', 'no', 'because', turn=99)
+            followed.line('refused', 'no', 'because', turn=99)
     if not is_here:
-        stage.page.come()
-    assert len({item['id'] for item in stage.items}) == len(stage.items)
-    assert stage.page.items == {item['id']: item for item in stage.items}
+        followed.page.come()
+    assert len({item['id'] for item in followed.items}) == len(followed.items)
+    assert followed.page.items == {item['id']: item for item in followed.items}

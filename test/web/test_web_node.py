@@ -76,7 +76,7 @@ def test_taken_port_is_an_error_in_one_line(robots):
         port = holder.getsockname()[1]
         process = robots.start(program=WEB, parameters={'port': port})
         assert process.wait() == 1
-    assert f'tinyllama_web: port {port} of 127.0.0.1 cannot be listened at' in process.log
+    assert f'the server cannot listen on host 127.0.0.1 port {port}: ' in process.log
     assert 'Traceback' not in process.log
 
 

@@ -1,9 +1,9 @@
 """
-The OpenAI-compatible API: /v1/models and /v1/chat/completions, as a whole or as a stream.
+The OpenAI-compatible API: /v1/models and /v1/chat/completions, streamed or not.
 
-A request is read (chat_request), waits until its address may have another answer (limits), goes to
-the language model through the Protocol ChatModel, and its events become the response
-(chat_response). Nothing here knows ROS.
+A request is parsed (chat_request), waits until its address may have another answer (limits), and
+is sent to the language model through the protocol ChatModel. The events that come back become the
+response (chat_response). Nothing here depends on ROS.
 """
 
 import asyncio
@@ -31,9 +31,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Json = dict[str, Any]
 
 HEADERS_AFTER_S = 0.5
-"""When a stream sends its headers with nothing else to send; errors until then have a status."""
+"""After this time a stream sends its headers; an error before has an HTTP status of its own."""
 COMMENT_PERIOD_S = 2.0
-"""A stream that has nothing to send for so long sends a comment, which clients ignore."""
+"""After this time without an event a stream sends a comment, which clients ignore."""
 KNOWN_PATHS = re.compile(r'.*?/?(models(?:/.+)?|chat/completions)')
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class ChatModel(Protocol):
 
     @property
     def model(self) -> str:
-        """The name of the model, or its path; '' where none can answer."""
+        """The name of the model, or its path; '' if no model can answer now."""
 
     def complete(self, request: CompletionRequest
                  ) -> AsyncGenerator[CompletionEvent | None, None]:
@@ -73,22 +73,22 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except ApiError as error:
         return error.response()
     except web.HTTPNotFound:
-        return ApiError(404, _right_path(request.path), code='unknown_url').response()
+        return ApiError(404, _unknown_path_message(request.path), code='unknown_url').response()
     except web.HTTPException as error:
         kept = {name: error.headers[name] for name in ('Allow', 'Retry-After', 'WWW-Authenticate')
                 if name in error.headers}
         return ApiError.of_http(error).response(kept)
-    except ConnectionError:  # the client has gone, or the response broke off
+    except ConnectionError:  # the client has disconnected, or the response ended early
         if request.transport is not None:
             request.transport.abort()
         return web.Response(status=499)
-    except Exception:  # a fault of ours; the server goes on
+    except Exception:  # a bug; the server goes on
         log.exception('while answering %s %s', request.method, request.path)
         return ApiError(500, 'the server failed; its log says why', 'server_error').response()
 
 
-def _right_path(path: str) -> str:
-    """Return the message for a path that does not exist; it names the one that was meant."""
+def _unknown_path_message(path: str) -> str:
+    """Return the message for an unknown path; it names the path that was probably meant."""
     match = KNOWN_PATHS.fullmatch(re.sub('/+', '/', path).rstrip('/'))
     if match:
         return f'there is no {path:.200}; ask /v1/{match[1]:.200} (the base URL ends in /v1)'
@@ -132,7 +132,7 @@ class _Routes:
     async def _events(self, request: web.Request, completion: CompletionRequest
                       ) -> AsyncGenerator[CompletionEvent | None, None]:
         """
-        Yield the events of a request while its client is there, and None while there is none.
+        Yield the events of a request while its client is connected, and None between events.
 
         :raises ApiError: for an error event.
         :raises ConnectionResetError: the client has gone.
@@ -161,8 +161,8 @@ class _Routes:
     def _check_model(self, name: str | None) -> None:
         model = self._model_name()
         if not model:
-            raise ApiError(503, 'no language model is there yet; is its node running, and on the '
-                           'same ROS_DOMAIN_ID?', 'server_error', code='unavailable')
+            raise ApiError(503, 'no language model is available: start its node, with the same '
+                           'ROS_DOMAIN_ID as this server', 'server_error', code='unavailable')
         if name not in (None, model):
             raise ApiError(404, f'the model {name!r:.100} does not exist; there is {model!r}',
                            param='model', code='model_not_found')
@@ -198,11 +198,11 @@ async def _stream(request: web.Request, answer: ChatResponse,
         await send(f'data: {json.dumps(error.body)}')
     except ConnectionError:
         raise
-    except Exception as error:  # a fault of ours; no second response may follow in this one
+    except Exception as error:  # a bug; a second response cannot follow in this one
         if not response.prepared:
             raise
         log.exception('while streaming')
-        raise ConnectionAbortedError('the answer broke off') from error
+        raise ConnectionAbortedError('the response ended early') from error
     return response
 
 

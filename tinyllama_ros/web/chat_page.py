@@ -26,12 +26,12 @@ from tinyllama_ros.web.log import ConversationLog, LONGEST_PROMPT, Message
 STATIC = Path(__file__).parent / 'static'
 FILES = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob('*')
          if path.suffix in ('.html', '.css', '.js', '.svg')}
-BEAT_S = 3.0
+HEARTBEAT_S = 3.0
 """A page that gets no message for some of these periods connects again."""
 BACKLOG = 2000
 """Messages that may wait for a slow page; one more disconnects it, and it connects again."""
 ITEMS_AT_ONCE = 4
-"""Items in one message of a log: a slow page makes us hold one message, not the whole log."""
+"""Items in one message of a log, so that no whole log is in memory for each slow page."""
 LONGEST_MESSAGE = 4 * LONGEST_PROMPT + 1000
 """Bytes."""
 MOST_PAGES = 32
@@ -43,7 +43,7 @@ class Services(Protocol):
     """The services of the language model's node."""
 
     def trigger(self, service: str, reply: Reply) -> None:
-        """Call a service and hand on its reply, from any thread."""
+        """Call a service from any thread; `reply` is called with its response."""
 
 
 class ChatPage:
@@ -63,7 +63,7 @@ class ChatPage:
         app.on_shutdown.append(self._close)
 
     def on_status(self, status: Status) -> None:
-        """Send all pages the state of the node, and the node the prompts that waited for it."""
+        """Send the state of the node to all pages; send waiting prompts if the node is ready."""
         self._status = status
         for page in self._pages:
             page.put(self._status_message())
@@ -83,23 +83,22 @@ class ChatPage:
         await socket.prepare(request)
         page = _OpenPage(socket, request.transport, address, self._conversation)
         self._pages.append(page)
-        unlisten = None
+        unsubscribe = None
         try:
             async for message in socket:
                 if message.type != WSMsgType.TEXT or not page.allow():
                     await socket.close(code=WSCloseCode.POLICY_VIOLATION)
                     break
-                unlisten = self._take(page, _read(message.data)) or unlisten
+                unsubscribe = self._handle(page, _read(message.data)) or unsubscribe
         finally:
             self._pages.remove(page)
             page.end()
-            if unlisten is not None:
-                unlisten()
+            if unsubscribe is not None:
+                unsubscribe()
         return socket
 
-    def _take(self, page: '_OpenPage', message: Message
-              ) -> Callable[[], None] | None:
-        """Handle a message of a page; return what unsubscribes it, where that subscribes it."""
+    def _handle(self, page: '_OpenPage', message: Message) -> Callable[[], None] | None:
+        """Handle a message of a page; if it subscribes the page, return what unsubscribes it."""
         kind = message.get('type')
         if kind == 'hello':
             page.put_log(_text(message, 'epoch'), _count(message.get('version')))
@@ -114,7 +113,7 @@ class ChatPage:
 
     def _publish(self, page: '_OpenPage', text: str, key: str) -> None:
         try:
-            self._conversation.say(text, key)
+            self._conversation.submit(text, key)
         except PromptError as error:
             page.put({'type': 'error', 'what': 'prompt', 'key': key, 'why': str(error)})
 
@@ -153,7 +152,7 @@ class _OpenPage:
         self._second, self._count = 0, 0
 
     def put(self, message: Message) -> None:
-        """Have a message sent; a page that is too far behind is disconnected."""
+        """Queue a message for the page; disconnect a page whose queue is full."""
         self._messages.append(message)
         self._has_messages.set()
         if len(self._messages) > BACKLOG:
@@ -163,9 +162,9 @@ class _OpenPage:
 
     def put_log(self, epoch: str, version: int) -> None:
         """
-        Have the log sent that a page needs which has seen another up to a version.
+        Send the items that changed since the version that the page has.
 
-        It is made only when it is sent, once however often a page asks meanwhile.
+        They are collected at the moment of sending, once even if the page asks several times.
         """
         self._wanted_log = epoch, version
         self._has_messages.set()
@@ -177,31 +176,31 @@ class _OpenPage:
         self._second = second
         return self._count <= PER_SECOND
 
-    def start(self, beat: Callable[[], Message]) -> bool:
+    def start(self, heartbeat: Callable[[], Message]) -> bool:
         """
-        Begin to send, and a beat whenever there was nothing to send for a while.
+        Start to send messages, and a heartbeat whenever there is none for HEARTBEAT_S.
 
-        :return: False where it had begun already.
+        :return: False if it was started before.
         """
         if self._task is not None:
             return False
-        self._task = self._loop.create_task(self._send(beat))
+        self._task = self._loop.create_task(self._send(heartbeat))
         return True
 
     def end(self) -> None:
         if self._task is not None:
             self._task.cancel()
 
-    async def _send(self, beat: Callable[[], Message]) -> None:
-        with suppress(ConnectionError):  # it has gone; the task that reads ends as well
+    async def _send(self, heartbeat: Callable[[], Message]) -> None:
+        with suppress(ConnectionError):  # the page has gone; the task that reads ends, too
             while True:
                 with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._has_messages.wait(), BEAT_S)
-                for message in self._next() or [beat()]:
+                    await asyncio.wait_for(self._has_messages.wait(), HEARTBEAT_S)
+                for message in self._next() or [heartbeat()]:
                     await self.socket.send_json(message)
 
     def _next(self) -> list[Message]:
-        """Take what is to be sent next: a log in parts, or one message, or nothing."""
+        """Remove from the queue what is sent next: a log in parts, one message, or nothing."""
         messages = []
         if self._wanted_log is not None:
             messages = _in_parts(self._conversation.since(*self._wanted_log))

@@ -5,14 +5,14 @@ A request that is refused raises an aiohttp HTTP exception whose text says what 
 server turns it into OpenAI's form.
 
 ==== ==========================================================================================
-400  a request that is no HTTP, or whose headers are too long (aiohttp's own)
-401  no token, or another one
-403  a web page of an origin that is not allowed
+400  a request that is not HTTP, or whose headers are too long (aiohttp sends it)
+401  no token, or a wrong one
+403  a request of a web page whose origin is not allowed
 408  the request came too slowly
 413  the body is too large
-415  the body is compressed, which could unfold to anything
-421  the Host header names somebody else
-429  too many requests of one address
+415  the body is compressed: its size would be known only after it is unpacked
+421  the Host header does not name this server
+429  too many requests from one address
 503  too many connections
 ==== ==========================================================================================
 """
@@ -33,7 +33,7 @@ COOKIE = 'tinyllama_token'
 HOST = re.compile(r'(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::\d{1,5})?')
 HEADER_NAMES = re.compile(r'[A-Za-z0-9-]+(?:, ?[A-Za-z0-9-]+)*')
 PAGE_PATHS = re.compile(r'/|/ws|/static/.*')
-"""The chat page is for its own origin alone; all else is the API."""
+"""Paths of the chat page, which only its own origin may use; all others are the API."""
 SECURITY_HEADERS = {
     'Content-Security-Policy': (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -67,8 +67,8 @@ class Guard:
                 return web.Response(status=204, headers=_preflight_headers(request))
             guard.check_content(request)
             guard.check_token(request)
-            if guard.brings_token(request):
-                raise guard.welcome()
+            if guard.has_token_in_url(request):
+                raise guard.redirect_with_cookie()
             return await handler(request)
 
         app.middlewares.append(check)
@@ -76,7 +76,7 @@ class Guard:
 
     def check_source(self, request: web.Request) -> None:
         """
-        Check how often an address asks, for which host, and from a page of which origin.
+        Check the request rate of the address, the Host header and the Origin header.
 
         :raises web.HTTPException: the request is refused.
         """
@@ -116,7 +116,7 @@ class Guard:
 
         :raises web.HTTPException: there is none, or a wrong one.
         """
-        if not (self.is_token(_token_of(request)) or self.brings_token(request)):
+        if not (self.is_token(_token_of(request)) or self.has_token_in_url(request)):
             raise web.HTTPUnauthorized(
                 text='a token is needed: open the address that the server printed when it '
                 'started, or send it as "Authorization: Bearer TOKEN" (an API key)',
@@ -128,7 +128,7 @@ class Guard:
                 and request.headers.get('Origin') in self._settings.allowed_origins)
 
     def is_preflight(self, request: web.Request) -> bool:
-        """Return whether a browser asks what an allowed page may send; it sends no token yet."""
+        """Return whether it is a CORS preflight request of an allowed page; it has no token."""
         return (request.method == 'OPTIONS' and self.allows_origin(request)
                 and 'Access-Control-Request-Method' in request.headers)
 
@@ -138,14 +138,14 @@ class Guard:
         return not token or hmac.compare_digest(text.encode('utf-8', 'surrogateescape'),
                                                 token.encode())
 
-    def brings_token(self, request: web.Request) -> bool:
+    def has_token_in_url(self, request: web.Request) -> bool:
         """Return whether the request is for the printed address with the right token in it."""
         return (request.method == 'GET' and request.path == '/' and 'token' in request.query
                 and self.is_token(request.query['token']))
 
-    def welcome(self) -> web.HTTPException:
-        """Return a redirect to the page that sets the token as a cookie and hides it."""
-        answer = web.HTTPSeeOther('./')  # relative: a proxy may serve us below a path of its own
+    def redirect_with_cookie(self) -> web.HTTPException:
+        """Return a redirect to the page: the token is then in a cookie, not in the URL."""
+        answer = web.HTTPSeeOther('./')  # relative, because a proxy may add a path in front
         if self._settings.token:
             answer.set_cookie(COOKIE, self._settings.token, httponly=True, samesite='Strict',
                               max_age=30 * 24 * 3600, path='/')

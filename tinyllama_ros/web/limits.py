@@ -1,7 +1,7 @@
 """
 Limits what one client address may use: requests a second, connections, answers at once.
 
-The addresses of one IPv6 network (/64) count as one: whoever has one of them has them all.
+All addresses of one IPv6 network (/64) count as one, because one client can use them all.
 """
 
 import asyncio
@@ -12,14 +12,14 @@ import ipaddress
 from tinyllama_ros.web.settings import is_address
 
 MOST_ADDRESSES = 1024
-"""Whose requests are counted; the one that was silent longest is forgotten."""
+"""Addresses in the table; when there are more, the one that was idle longest is removed."""
 ANSWERS_AT_ONCE = 4
-"""Requests of one address that are with the language model's node; its queue holds 16."""
+"""Requests of one address that may be in the queue of the model's node, which holds 16."""
 TICK_S = 0.2
 
 
 class RequestRates:
-    """A bucket of tokens for each address: full it holds a burst, and it fills at the rate."""
+    """A token bucket for each address: it holds `burst` tokens and is refilled at a fixed rate."""
 
     def __init__(self, per_second: float, burst: int, clock_s: Callable[[], float]) -> None:
         self._per_second = per_second
@@ -42,14 +42,14 @@ class RequestRates:
 
 class AnswerSlots:
     """
-    So many answers at once for each address; further requests of that address wait here.
+    Limits the answers that each address gets at once; its further requests wait here.
 
-    They do not wait in the queue of the language model's node, which all addresses share.
+    So they do not fill the queue of the language model's node, which all addresses share.
     """
 
     def __init__(self, per_address: int = ANSWERS_AT_ONCE) -> None:
         self._per_address = per_address
-        self._users: dict[str, list[object]] = {}  # in the order in which they came
+        self._users: dict[str, list[object]] = {}  # in order of arrival
 
     async def wait(self, address: str, user: object) -> AsyncGenerator[None, None]:
         """Yield until the user may begin, every 0.2 s; `release` has to follow in any case."""
@@ -60,7 +60,7 @@ class AnswerSlots:
             await asyncio.sleep(TICK_S)
 
     def release(self, address: str, user: object) -> None:
-        """Let the next request of an address begin, or one that waits give up."""
+        """Remove a user that was answered or gave up; the next one of its address may begin."""
         key = network_of(address)
         users = self._users[key]
         users.remove(user)
@@ -69,7 +69,7 @@ class AnswerSlots:
 
 
 def share_of(total: int) -> int:
-    """Return how many of all connections one address may hold: the rest is for the others."""
+    """Return how many of all connections one address may hold, so that others get some."""
     return max(1, total * 3 // 4)
 
 

@@ -23,24 +23,25 @@ from tinyllama_ros.web.settings import WebSettings
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 BACKLOG = 1024
-FULL = b'too many connections; try again later\n'
+TOO_MANY = b'too many connections; try again later\n'
 SEND_BUFFER_BYTES = 65536
-"""Of the kernel for one connection, or it would take megabytes that the client does not read."""
-LOOKS = 4
-"""How often in `slow_s` connections are checked for a client that does not read."""
-SLOW = b'the request came too slowly\n'
-LEAVE_S = 0.5
-LEAVE_BYTES = 65536
-END_S = 0.5
-"""How long answers may still be written when the server closes."""
-NO_FILES_S = 1.0
-"""How long nothing is accepted when the process has no file descriptor left."""
+"""Of the kernel, for each connection; its default would buffer megabytes for a slow client."""
+CHECKS = 4
+"""How many times in `slow_s` all connections are checked for clients that do not read."""
+TOO_SLOW = b'the request came too slowly\n'
+REFUSED_OPEN_S = 0.5
+"""How long a refused connection stays open, so that the client receives the reason."""
+REFUSED_READ_BYTES = 65536
+SHUTDOWN_S = 0.5
+"""How long responses may still be written when the server closes."""
+RETRY_ACCEPT_S = 1.0
+"""Pause after a connection could not be accepted, as without a free file descriptor."""
 
 log = logging.getLogger(__name__)
 http_log = logging.getLogger(f'{__name__}.http')
 http_log.addFilter(lambda record: not (
     record.exc_info and isinstance(record.exc_info[1], (HttpProcessingError, ConnectionError))))
-"""The log of aiohttp, without tracebacks for the faults of clients."""
+"""The log of aiohttp, without the tracebacks of errors that clients cause."""
 
 
 @dataclass
@@ -64,31 +65,31 @@ class Listener:
     """The server's socket and its connections."""
 
     def __init__(self, app: web.Application, settings: WebSettings) -> None:
-        """Prepare to serve an application that is not started yet: this adds a middleware."""
+        """Prepare to serve an application; it must not have started, as a middleware is added."""
         self._settings = settings
         self._runner = web.AppRunner(
             app, logger=http_log,
-            access_log=None,  # it would hold the address with the token
+            access_log=None,  # it would contain the token of the URL
             keepalive_timeout=2 * settings.slow_s,  # later than ours, which sends a reason
             lingering_time=settings.slow_s / 5,  # for the rest of a body that was refused
             auto_decompress=False)  # a few kilobytes could become gigabytes
         self._open: dict[asyncio.BaseTransport, _Connection] = {}
-        self._leaving: set[socket.socket] = set()
+        self._refused: set[socket.socket] = set()
         self._socket: socket.socket | None = None
         self._tasks: list[asyncio.Task[None]] = []
         listener = self
 
         @web.middleware
-        async def stop_waiting(request: web.Request, handler: Handler) -> web.StreamResponse:
+        async def cancel_deadline(request: web.Request, handler: Handler) -> web.StreamResponse:
             if request.transport in listener._open:
                 listener._open[request.transport].deadline.cancel()
             return await handler(request)
 
-        app.middlewares.insert(0, stop_waiting)
+        app.middlewares.insert(0, cancel_deadline)
 
     @property
     def port(self) -> int:
-        """The port at which it listens."""
+        """The port on which it listens."""
         assert self._socket is not None, 'not started'
         return int(self._socket.getsockname()[1])
 
@@ -96,7 +97,7 @@ class Listener:
         """
         Listen.
 
-        :raises ConfigError: the address cannot be listened at.
+        :raises ConfigError: it cannot listen on this address.
         """
         self._socket = _listen(self._settings.host, self._settings.port)
         await self._runner.setup()
@@ -104,7 +105,7 @@ class Listener:
                        asyncio.create_task(self._drop_slow_readers())]
 
     async def close(self) -> None:
-        """Take no more connections and end those that are there."""
+        """Accept no more connections, and close the open ones."""
         for task in self._tasks:
             task.cancel()
             with suppress(asyncio.CancelledError):
@@ -115,11 +116,11 @@ class Listener:
             self._socket = None
         for open_connection in self._open.values():
             open_connection.deadline.cancel()
-        for connection in list(self._leaving):
-            self._leave(connection)
+        for connection in list(self._refused):
+            self._close_refused(connection)
         if (server := self._runner.server) is not None:
             await self._runner.shutdown()
-            await server.shutdown(END_S)
+            await server.shutdown(SHUTDOWN_S)
         await self._runner.cleanup()
 
     async def _accept(self) -> None:
@@ -130,19 +131,19 @@ class Listener:
                 connection, address = await loop.sock_accept(self._socket)
             except OSError as error:
                 log.error('no connection can be accepted: %s', error)
-                await asyncio.sleep(NO_FILES_S)
+                await asyncio.sleep(RETRY_ACCEPT_S)
                 continue
             connection.setblocking(False)
             try:
-                await self._take(connection, str(address[0]))
+                await self._admit(connection, str(address[0]))
             except OSError:  # the client has gone already
                 connection.close()
 
     async def _drop_slow_readers(self) -> None:
-        """Break off connections whose client has read nothing of a response for `slow_s`."""
+        """Close connections whose client has read nothing of a response for `slow_s`."""
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(self._settings.slow_s / LOOKS)
+            await asyncio.sleep(self._settings.slow_s / CHECKS)
             self._forget_closed()
             for connection in self._open.values():
                 size = connection.transport.get_write_buffer_size()
@@ -155,14 +156,14 @@ class Listener:
         self._open = {transport: connection for transport, connection in self._open.items()
                       if not connection.is_closed}
 
-    async def _take(self, connection: socket.socket, address: str) -> None:
+    async def _admit(self, connection: socket.socket, address: str) -> None:
         server = self._runner.server
         assert server is not None
         self._forget_closed()
         network, most = network_of(address), self._settings.max_connections
         same = sum(other.network == network for other in self._open.values())
         if len(self._open) >= most or same >= share_of(most):
-            self._turn_away(connection)
+            self._refuse(connection)
             return
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         loop = asyncio.get_running_loop()
@@ -171,31 +172,30 @@ class Listener:
             transport, connection, network,
             loop.call_later(self._settings.slow_s, self._time_out, transport))
 
-    def _turn_away(self, connection: socket.socket) -> None:
+    def _refuse(self, connection: socket.socket) -> None:
         """
-        Send the reason and close.
+        Send the reason, and close the connection a little later.
 
-        The socket closes a little later: data that arrives at a closed socket would make the
-        client's system drop the response.
+        If data arrived at a closed socket, the client's system would drop the response.
         """
-        connection.send(_response('503 Service Unavailable', FULL, 'Retry-After: 1\r\n'))
+        connection.send(_response('503 Service Unavailable', TOO_MANY, 'Retry-After: 1\r\n'))
         connection.shutdown(socket.SHUT_WR)
-        if len(self._leaving) < self._settings.max_connections:
-            self._leaving.add(connection)
-            asyncio.get_running_loop().call_later(LEAVE_S, self._leave, connection)
+        if len(self._refused) < self._settings.max_connections:
+            self._refused.add(connection)
+            asyncio.get_running_loop().call_later(REFUSED_OPEN_S, self._close_refused, connection)
         else:
             connection.close()
 
-    def _leave(self, connection: socket.socket) -> None:
-        if connection in self._leaving:
-            self._leaving.remove(connection)
+    def _close_refused(self, connection: socket.socket) -> None:
+        if connection in self._refused:
+            self._refused.remove(connection)
             with connection, suppress(OSError):
-                connection.recv(LEAVE_BYTES)
+                connection.recv(REFUSED_READ_BYTES)
 
     def _time_out(self, transport: asyncio.WriteTransport) -> None:
         """Close a connection on which no whole request has come in time."""
         if not transport.is_closing():
-            transport.write(_response('408 Request Timeout', SLOW))
+            transport.write(_response('408 Request Timeout', TOO_SLOW))
             transport.close()
 
 
@@ -205,15 +205,17 @@ def _listen(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listening = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise ConfigError(f'host {host!r} is no address to listen at: {error}') from error
+        raise ConfigError(f'the server cannot listen on host {host!r}: {error}; set the '
+                          'parameter host to an address of this machine') from error
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
-        raise ConfigError(f'port {port} of {host} cannot be listened at: {error.strerror}; '
-                          'give another with the parameter port') from error
+        raise ConfigError(f'the server cannot listen on host {host} port {port}: '
+                          f'{error.strerror}; set the parameters host and port to a free port of '
+                          'an address of this machine') from error
     listening.setblocking(False)
     return listening
 

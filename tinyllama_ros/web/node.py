@@ -12,9 +12,9 @@ from tinyllama_ros.web.settings import is_loopback, new_token, read_token, WebSe
 PARAMETERS: Mapping[str, Parameter] = {
     'model_node': Parameter('/tinyllama', "Full name of the language model's node.",
                             is_fixed=True),
-    'host': Parameter('127.0.0.1', 'Address to listen at; any but loopback requires a token. '
+    'host': Parameter('127.0.0.1', 'Address to listen on; any but loopback requires a token. '
                       '0.0.0.0 is every address of this machine.', is_fixed=True),
-    'port': Parameter(8080, 'Port to listen at; 0 takes a free one.', (0, 65535), is_fixed=True),
+    'port': Parameter(8080, 'Port to listen on; 0 takes a free one.', (0, 65535), is_fixed=True),
     'token_file': Parameter('', 'File that holds the token; where a token is needed and this is '
                             'empty, a new one is made and printed at each start.', is_fixed=True),
     'allowed_hosts': Parameter('', 'Names, separated by commas, under which clients reach this '

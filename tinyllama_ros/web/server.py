@@ -13,7 +13,8 @@ def make_app(settings: WebSettings, model: api_server.ChatModel) -> web.Applicat
 
     :param model: answers the requests of API clients.
     """
-    app = web.Application(client_max_size=settings.max_body_bytes + 1)  # some refuse the limit
+    # One more, because aiohttp refuses a body of exactly this size
+    app = web.Application(client_max_size=settings.max_body_bytes + 1)
     app.middlewares.append(api_server.errors_as_json)
     Guard(settings).install(app)
     api_server.add_routes(app, model, settings)

@@ -18,9 +18,9 @@ from tinyllama_ros.web.settings import WebSettings
 
 async def serve(node: ParameterNode, settings: WebSettings, stop: asyncio.Event) -> None:
     """
-    Serve until told to stop.
+    Serve until `stop` is set.
 
-    :raises ConfigError: the address cannot be listened at.
+    :raises ConfigError: the server cannot listen on the address.
     """
     loop = asyncio.get_running_loop()
 

@@ -19,7 +19,7 @@ class WebSettings:
     """All settings; an ordinary client never reaches the limits."""
 
     host: str = '127.0.0.1'
-    """Address to listen at; any but loopback requires a token."""
+    """Address to listen on; any but loopback requires a token."""
     port: int = 8080
     """0 takes a free one."""
     token: str = field(default='', repr=False)
@@ -51,7 +51,7 @@ class WebSettings:
                                   'be scheme://host or scheme://host:port, without a path')
         if not (self.token or self.is_loopback):
             raise ConfigError(f'host is {self.host!r}, which other machines may reach: that '
-                              'requires a token; give one, or listen at 127.0.0.1')
+                              'requires a token; give one, or listen on 127.0.0.1')
         if self.token and not is_token(self.token):
             raise ConfigError(f'the token must be {SHORTEST_TOKEN} or more visible ASCII '
                               'characters without ; and ,')
