@@ -11,7 +11,7 @@ from tinyllama_ros.ros.parameters import Parameter
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'ros-interface.md'
 PARAMETER_TABLES = {'tinyllama': 'tinyllama_ros.ros.parameters',
-                    'tinyllama_web': 'tinyllama_ros.web.node'}
+                    'tinyllama_web': 'tinyllama_ros.web.parameters'}
 """Module that holds the PARAMETERS of each node."""
 TITLES = {'subscription': 'Topics that it subscribes to',
           'publisher': 'Topics that it publishes', 'service': 'Services'}

@@ -374,8 +374,8 @@ def test_close_answers_what_waits_with_nothing():
 def test_close_cuts_the_answer_under_way_short_and_waits_for_it():
     begun, closing = Event(), Event()
     stage = Stage(a=[*READ, PIECES[0], begun.set, closing.wait, PIECES[1], *PIECES * 1000])
-    cancel = stage.server.cancel
-    stage.server.cancel = lambda: (cancel(), closing.set())
+    cut = stage.server._cut
+    stage.server._cut = lambda end: (cut(end), closing.set())
     stage.server.submit('a')
     stage.server.submit('b')
     worker = Thread(target=stage.server.serve)

@@ -11,18 +11,20 @@ PACKAGE = ROOT / 'tinyllama_ros'
 # A package, and what it may import of this project beside itself; `a.b` allows that module alone.
 ALLOWED = {
     'errors': set(),
+    'signals': set(),
     'kernels': {'errors'},
     'artifact': {'errors'},
     'engine': {'artifact', 'errors', 'kernels'},
     'engine.acl': {'artifact', 'engine.backend', 'errors'},
     'chat': {'artifact', 'engine', 'errors'},
     'cann': {'artifact', 'errors'},
-    'ros': {'artifact', 'chat', 'engine', 'errors'},
-    'terminal': {'errors', 'ros.client', 'ros.imports'},
+    'ros': {'artifact', 'chat', 'engine', 'errors', 'signals'},
+    'terminal': {'errors', 'ros.client', 'ros.imports', 'signals'},
     'web': {'chat.completion', 'chat.message', 'errors', 'ros.client', 'ros.imports',
-            'ros.parameter_node', 'ros.parameters', 'ros.process', 'ros.wire'},
+            'ros.parameter_node', 'ros.parameters', 'ros.process', 'ros.wire', 'signals'},
     'workbench': {'artifact', 'chat', 'engine', 'errors'},
-    'commands': {'artifact', 'cann', 'chat', 'engine', 'errors', 'kernels', 'workbench'},
+    'commands': {'artifact', 'cann', 'chat', 'engine', 'errors', 'kernels', 'signals',
+                 'workbench'},
 }
 ROS = {'diagnostic_msgs', 'launch', 'launch_ros', 'lifecycle_msgs', 'rcl_interfaces', 'rclpy',
        'std_msgs', 'std_srvs'}

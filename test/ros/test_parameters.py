@@ -37,7 +37,7 @@ def test_config_file_comments_every_parameter_as_the_table_does(name):
 
 def test_config_file_of_the_web_node_is_as_its_table():
     pytest.importorskip('rclpy', reason='no ROS 2 is sourced or installed')
-    from tinyllama_ros.web.node import PARAMETERS as WEB_PARAMETERS
+    from tinyllama_ros.web.parameters import PARAMETERS as WEB_PARAMETERS
     text = WEB_CONFIG.read_text()
     assert yaml.safe_load(text)['/**']['ros__parameters'] == {
         name: parameter.default for name, parameter in WEB_PARAMETERS.items()}

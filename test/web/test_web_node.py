@@ -13,7 +13,7 @@ rclpy = pytest.importorskip('rclpy', reason='no ROS 2 is sourced or installed')
 from support.robot import ECHO_NODE, poll_until, Robots  # noqa: E402
 
 from tinyllama_ros.errors import ConfigError  # noqa: E402
-from tinyllama_ros.web.node import address, PARAMETERS, web_settings  # noqa: E402
+from tinyllama_ros.web.parameters import address, PARAMETERS, web_settings  # noqa: E402
 from tinyllama_ros.web.settings import WebSettings  # noqa: E402
 
 WEB = 'import sys; from tinyllama_ros.web.node import main; sys.exit(main())'

@@ -26,7 +26,7 @@ class End:
 
     outcome: Outcome
     why: str = ''
-    """Empty where it was answered or cancelled."""
+    """Empty where it was answered, or where somebody cancelled it."""
     code: ErrorCode = 'failed'
     """The same for programs, where it was not answered."""
     param: str = ''
@@ -117,7 +117,7 @@ class PromptJob:
             self._tell_sentences(self._sentences.finish())
             self._tell('answered', self.text)
         elif end.outcome == 'cancelled':
-            self._tell('stopped', self.text)
+            self._tell('stopped', self.text, end.why)
         elif end.outcome == 'failed':
             self._tell('failed', self.text, end.why, f'the answer to {quoted} failed: {end.why}')
         elif end.outcome == 'refused':

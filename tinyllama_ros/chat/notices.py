@@ -5,7 +5,7 @@ from typing import Literal
 
 from tinyllama_ros.chat.completion import CompletionEvent
 
-State = Literal['loading', 'idle', 'reading', 'answering', 'error']
+State = Literal['loading', 'idle', 'reading', 'answering', 'error', 'finalized']
 RecordKind = Literal['asked', 'answered', 'stopped', 'failed', 'refused', 'dropped', 'reset']
 """The notices of which a record of the conversation consists."""
 TurnKind = Literal[RecordKind, 'token', 'sentence']
@@ -41,7 +41,10 @@ class TurnNotice:
     reason of a reset.
     """
     why: str = ''
-    """The reason why the prompt was refused or dropped, or why its answer failed."""
+    """
+    The reason why the prompt was refused or dropped, why its answer failed, or that it was stopped
+    with the node.
+    """
     error: str = ''
     """The same as a whole sentence that quotes the prompt."""
 

@@ -10,12 +10,11 @@ so it may call the server. Knows nothing of ROS.
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 import logging
 from threading import Event, Lock
-from typing import NamedTuple
 
 from tinyllama_ros.chat.completion import CompletionRequest, ErrorCode
 from tinyllama_ros.chat.conversation import Conversation
@@ -38,6 +37,8 @@ from tinyllama_ros.errors import LengthError, PromptError, RequestError, TinyLla
 EARLY_CANCELS = 64
 """Cancels that are remembered until their request comes; topics keep no order between them."""
 CANCELLED = End('cancelled', code='cancelled')
+STOPPED = End('cancelled', 'the node is stopping; send it again', 'stopping')
+"""How an answer ends that is under way when the server is closed."""
 
 log = logging.getLogger(__name__)
 
@@ -83,11 +84,18 @@ class Statistics:
         return self.ends['prompt', outcome] + self.ends['request', outcome]
 
 
-class _Running(NamedTuple):
+@dataclass(eq=False)
+class _Running:
     """The job that is being answered."""
 
     job: Job
-    cancelled: Event
+    cut: End | None = None
+    """How it is to end at once, where somebody wants that."""
+    is_over: bool = False
+    """Its end is told, or being told."""
+
+    def is_cut(self) -> bool:
+        return self.cut is not None
 
 
 class Server:
@@ -154,7 +162,7 @@ class Server:
             for job in waiting:
                 self._queue.remove(job)
             if self._running is not None and self._running.job.id == request_id:
-                self._running.cancelled.set()
+                self._cut(CANCELLED)
             elif not waiting:
                 self._early_cancels.append(request_id)
         for job in waiting:
@@ -163,10 +171,7 @@ class Server:
     def cancel(self) -> bool:
         """Stop the answer under way before its next forward pass; False where there is none."""
         with self._lock:
-            if self._running is None:
-                return False
-            self._running.cancelled.set()
-            return True
+            return self._cut(CANCELLED)
 
     def reset(self) -> Event:
         """
@@ -182,8 +187,7 @@ class Server:
                 done.set()
                 return done
             self._resets.append(done)
-            if self._running is not None:
-                self._running.cancelled.set()
+            self._cut(CANCELLED)
         self._wake()
         return done
 
@@ -205,18 +209,24 @@ class Server:
         try:
             with self._lock:
                 self._is_open = False
-                dropped = list(self._queue)
-                self._queue.clear()
-            self.cancel()
+                self._cut(STOPPED)
             with self._serving:
-                for job in dropped:
-                    self._drop(job)
+                self._drop_waiting()
                 while self._resets:
                     self._clear(self._resets.popleft())
                 self.state = 'loading'
         finally:
             if worker is not None:
                 worker.close()
+
+    def abandon(self) -> None:
+        """Tell that all is stopped, whatever the model is at; the process must end then."""
+        with self._lock:
+            self._is_open = False
+            running = self._running
+        if running is not None:
+            self._end_running(running, STOPPED)
+        self._drop_waiting()
 
     def _submit(self, job: Job) -> None:
         try:
@@ -259,6 +269,13 @@ class Server:
                        'an answer has come, or raise queue_depth', 'busy')
         return None
 
+    def _cut(self, end: End) -> bool:
+        """End the answer under way before its next forward pass; False where there is none."""
+        if self._running is None:
+            return False
+        self._running.cut = self._running.cut or end
+        return True
+
     def _wake(self) -> None:
         if (worker := self._worker) is not None:
             worker.wake()
@@ -267,33 +284,32 @@ class Server:
         with self._lock:
             if self._resets:
                 return partial(self._clear, self._resets.popleft())
-            if self._queue:
-                self._running = _Running(self._queue.popleft(), Event())
+            if self._queue and self._is_open:
+                self._running = _Running(self._queue.popleft())
                 return partial(self._answer, self._running)
             return None
 
     def _answer(self, running: _Running) -> None:
-        job, cancelled = running
-        answer: Answer | None = None
+        job, answer = running.job, None
         job.begin()
         try:
             with closing(job.events(self._conversation, self._options(),
-                                    cancelled.is_set)) as events:
+                                    running.is_cut)) as events:
                 for event in events:
                     self._pass_on(event, job)
-                    if cancelled.is_set():
+                    if running.is_cut():
                         break
                     if isinstance(event, Answer):
                         answer = event
-            end = CANCELLED if cancelled.is_set() else End('answered', answer=answer)
+            end = running.cut or End('answered', answer=answer)
         except PromptError as error:
-            end = CANCELLED if cancelled.is_set() else _refusal(error)
+            end = running.cut or _refusal(error)
         except TinyLlamaError as error:
             end = End('failed', str(error))
         except Exception as error:  # the edge: whatever went wrong, the node lives on
             log.exception('an answer failed')
             end = End('failed', repr(error))
-        self._end(job, end)
+        self._end_running(running, end)
         if end.outcome == 'failed':
             self._set_state('error')
 
@@ -314,14 +330,30 @@ class Server:
         elif not job.text:
             self._set_state('reading')
 
+    def _end_running(self, running: _Running, end: End) -> None:
+        """Tell how the answer under way ended, where nobody has done so."""
+        with self._lock:
+            if running.is_over:
+                return
+            running.is_over = True
+        self._end(running.job, end)
+
     def _end(self, job: Job, end: End) -> None:
         self._count_end(job.kind, end.outcome)
         job.end(end)
         if job.kind == 'request' and end.outcome == 'failed':
             self._tell(ErrorNotice(f'the answer to a request failed: {end.why}'))
 
+    def _drop_waiting(self) -> None:
+        while True:
+            with self._lock:
+                if not self._queue:
+                    return
+                job = self._queue.popleft()
+            self._drop(job)
+
     def _drop(self, job: Job) -> None:
-        self._end(job, End('dropped', 'the node is stopping; send it again', 'stopping'))
+        self._end(job, replace(STOPPED, outcome='dropped'))
 
     def _count_end(self, kind: JobKind, outcome: Outcome) -> None:
         with self._lock:

@@ -42,9 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'tinyllama-model: the Python package {error.name} is missing here; '
               f'run: pip install {error.name}', file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print('tinyllama-model: interrupted; nothing is left half-written', file=sys.stderr)
-        return 130
     return status or 0
 
 

@@ -31,18 +31,18 @@ from tinyllama_ros.ros.notice_publisher import NoticePublisher
 from tinyllama_ros.ros.parameter_node import ParameterMixin
 from tinyllama_ros.ros.parameters import chat_options, PARAMETERS
 from tinyllama_ros.ros.process import (
+    end_in_time,
     log_through,
     name_is_taken,
     name_lock,
     run_in_ros,
+    SIGNAL_PERIOD_S,
     spin,
     stop_on_signals,
 )
 from tinyllama_ros.ros.wire import read_id, read_request
 
 RESET_TIMEOUT_S = 60.0
-SIGNAL_PERIOD_S = 1.0
-"""A signal that reached another thread, as after SIGSTOP, is seen when the first one wakes."""
 THREADS = 4
 """Of the executor; a reset keeps one until it is done, and the rest stays responsive beside it."""
 
@@ -75,7 +75,11 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
                           clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def start(self) -> bool:
-        """Configure and activate; False where that failed, which was logged."""
+        """
+        Configure and activate; False where that failed, which was logged.
+
+        :raises RuntimeError: the node was ended meanwhile.
+        """
         return bool(self.trigger_configure() == TransitionCallbackReturn.SUCCESS
                     and self.trigger_activate() == TransitionCallbackReturn.SUCCESS)
 
@@ -84,10 +88,15 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
         with suppress(RuntimeError):  # shut down already, or in a transition
             self.trigger_shutdown()
         with self._transition:
-            self._stop()
-            self._release()
+            self._finalize()
         with self._receiving:  # what was received last is refused before the publishers go
             pass
+
+    def abandon(self) -> None:
+        """Tell that all is stopped, whatever the model is at; the process must end then."""
+        if (server := self._server) is not None:
+            server.abandon()
+        self._publisher.tell_state('finalized')
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model."""
@@ -131,8 +140,7 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and free everything, from whatever state."""
         with self._transition:
-            self._stop()
-            self._release()
+            self._finalize()
             return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -205,6 +213,11 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
             message, _ = received
             callback(message)
         self.destroy_subscription(subscription)
+
+    def _finalize(self) -> None:
+        self._stop()
+        self._release()
+        self._publisher.tell_state('finalized')
 
     def _release(self) -> None:
         if self._conversation is not None:
@@ -300,15 +313,23 @@ def _run(node: TinyLlamaNode, stop: Event) -> int:
     executor.add_node(node)
     spinner = Thread(target=spin, args=(executor, node, stop.is_set))
     spinner.start()
-    try:
-        if node.value('autostart') and not node.start():
-            return 1
-        while not stop.wait(SIGNAL_PERIOD_S):
-            pass
-        return 0
-    finally:
-        stop.set()
-        node.end()
-        executor.shutdown()
-        spinner.join()
-        node.destroy_node()
+    failed = Event()
+    if node.value('autostart'):  # in a thread, or a signal would wait until the model is loaded
+        Thread(target=_start, args=(node, failed, stop), daemon=True).start()
+    while not stop.wait(SIGNAL_PERIOD_S):
+        pass
+    status = int(failed.is_set())
+    end_in_time(status, node.abandon)
+    node.end()
+    executor.shutdown()
+    spinner.join()
+    node.destroy_node()
+    return status
+
+
+def _start(node: TinyLlamaNode, failed: Event, stop: Event) -> None:
+    with suppress(RuntimeError):
+        if node.start():
+            return
+    failed.set()
+    stop.set()

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 import logging
+import os
 import signal
 import socket
 import sys
-from threading import Event, Thread
+from threading import Event, Thread, Timer
 
 import rclpy
 from rclpy.exceptions import InvalidHandle, ParameterException
@@ -16,6 +17,13 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from tinyllama_ros.errors import ConfigError
+
+SIGNALS = signal.SIGINT, signal.SIGTERM
+SIGNAL_PERIOD_S = 0.2
+"""A signal that reached another thread, as after SIGSTOP, is seen when the first one wakes."""
+STOP_S = 1.2
+"""How long the threads of a process that was told to stop may take."""
+LAST_WORDS_S = 0.3
 
 
 def run_in_ros(program: str, run: Callable[[], int], args: Sequence[str] | None) -> int:
@@ -36,14 +44,37 @@ def run_in_ros(program: str, run: Callable[[], int], args: Sequence[str] | None)
         return 1
     finally:
         rclpy.try_shutdown()
+        for number in SIGNALS:  # what comes now would interrupt Python's own end
+            signal.signal(number, signal.SIG_IGN)
 
 
 def stop_on_signals() -> Event:
     """Return an event that SIGINT and SIGTERM set from here on."""
     stop = Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, lambda *_: stop.set())
     return stop
+
+
+def end_in_time(status: int, last_words: Callable[[], None]) -> None:
+    """
+    Have the process end with a status where its threads do not end within STOP_S.
+
+    A model that is being loaded and a forward pass can take longer, and nothing interrupts them.
+
+    :param last_words: is called before the process ends so.
+    """
+    def end() -> None:
+        speaker = Thread(target=last_words, daemon=True)
+        speaker.start()
+        speaker.join(LAST_WORDS_S)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(status)
+
+    timer = Timer(STOP_S, end)
+    timer.daemon = True
+    timer.start()
 
 
 def spin(executor: Executor, node: Node, is_stopping: Callable[[], bool]) -> None:

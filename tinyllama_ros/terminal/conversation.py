@@ -133,7 +133,7 @@ class Conversation:
             self._screen.end_line()
         if event.why:
             self._screen.note(f'error: {event.why}')
-        return event.kind in ('answered', 'stopped') and bool(event.text)
+        return event.kind in ('answered', 'stopped') and bool(event.text) and not event.why
 
     def _events_and_pauses(self) -> Iterator[ConversationEvent | None]:
         """

@@ -56,8 +56,6 @@ def run(argv: Sequence[str] | None = None) -> int:
     except TinyLlamaError as error:
         print(f'chat: {printable(str(error))}', file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:  # the program that reads the answers has ended; at exit Python would
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # report it
         return 141

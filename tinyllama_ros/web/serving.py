@@ -2,21 +2,27 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-import signal
+from threading import Event
 from typing import Any
 
 from tinyllama_ros.ros.client import NodeClient
 from tinyllama_ros.ros.parameter_node import ParameterNode
-from tinyllama_ros.ros.process import run_in_ros, spinning
+from tinyllama_ros.ros.process import (
+    end_in_time,
+    run_in_ros,
+    SIGNAL_PERIOD_S,
+    spinning,
+    stop_on_signals,
+)
 from tinyllama_ros.web.chat_page import ChatPage
 from tinyllama_ros.web.listener import Listener
 from tinyllama_ros.web.log import ConversationLog
-from tinyllama_ros.web.node import address, PARAMETERS, web_settings
+from tinyllama_ros.web.parameters import address, PARAMETERS, web_settings
 from tinyllama_ros.web.server import make_app
 from tinyllama_ros.web.settings import WebSettings
 
 
-async def serve(node: ParameterNode, settings: WebSettings, stop: asyncio.Event) -> None:
+async def serve(node: ParameterNode, settings: WebSettings, stop: Event) -> None:
     """
     Serve until `stop` is set.
 
@@ -41,22 +47,18 @@ async def serve(node: ParameterNode, settings: WebSettings, stop: asyncio.Event)
         await listener.start()
         with spinning(node):
             print(f'open {address(settings, listener.port)} in a browser', flush=True)
-            await stop.wait()
+            while not stop.is_set():
+                await asyncio.sleep(SIGNAL_PERIOD_S)
+            end_in_time(0, lambda: None)
     finally:
         await listener.close()
 
 
-async def _serve_until_signal(node: ParameterNode) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await serve(node, web_settings(node.values()), stop)
-
-
 def _run() -> int:
+    stop = stop_on_signals()
     node = ParameterNode('tinyllama_web', PARAMETERS)
     try:
-        asyncio.run(_serve_until_signal(node))
+        asyncio.run(serve(node, web_settings(node.values()), stop))
     finally:
         node.destroy_node()
     return 0

@@ -186,7 +186,7 @@ export class Conversation {
       case 'reading':
         return `${words[phase]}…`;
       case 'stopped':
-        return words.stopped;
+        return why ? `${words.stopped}: ${why}` : words.stopped;
       case 'failed':
       case 'refused':
         return `${words[phase]}: ${why}`;
