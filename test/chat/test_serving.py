@@ -19,7 +19,7 @@ from tinyllama_ros.chat.notices import (
     StateNotice,
     TurnNotice,
 )
-from tinyllama_ros.chat.serving import EARLY_CANCELS, Server
+from tinyllama_ros.chat.serving import EARLY_CANCELS, Server, STOPPED
 from tinyllama_ros.engine.sampling import SamplingOptions
 from tinyllama_ros.errors import BackendError, LengthError, ModelError, PromptError, RequestError
 
@@ -385,6 +385,33 @@ def test_close_cuts_the_answer_under_way_short_and_waits_for_it():
     assert stage.recorder.all('response') == ['I am one. You', '']
     worker.join(10)
     assert stage.script.prompts == ['a']
+
+
+def test_answer_that_a_close_cuts_short_says_that_the_node_stops():
+    stage = Stage()
+    stage.script._answers['a'] = [*READ, PIECES[0], lambda: stage.server._cut(STOPPED), *PIECES]
+    stage.serve('a', request())
+    assert stage.recorder.record[1:] == [('stopped', 'I am one.I am one.', STOPPED.why)]
+    assert stage.told()[-1] == ('error', 'stopping')
+
+
+def test_abandoned_server_tells_every_end_once_and_does_not_wait_for_the_model():
+    begun, hold = Event(), Event()
+    stage = Stage(a=[*READ, PIECES[0], begun.set, hold.wait, PIECES[1], ANSWER])
+    stage.server.submit('a')
+    worker = Thread(target=stage.server.serve)
+    worker.start()
+    assert begun.wait(10)
+    stage.server.submit_request(request('b'))
+    stage.server.submit('c')
+    stage.server.abandon()
+    told = list(stage.recorder.record)
+    assert told == [('asked', 'a'), ('stopped', 'I am one.', STOPPED.why),
+                    ('dropped', 'c', STOPPED.why)]
+    assert stage.told() == [('accepted', ''), ('error', 'stopping')]
+    hold.set()
+    worker.join(10)
+    assert stage.recorder.record == told
 
 
 def test_close_may_come_twice_and_serving_go_on():

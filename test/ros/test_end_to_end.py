@@ -406,6 +406,7 @@ def test_signal_to_a_node_that_was_stopped_ends_it(start):
 def test_signal_after_a_shutdown_from_outside_is_no_error(start):
     process, client = start()
     assert client.change_state('active_shutdown')
+    client.wait_for_state('finalized')
     assert process.stop() == 0
     assert 'Traceback' not in process.log
 

@@ -2,13 +2,15 @@
 The node with a model that repeats the prompt; all else is the real thing.
 
 'for ever' in the prompt makes it go on until it is stopped, 'full' clears its memory on the way,
-and 'break down' makes it fail.
+'break down' makes it fail, and 'hang' begins a forward pass that never ends. The model 'endless'
+is never loaded.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import itertools
 import re
 import sys
+from threading import Event
 import time
 
 from tinyllama_ros.chat.events import (
@@ -19,6 +21,7 @@ from tinyllama_ros.chat.events import (
     TextDelta,
     TurnEvent,
 )
+from tinyllama_ros.chat.message import Message
 from tinyllama_ros.errors import BackendError
 from tinyllama_ros.ros import lifecycle_node
 
@@ -46,6 +49,9 @@ class EchoConversation:
         self.fill += len(words)
         yield PrefillProgress(len(words))
         text = ''
+        if 'hang' in prompt:
+            yield TextDelta('so far')
+            Event().wait()
         if prompt == 'break down':
             raise BackendError('the model broke down')
         for count, word in enumerate(itertools.cycle(words) if 'for ever' in prompt else words):
@@ -59,6 +65,10 @@ class EchoConversation:
             text += piece
             yield TextDelta(piece)
         yield Answer(text, 'stop', 0, len(words), len(words), 0.1, 0.1 * len(words))
+
+    def complete(self, messages: Sequence[Message], options: ChatOptions,
+                 is_cancelled: Callable[[], bool]) -> Iterator[TurnEvent]:
+        return self.answer(messages[-1].content, options, is_cancelled)
 
     def reset(self, _: str = '') -> None:
         self.fill = 0
@@ -74,6 +84,8 @@ class EchoModelNode(lifecycle_node.TinyLlamaNode):
     """Needs no artifact."""
 
     def _load(self) -> None:
+        if self.value('model') == 'endless':
+            Event().wait()
         self._serve(EchoConversation())
         self._publisher.begin_run()
 

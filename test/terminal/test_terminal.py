@@ -336,6 +336,14 @@ def test_node_that_cannot_be_configured_is_reported_at_once(make_fake, monkeypat
             client.wait_until_ready(60)
 
 
+def test_node_that_was_shut_down_is_reported_at_once(make_fake, monkeypatch):
+    monkeypatch.setattr(client_module, 'DISCOVERY_S', 0.2)
+    make_fake(state='finalized')
+    with connected() as client:
+        with pytest.raises(NodeError, match='/fake was shut down; start it again'):
+            client.wait_until_ready(60)
+
+
 @pytest.mark.parametrize('name', ['fake', '/fake/', 'fake/'])
 def test_node_that_is_named_without_its_slash_is_found(fake, capsys, name):
     assert cli.main(['--node', name, '--wait', '10', '--once', 'Hi']) == 0

@@ -51,6 +51,7 @@ DISCOVERY_S = 1.0
 """How long we may know the state of a node and not yet that it takes our prompts."""
 SERVING = ('idle', 'reading', 'answering', 'error')
 AT_WORK = ('reading', 'answering')
+GIVEN_UP = ('error', 'finalized')
 AT_REST = ('idle', 'error')
 """A failed answer leaves the node in error, but it takes the next prompt and may recover."""
 NUMBERS = {'fill': 'fill (slots)', 'capacity': 'capacity (slots)', 'speed': 'speed (tok/s)',
@@ -223,14 +224,14 @@ class NodeClient:
         """
         Wait until the node serves and is at rest.
 
-        A node that is in error and takes no prompts could not be configured: that is not waited
-        for.
+        A node that is in error and takes no prompts could not be configured, and one that is
+        finalized was shut down: they are not waited for.
 
         :raises NodeError: says how far the node came.
         """
         began_s = time.monotonic()
         while not (self.state in AT_REST and self.is_connected()):
-            limit_s = min(DISCOVERY_S, timeout_s) if self.state == 'error' else timeout_s
+            limit_s = min(DISCOVERY_S, timeout_s) if self.state in GIVEN_UP else timeout_s
             left_s = began_s + limit_s - time.monotonic()
             if left_s <= 0:
                 raise NodeError(self._why_not_ready(timeout_s))
@@ -312,6 +313,8 @@ class NodeClient:
         if self.state == 'error':
             return (f'{self.target} is in state error and takes no prompts: '
                     f'{self.error or "its log says why"}')
+        if self.state == 'finalized':
+            return f'{self.target} was shut down; start it again'
         if self.state:
             return (f'{self.target} is still {self.state} after {timeout_s:g} s; '
                     'wait longer with --wait SECONDS')

@@ -85,10 +85,11 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
 
     def end(self) -> None:
         """Shut down from whatever state, after a transition under way has ended."""
-        with suppress(RuntimeError):  # shut down already, or in a transition
+        try:
             self.trigger_shutdown()
-        with self._transition:
-            self._finalize()
+        except RuntimeError:  # shut down already, or in a transition
+            with self._transition:
+                self._finalize()
         with self._receiving:  # what was received last is refused before the publishers go
             pass
 
