@@ -94,7 +94,7 @@ setup(
         'console_scripts': [
             'tinyllama_node = tinyllama_ros.ros.node:main',
             'tinyllama_web = tinyllama_ros.web.node:main',
-            'tinyllama-model = tinyllama_ros.commands.program:main',
+            'tinyllama-model = tinyllama_ros.commands.cli:main',
             'chat = tinyllama_ros.terminal.cli:main',
         ],
     },

@@ -9,7 +9,7 @@ from support.paths import ROOT
 
 from tinyllama_ros.cann.atc import plan_conversion
 from tinyllama_ros.cann.toolkit import newest_python
-from tinyllama_ros.commands.cli import _parser
+from tinyllama_ros.commands.command_line import _parser
 
 PAGE = (ROOT / 'docs' / 'orange-pi.md').read_text(encoding='utf-8')
 COMMANDS = sorted({found.strip() for found in re.findall(

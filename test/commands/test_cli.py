@@ -11,7 +11,8 @@ from support.tiny_models import tiny, write_gguf
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.manifest import WEIGHTS
 from tinyllama_ros.commands import measure as bench
-from tinyllama_ros.commands.cli import main, name_of
+from tinyllama_ros.commands.cli import main
+from tinyllama_ros.commands.command_line import name_of
 
 
 @pytest.fixture(autouse=True)

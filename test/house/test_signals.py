@@ -25,7 +25,7 @@ INTERRUPTED = 'tinyllama-model: interrupted; nothing is left half-written\n'
     ('web.node', 'tinyllama_ros.web.serving', signal.SIGINT, 0, ''),
     ('web.node', 'tinyllama_ros.web.serving', signal.SIGTERM, 0, ''),
     ('terminal.cli', 'tinyllama_ros.terminal.session', signal.SIGINT, 130, ''),
-    ('commands.program', 'tinyllama_ros.commands.cli', signal.SIGINT, 130, INTERRUPTED)])
+    ('commands.cli', 'tinyllama_ros.commands.command_line', signal.SIGINT, 130, INTERRUPTED)])
 def test_signal_during_the_imports_ends_a_program_with_its_status(module, imported, number, status,
                                                                   said):
     program = f'{SIGNALLED}\nfrom tinyllama_ros.{module} import main; sys.exit(main([]))'
