@@ -32,6 +32,7 @@ EXTRAS = {
         'matplotlib',  # draws the loss over the positions of a window
         'ml_dtypes',  # bfloat16 in numpy, for safetensors; onnx needs it, too
         'onnx',  # writes the static graph
+        'protobuf',  # reads and writes SentencePiece vocabularies; onnx needs it, too
         'safetensors',  # reads checkpoints; keeps what calibration gathered
     ],
     # ROS 2 Jazzy for a machine without ROS. Pinned together: these versions are one release.

@@ -77,8 +77,9 @@ def _bpe_from_metadata(metadata: NamedValues) -> TokenizerFile:
 def _sentencepiece_from_metadata(metadata: NamedValues) -> TokenizerFile:
     pieces = _tokens(metadata)
     settings = _settings('sentencepiece', metadata, pieces, add_bos=True)
+    unknown = 'tokenizer.ggml.unknown_token_id'
     options = llama_options(
-        len(pieces), metadata.optional('tokenizer.ggml.unknown_token_id', int, 0),
+        len(pieces), _token_id(metadata, pieces, unknown) if unknown in metadata else 0,
         settings.control_tokens.get(settings.bos_token, -1),
         settings.control_tokens[settings.eos_token],
         dummy_prefix=metadata.optional('tokenizer.ggml.add_space_prefix', bool, True))
@@ -106,10 +107,11 @@ def _tokens(metadata: NamedValues) -> list[Piece]:
 
 def _settings(kind: TokenizerKind, metadata: NamedValues, tokens: list[Piece], *,
               add_bos: bool) -> TokenizerSettings:
-    end = _token_text(metadata, tokens, 'tokenizer.ggml.eos_token_id')
-    begin = (_token_text(metadata, tokens, 'tokenizer.ggml.bos_token_id')
+    end = tokens[_token_id(metadata, tokens, 'tokenizer.ggml.eos_token_id')].text
+    begin = (tokens[_token_id(metadata, tokens, 'tokenizer.ggml.bos_token_id')].text
              if 'tokenizer.ggml.bos_token_id' in metadata else '')
-    stops = [_token_text(metadata, tokens, key) for key in _GGUF_STOP_TOKENS if key in metadata]
+    stops = [tokens[_token_id(metadata, tokens, key)].text
+             for key in _GGUF_STOP_TOKENS if key in metadata]
     control, text_tokens = control_tokens_of(tokens, (begin, end, *stops))
     return tokenizer_settings_of(
         metadata.path, kind=kind,
@@ -120,12 +122,12 @@ def _settings(kind: TokenizerKind, metadata: NamedValues, tokens: list[Piece], *
         text_tokens=text_tokens)
 
 
-def _token_text(metadata: NamedValues, tokens: list[Piece], key: str) -> str:
+def _token_id(metadata: NamedValues, tokens: list[Piece], key: str) -> int:
     number = metadata.required(key, int)
     if not 0 <= number < len(tokens):
         raise ModelError(f'{metadata.path}: {key} is {number}, the vocabulary ends at '
                          f'{len(tokens) - 1}; use another file')
-    return tokens[number].text
+    return number
 
 
 def _added_token(number: int, text: str) -> dict[str, Any]:

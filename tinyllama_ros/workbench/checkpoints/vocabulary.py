@@ -89,7 +89,7 @@ def sentencepiece_file(settings: TokenizerSettings, path: Path, pieces: list[Pie
     try:
         content = write_pieces(sealed, others)
         SentencePieceProcessor(model_proto=content)
-    except (RuntimeError, UnicodeEncodeError, OverflowError) as error:
+    except (RuntimeError, UnicodeEncodeError) as error:
         raise ModelError(f'{path}: the vocabulary cannot be used: {error}; '
                          'use another checkpoint') from error
     return TokenizerFile(settings, content)
