@@ -3,11 +3,20 @@
 import errno
 import logging
 import os
+from pathlib import Path
 import threading
 
 import pytest
 
-from tinyllama_ros.artifact.disk import disk_errors, locked, part_of, replacing, sha256_of
+from tinyllama_ros.artifact.disk import (
+    disk_errors,
+    link_or_copy,
+    locked,
+    part_of,
+    replacing,
+    scratch_beside,
+    sha256_of,
+)
 from tinyllama_ros.errors import ArtifactError, FetchError
 
 
@@ -95,3 +104,25 @@ def test_checksum_is_that_of_the_content(tmp_path):
     (tmp_path / 'file').write_bytes(b'abc')
     assert sha256_of(tmp_path / 'file') == (
         'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad')
+
+
+def test_scratch_folder_begins_empty_and_is_gone_in_the_end(tmp_path):
+    left = tmp_path / '.model.part' / 'of-a-killed-process'
+    left.mkdir(parents=True)
+    with pytest.raises(ValueError, match='oh'), scratch_beside(tmp_path / 'model', 'part') as path:
+        assert path == left.parent and os.listdir(path) == []
+        (path / 'half').touch()
+        raise ValueError('oh')
+    assert os.listdir(tmp_path) == []
+
+
+def test_file_that_cannot_be_linked_is_copied(tmp_path, monkeypatch):
+    def refuse(link, path):
+        raise PermissionError(1, 'Operation not permitted')
+    (tmp_path / 'a').write_text('content')
+    link_or_copy(tmp_path / 'a', tmp_path / 'linked')
+    monkeypatch.setattr(Path, 'hardlink_to', refuse)
+    link_or_copy(tmp_path / 'a', tmp_path / 'copied')
+    assert (tmp_path / 'copied').read_text() == 'content'
+    assert (tmp_path / 'a').samefile(tmp_path / 'linked')
+    assert not (tmp_path / 'a').samefile(tmp_path / 'copied')

@@ -8,6 +8,7 @@ from support.ascend_manifest import manifest, REFERENCE
 from support.fake_toolkit import make_toolkit
 from support.npu_smi import ORANGE_PI
 
+from tinyllama_ros.artifact.disk import locked
 from tinyllama_ros.artifact.folder import Artifact, new_artifact
 from tinyllama_ros.artifact.manifest import CompiledGraph, GRAPH, OM, WEIGHTS
 from tinyllama_ros.cann import atc, compiling
@@ -167,7 +168,7 @@ def test_left_overs_of_a_killed_conversion_are_cleared(compile_with, artifact):
 def test_two_conversions_of_one_artifact_do_not_meet(compile_with, artifact):
     scratch = artifact.folder.with_name('.model.atc')
     scratch.mkdir()
-    with atc.locked(scratch), pytest.raises(ArtifactError, match=r'writing .*model\.atc; wait'):
+    with locked(scratch), pytest.raises(ArtifactError, match=r'writing .*model\.atc; wait'):
         compile_with(WRITES)
     assert not artifact.om.exists()
 

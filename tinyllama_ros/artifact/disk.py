@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 from pathlib import Path
+import shutil
 
 from tinyllama_ros.artifact.places import CACHE_VARIABLE
 from tinyllama_ros.errors import ArtifactError, TinyLlamaError
@@ -60,6 +61,38 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_beside(path: Path, suffix: str) -> Iterator[Path]:
+    """
+    Make an empty folder beside a path, for this process alone, and delete it in the end.
+
+    What a killed process left there is deleted first.
+
+    :raises ArtifactError: another process uses it; or in place of an OSError.
+    """
+    scratch = path.absolute().with_name(f'.{path.absolute().name}.{suffix}')
+    with disk_errors(path):
+        scratch.mkdir(parents=True, exist_ok=True)
+        with locked(scratch):
+            try:
+                for left in scratch.iterdir():
+                    if left.is_dir() and not left.is_symlink():
+                        shutil.rmtree(left)
+                    else:
+                        left.unlink()
+                yield scratch
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, where that is possible: a gigabyte need not be there twice."""
+    try:
+        target.hardlink_to(source.resolve())
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)
 
 
 def part_of(path: Path) -> Path:

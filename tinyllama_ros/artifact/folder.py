@@ -20,7 +20,7 @@ from pathlib import Path
 import shutil
 from typing import Any
 
-from tinyllama_ros.artifact.disk import disk_errors, locked, replacing, sha256_of, sync
+from tinyllama_ros.artifact.disk import disk_errors, replacing, scratch_beside, sha256_of, sync
 from tinyllama_ros.artifact.manifest import (
     CompiledGraph,
     FileRecord,
@@ -181,29 +181,15 @@ def new_artifact(folder: Path, manifest: Manifest) -> Iterator[Path]:
     :raises ArtifactError: another build of this artifact is under way; no space; no permission.
     """
     folder = folder.absolute()
-    partial = folder.with_name(f'.{folder.name}.partial')
-    with disk_errors(folder):
-        partial.mkdir(parents=True, exist_ok=True)
-        with locked(partial):
-            _recover(folder)
-            try:
-                _empty(partial)
-                yield partial
-                files = {path.name: _record(path) for path in sorted(partial.iterdir())}
-                text = replace(manifest, files=files).to_json()
-                (partial / MANIFEST).write_text(text, encoding='utf-8')
-                _put_in_place(partial, folder)
-            except BaseException:
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    with scratch_beside(folder, 'partial') as scratch:
+        _recover(folder)
+        partial = scratch / folder.name
+        partial.mkdir()
+        yield partial
+        files = {path.name: _record(path) for path in sorted(partial.iterdir())}
+        text = replace(manifest, files=files).to_json()
+        (partial / MANIFEST).write_text(text, encoding='utf-8')
+        _put_in_place(partial, folder)
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The conversion of a graph in the Ascend dialect to a .om, by the toolkit's compiler ATC."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ import time
 import psutil
 
 from tinyllama_ros.artifact.contract import ascend_inputs, CHUNK
-from tinyllama_ros.artifact.disk import disk_errors, locked
+from tinyllama_ros.artifact.disk import link_or_copy, scratch_beside
 from tinyllama_ros.artifact.folder import Artifact, record_om
 from tinyllama_ros.artifact.manifest import CompiledGraph, Manifest, WEIGHTS
 from tinyllama_ros.cann.atc_errors import find_failure, last_words, MEMORY
@@ -134,7 +134,11 @@ def convert(artifact: Artifact, conversion: Conversion,
     artifact.verify_graph()
     executable = find_atc()
     toolkit = Toolkit.find(os.environ)
-    with _workshop(artifact) as (folder, log):
+    beside = artifact.folder.absolute()
+    log = beside.with_name(f'{beside.name}.atc.log')
+    with scratch_beside(artifact.folder, 'atc') as folder:
+        link_or_copy(artifact.graph, folder / MODEL)
+        link_or_copy(artifact.folder / WEIGHTS, folder / WEIGHTS)
         status = _run([executable, *conversion.command[1:]], folder, log,
                       os.environ | conversion.settings, report)
         om = folder / f'{OUTPUT}.om'
@@ -159,32 +163,6 @@ def find_atc() -> str:
     raise ConversionError('atc is not on PATH, and no CANN toolkit is on this machine; install '
                           'one (it needs no NPU), or convert on a machine that has it and copy '
                           'the artifact: docs/orange-pi.md says how')
-
-
-@contextmanager
-def _workshop(artifact: Artifact) -> Iterator[tuple[Path, Path]]:
-    """Give a folder that holds the graph under the name that ATC is told, and a path for a log."""
-    beside = artifact.folder.absolute()
-    folder = beside.with_name(f'.{beside.name}.atc')
-    with disk_errors(folder):
-        folder.mkdir(exist_ok=True)
-        with locked(folder):
-            try:
-                for path in folder.iterdir():  # of a conversion that was killed
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-                _link(artifact.graph, folder / MODEL)
-                _link(artifact.folder / WEIGHTS, folder / WEIGHTS)
-                yield folder, beside.with_name(f'{beside.name}.atc.log')
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _link(path: Path, link: Path) -> None:
-    """Let a file appear under another name; a hard link where the file system has them."""
-    try:
-        link.hardlink_to(path)
-    except OSError:
-        link.symlink_to(path.absolute())
 
 
 def _run(command: list[str], folder: Path, log: Path, environment: Mapping[str, str],

@@ -1,10 +1,8 @@
 """Turns an .om file that was compiled elsewhere into an artifact, by writing a manifest for it."""
 
-import os
 from pathlib import Path
-import shutil
 
-from tinyllama_ros.artifact.disk import disk_errors
+from tinyllama_ros.artifact.disk import link_or_copy
 from tinyllama_ros.artifact.folder import new_artifact, refuse_other
 from tinyllama_ros.artifact.manifest import CompiledGraph, Manifest, OM
 from tinyllama_ros.errors import ArtifactError
@@ -39,13 +37,4 @@ def adopt(om: Path, tokenizer: Path, folder: Path, *, kv_length: int,
     refuse_other(folder)
     with new_artifact(folder, manifest) as partial:
         (partial / words.settings.file_name).write_bytes(words.content)
-        with disk_errors(folder):
-            _link_or_copy(om, partial / OM)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, where that is possible: a gigabyte need not be there twice."""
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(source, target)
+        link_or_copy(om, partial / OM)

@@ -1,13 +1,11 @@
 """Runs all steps of `tinyllama-model build`: calibrate, smooth, quantise, write, measure."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-import shutil
 
 import numpy as np
 
+from tinyllama_ros.artifact.disk import scratch_beside
 from tinyllama_ros.artifact.folder import Artifact, record_held_out, refuse_other
 from tinyllama_ros.artifact.manifest import check_cpu_head_dim, HeldOutLoss
 from tinyllama_ros.engine.backend import open_backend
@@ -61,10 +59,10 @@ def make_artifact(checkpoint: Checkpoint, folder: Path, options: BuildOptions) -
     else:
         # The same codes and scales in a graph that runs here. Its W8A8 linears have an activation
         # scale per group, where an NPU has one per token, so that their loss is a little smaller.
-        with _scratch(folder) as scratch:
-            build(rounded, scratch, replace(options, target='cpu', chunk_sizes=(),
-                                            w8a16=manifest.w8a16))
-            loss = _measured(scratch, calibration, pieces)
+        with scratch_beside(folder, 'measured') as scratch:
+            build(rounded, scratch / 'cpu', replace(options, target='cpu', chunk_sizes=(),
+                                                    w8a16=manifest.w8a16))
+            loss = _measured(scratch / 'cpu', calibration, pieces)
     record_held_out(Artifact.open(folder), loss)
 
 
@@ -96,14 +94,3 @@ def _measured(folder: Path, calibration: Calibration, pieces: list[list[int]]) -
     fits = np.concatenate([np.arange(1, len(piece)) < slots for piece in pieces_held_out])
     return HeldOutLoss(float(calibration.held_out_losses[fits].mean()), float(losses.mean()),
                        len(losses))
-
-
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """Give a path beside a folder; what is there in the end, or was left there, is deleted."""
-    scratch = folder.with_name(f'.{folder.name}.measured')
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -5,14 +5,12 @@ The fp32 graph is run with the input of every linear as a further output. The sa
 safetensors file, so that another build of the same model need not take them again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import hashlib
 from importlib.resources import files
 import logging
 from pathlib import Path
-import shutil
 from typing import Any
 
 import numpy as np
@@ -29,7 +27,7 @@ from tinyllama_ros.artifact.contract import (
     LOGITS,
     past_of,
 )
-from tinyllama_ros.artifact.disk import disk_errors, locked, replacing
+from tinyllama_ros.artifact.disk import replacing, scratch_beside
 from tinyllama_ros.artifact.manifest import GRAPH
 from tinyllama_ros.engine.loss import losses
 from tinyllama_ros.engine.ort_session import open_session
@@ -107,7 +105,8 @@ def calibrate(checkpoint: Checkpoint, pieces: Pieces, path: Path) -> Calibration
     digest = _digest(checkpoint, pieces)
     if calibration := _load(path, digest):
         return calibration
-    with disk_errors(path), _tapped(checkpoint, path) as tapped:
+    with scratch_beside(path, 'partial') as folder:
+        tapped = _Tapped(checkpoint, folder)
         samples: dict[str, list[NDArray[np.float16]]] = {}
         stride, passed = tokens // SAMPLE, 0
         for piece in track(pieces_read, 'calibrate', len(pieces_read)):
@@ -158,22 +157,6 @@ class _TappedLinear(FloatLinear):
         tap = self._writer.node('Identity', f'{path}{TAP}', [x])
         self._writer.tap(tap)
         return super()._product(path, x, weight)
-
-
-@contextmanager
-def _tapped(checkpoint: Checkpoint, path: Path) -> Iterator[_Tapped]:
-    """Give the graph in a folder beside a file; the folder is deleted in the end."""
-    folder = _partial(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
-        try:
-            yield _Tapped(checkpoint, folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f'.{path.name}.partial')
 
 
 def _half(values: Float32Array) -> NDArray[np.float16]:
