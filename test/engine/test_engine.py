@@ -193,10 +193,10 @@ def test_backend_refuses_what_would_write_elsewhere(artifact, tokens, start_):
 
 
 @pytest.mark.parametrize(('fields', 'message'), [
-    ({'kv_length': 64}, r'key\.0 has the shape \[1, 2, 32, 16\].* makes it \[1, 2, 64, 16\]'),
-    ({'kv_heads': 4}, r'key\.0 has the shape \[1, 2, 32, 16\].* makes it \[1, 4, 32, 16\]'),
-    ({'layers': 3}, r'key\.2 has the shape None.* makes it \[1, 2, 32, 16\]'),
-    ({'layers': 1}, r'key\.1 has the shape \[1, 2, 32, 16\].* makes it None'),
+    ({'kv_length': 64}, r'key\.0 has the shape \[1, 2, 32, 16\].*manifest it is \[1, 2, 64, 16\]'),
+    ({'kv_heads': 4}, r'key\.0 has the shape \[1, 2, 32, 16\].*manifest it is \[1, 4, 32, 16\]'),
+    ({'layers': 3}, r'key\.2 has the shape None.*manifest it is \[1, 2, 32, 16\]'),
+    ({'layers': 1}, r'key\.1 has the shape \[1, 2, 32, 16\].*manifest it is None'),
     ({'vocab_size': 299}, r'logits .*400.*299'),
     ({'dialect': 'ascend'}, r'in the ascend dialect; the onnx backend runs the cpu dialect'),
 ], ids=str)

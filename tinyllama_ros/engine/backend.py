@@ -19,17 +19,17 @@ class BackendShape:
     """Slots of the cache."""
     vocab_size: int
     chunk_sizes: tuple[int, ...]
-    """Chunk lengths that it runs well, ascending; it takes any length up to the last."""
+    """Chunk lengths that run efficiently, ascending; any length up to the last is accepted."""
     pads: bool
-    """Whether a chunk is padded to the next of these lengths, and takes the time of that one."""
+    """Whether a chunk is padded to the next of these lengths, and takes as long as that one."""
 
 
 class Backend(Protocol):
     """
     A static graph and its cache.
 
-    Slot i holds the key and the value of position i, always; so a backend keeps no state beyond
-    the rows themselves.
+    Slot i always holds the key and the value of position i, so a backend has no other state than
+    these rows.
     """
 
     shape: BackendShape
@@ -37,15 +37,15 @@ class Backend(Protocol):
     def forward(self, tokens: NDArray[np.int64], start: int, *, logits: int = 1
                 ) -> NDArray[np.float32]:
         """
-        Write the rows of tokens [S] at slots start..start+S-1, attend to slots < start+S.
+        Compute tokens [S]: write their rows at slots start..start+S-1, attend to slots < start+S.
 
-        :param logits: of how many of the last tokens they are wanted, 0..S.
+        :param logits: for how many of the last tokens to return logits, 0..S.
         :return: those logits [N, vocabulary], valid until the next call.
         :raises BackendError: the graph could not be run.
         """
 
     def close(self) -> None:
-        """Free what the backend holds; once closed it may be closed again."""
+        """Free all memory of the backend; it may be called again."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class BackendKind:
     """The dialect of the graph that it runs."""
     options: tuple[BackendOption, ...]
     open: Callable[..., Backend]
-    """Loads an artifact; takes the options by name. Its library is imported here, not before."""
+    """Loads an artifact, with the options by name; it imports the library of the backend."""
 
 
 def _open_onnx(artifact: Artifact, **options: Any) -> Backend:
@@ -99,8 +99,8 @@ def _open_acl(artifact: Artifact, **options: Any) -> Backend:
 
 BACKENDS: Mapping[str, BackendKind] = {
     'onnx': BackendKind('CPU', 'cpu', (
-        BackendOption('threads', 0, 'Threads of the CPU backend; 0 takes the physical cores.',
-                      (0, 256)),
+        BackendOption('threads', 0, 'Threads of the CPU backend; 0 means one for each physical '
+                      'core.', (0, 256)),
     ), _open_onnx),
     'acl': BackendKind('Ascend NPU', 'ascend', (
         BackendOption('acl.device', 0, 'Number of the Ascend device.', (0, 1023)),
@@ -117,7 +117,7 @@ def open_backend(name: str, artifact: Artifact, **options: Any) -> Backend:
     """
     Return the backend of this name, loaded with an artifact.
 
-    :param options: by the names in OPTIONS; those of other backends are not used.
+    :param options: by the names in OPTIONS; options of other backends are ignored.
     :raises ConfigError: the name is unknown, or an option has a value that is not allowed.
     :raises BackendError: the graph could not be loaded.
     """

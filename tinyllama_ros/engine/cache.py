@@ -7,8 +7,8 @@ class Cache:
     """
     The tokens in slots 0..fill-1, in order.
 
-    Slot i holds position i, always. So to rewind is to forget tokens here: their rows stay in the
-    backend, hidden by the mask until they are overwritten.
+    Slot i always holds position i. Rewinding only removes tokens here: their rows stay in the
+    backend, where the mask hides them until they are overwritten.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -32,12 +32,12 @@ class Cache:
         self.tokens.extend(tokens)
 
     def rewind(self, fill: int) -> None:
-        """Forget the newest tokens, down to a fill."""
+        """Remove the newest tokens, until `fill` tokens are left."""
         assert 0 <= fill <= self.fill, f'cannot rewind from {self.fill} to {fill}'
         del self.tokens[fill:]
 
     def shared_prefix(self, tokens: Sequence[int]) -> int:
-        """Return how many tokens at the front are already in their slots."""
+        """Return how many of the first tokens are in their slots already."""
         for index, (cached, wanted) in enumerate(zip(self.tokens, tokens, strict=False)):
             if cached != wanted:
                 return index

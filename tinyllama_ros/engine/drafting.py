@@ -1,8 +1,8 @@
 """
 Speculative decoding from the context, which is also called prompt lookup.
 
-Where the last tokens of the context occurred before, the tokens that followed them there are a
-draft of what follows now. The engine verifies the whole draft in one forward pass.
+If the last tokens of the context occurred before, the tokens that followed them there are the
+draft of the next tokens. The engine verifies the whole draft in one forward pass.
 
 Source: prompt lookup, the n-gram case of LLMA, arXiv 2304.04487.
 """
@@ -10,19 +10,19 @@ Source: prompt lookup, the n-gram case of LLMA, arXiv 2304.04487.
 from collections.abc import Sequence
 
 FEWEST_SHARED, MOST_SHARED = 2, 4
-"""How many of the last tokens must have occurred before; how many are compared at most."""
+"""How many of the last tokens must have occurred before, and how many are compared."""
 SHORTEST_DRAFT, LONGEST_DRAFT = 2, 7
 LONGEST_PAUSE = 16
-"""Passes without a draft, after many drafts that were rejected."""
+"""Maximum number of passes without a draft, after repeated rejections."""
 
 
 class Drafter:
     """
-    Drafts the tokens of one answer, and pauses where drafts are rejected.
+    Drafts tokens of one answer, and pauses while drafts are rejected.
 
-    A pass of 8 tokens costs less than two passes of 1, so a draft gains when one of its tokens is
-    accepted. After a draft of which none was accepted the next is short, and comes after a pause,
-    which doubles each time.
+    A pass of 8 tokens costs less than two passes of 1 token, so a draft pays off if one of its
+    tokens is accepted. If none was accepted, drafting pauses for some passes, each time twice as
+    many, and starts again with a short draft.
     """
 
     def __init__(self) -> None:
@@ -31,14 +31,14 @@ class Drafter:
         self._pauses_left = 0
 
     def draft(self, tokens: Sequence[int], at_most: int) -> list[int]:
-        """Return what may follow these tokens; called once for each pass."""
+        """Return a draft of what follows these tokens; called once for each pass."""
         if self._pauses_left:
             self._pauses_left -= 1
             return []
         return following(tokens, min(self._length, at_most))
 
     def record(self, drafted: int, accepted: int) -> None:
-        """Learn how many tokens of the last draft were accepted."""
+        """Adapt the length and the pause to how many tokens of the last draft were accepted."""
         if not drafted:
             return
         if not accepted:
@@ -54,10 +54,10 @@ def following(tokens: Sequence[int], count: int) -> list[int]:
     """
     Return the tokens that followed an earlier occurrence of the last tokens.
 
-    Of several occurrences the longest counts, of those of the same length the latest. Where fewer
-    tokens than asked for followed it, they are repeated, as a text that repeats itself does.
+    The occurrence with the longest match is used, and the latest one of equally long ones. If
+    fewer than `count` tokens followed it, they are repeated.
 
-    :return: count tokens, or none where the last tokens did not occur before.
+    :return: `count` tokens, or none if the last tokens did not occur before.
     """
     if count < 1:
         return []

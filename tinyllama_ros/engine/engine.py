@@ -20,17 +20,17 @@ from tinyllama_ros.errors import BackendLost
 
 class Engine:
     """
-    One backend, and the cache that lies in it.
+    One backend, and the record of what its cache holds.
 
-    Drafted tokens are computed in the pass of the token before them, in slots beyond the fill. One
-    that is then sampled needs no pass of its own: `decode` only counts it.
+    Drafted tokens are computed in the same pass as the token before them, in slots beyond the
+    fill. When the next sampled token is the drafted one, `decode` only adds it to the record.
     """
 
     def __init__(self, open_backend: Callable[[], Backend]) -> None:
         """
-        Open a backend and own it.
+        Open a backend, which `close` closes.
 
-        :param open_backend: called again to replace a backend that was lost, once that is closed.
+        :param open_backend: also called by `reopen`, after the old backend was closed.
         :raises BackendError: it cannot be opened.
         """
         self._open_backend = open_backend
@@ -39,15 +39,15 @@ class Engine:
         self.cache = Cache(self._shape.kv_length)
         self.is_broken = False
         """The last forward pass failed."""
-        self._logits: NDArray[np.float32] | None = None  # a row for each token of the draft, + 1
-        self._draft: list[int] = []  # tokens of the last pass that were not sampled before it
+        self._logits: NDArray[np.float32] | None = None  # last and drafted tokens
+        self._draft: list[int] = []  # drafted tokens of the last pass
         self._accepted = 0
 
     def prefill(self, tokens: Sequence[int]) -> Iterator[int]:
         """
-        Make the cache hold exactly these tokens, computing only those that it does not hold.
+        Make the cache hold exactly these tokens; compute only those that it does not hold yet.
 
-        At least the last token is computed, for its logits. Yields the number of tokens that were
+        The last token is always computed, for its logits. Yields the number of tokens that were
         computed, once before the first pass (0) and after each.
 
         :param tokens: at least one, at most as many as the cache has slots.
@@ -59,24 +59,24 @@ class Engine:
         longest, missing = self._shape.chunk_sizes[-1], len(tokens) - cached
         passes = math.ceil(missing / longest)
         for index in range(1, passes + 1):
-            # Chunks of equal length where none is padded: every pass reads all the weights
+            # Chunks of equal length (unless padded), because every pass reads all the weights
             end = index * longest if self._shape.pads else index * missing // passes
             self._forward(tokens[self.cache.fill:cached + end], logits=int(index == passes))
             yield self.cache.fill - cached
 
     def sample(self, sampler: Sampler) -> int:
-        """Return the token that a sampler takes to follow the cache; `decode` adds it there."""
+        """Return the next token, chosen by a sampler; `decode` then adds it to the cache."""
         assert self._logits is not None, 'nothing was prefilled yet'
         return sampler.sample(self._logits[self._accepted], self.cache.tokens)
 
     def decode(self, token: int, drafter: Drafter | None = None, at_most: int = 0) -> None:
         """
-        Put one more token into the cache, which must have room, and compute what follows it.
+        Add a token to the cache, which must have room, and compute the logits after it.
 
-        One pass computes it together with the tokens that are drafted to follow it, unless an
-        earlier pass did.
+        One pass computes the token and the tokens that are drafted to follow it. There is no pass
+        if an earlier draft had this token already.
 
-        :param at_most: tokens that may be drafted.
+        :param at_most: maximum number of drafted tokens.
         """
         if self._draft[self._accepted:self._accepted + 1] == [token]:
             self._accepted += 1
@@ -105,7 +105,7 @@ class Engine:
         :raises BackendError: it cannot be opened; every pass is BackendLost until this succeeds.
         """
         self.clear()
-        self.close()  # first: the device need not have room for two
+        self.close()  # first, because the device may have no memory for two
         self._backend = self._open_backend()
         self.is_broken = False
 
@@ -116,11 +116,11 @@ class Engine:
         self._backend, self.is_broken = None, True
 
     def _forward(self, tokens: Sequence[int], draft: Sequence[int] = (), *, logits: int) -> None:
-        self._draft, self._accepted = [], 0  # also where the pass fails
+        self._draft, self._accepted = [], 0  # also if the pass fails
         if self._backend is None:
             raise BackendLost('the model is not loaded, because the backend failed before; '
                               'it has to be loaded again')
-        self.is_broken = True  # should it fail
+        self.is_broken = True  # in case the pass raises
         self._logits = self._backend.forward(np.asarray([*tokens, *draft], np.int64),
                                              self.cache.fill, logits=logits)
         self.is_broken = False

@@ -1,4 +1,4 @@
-"""Reads what the CPU backend needs to know of this machine: cores, instruction sets, variables."""
+"""Reads this machine's cores and instruction sets, and sets up ONNX Runtime's environment."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ def physical_cores() -> int:
 
 
 def has_vnni() -> bool:
-    """Return whether the CPU multiplies uint8 by int8 into 32 bits, so that nothing saturates."""
+    """Return whether the CPU multiplies uint8 by int8 into 32-bit sums, without saturation."""
     try:
         flags = Path('/proc/cpuinfo').read_text(encoding='ascii', errors='replace')
     except OSError:
@@ -23,12 +23,12 @@ def has_vnni() -> bool:
 
 def prefer_plain_attention() -> None:
     """
-    Let ONNX Runtime's own attention be the plain one in sessions that are made from now on.
+    Make ONNX Runtime use its plain attention in sessions that are opened from now on.
 
-    The tiled one of newer releases takes 2 to 2.5 times as long at these lengths, differs in last
-    places, and saves memory that is small here (8 MB at 1024 slots). ONNX Runtime knows no option
-    of a session for it, only this variable of the environment; so every program that opens the
-    CPU backend calls this when it starts.
+    Its tiled (flash) attention takes 2 to 2.5 times as long at these lengths, gives slightly other
+    numbers, and saves little memory here (8 MB at 1024 slots). There is no session option for it,
+    only this environment variable, so every program that opens the CPU backend calls this at its
+    start.
     """
     os.environ.setdefault('ORT_GQA_DISABLE_FLASH_ATTENTION', '1')
 

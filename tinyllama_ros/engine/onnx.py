@@ -17,32 +17,33 @@ from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.engine.backend import BackendShape
 from tinyllama_ros.engine.host import has_vnni, physical_cores
 from tinyllama_ros.engine.ort_session import InferenceSession, IOBinding, open_session, OrtValue
-from tinyllama_ros.errors import BackendError, BackendLost
+from tinyllama_ros.errors import BackendError, BackendLost, model_command
 
 
 class OnnxBackend:
     """
     Runs the CPU dialect of the graph.
 
-    Every buffer is made once. Past and present of the cache are bound to the same memory, so a
-    step appends its rows in place and copies nothing.
+    Every buffer is allocated once. The cache's inputs and outputs are bound to the same memory, so
+    a pass appends its rows in place and copies nothing.
     """
 
     def __init__(self, artifact: Artifact, *, threads: int = 0, own_kernels: bool = True) -> None:
         """
         Load an artifact.
 
-        :param threads: 0 takes the physical cores that this process may use.
-        :param own_kernels: run our operators by our kernels, where those are; see kernels/.
+        :param threads: 0 means one for each physical core that this process may use.
+        :param own_kernels: use this project's kernels if they were compiled; see kernels/.
         """
         manifest = artifact.manifest
         if manifest.dialect != 'cpu':
             raise BackendError(f'{artifact.folder} holds a graph in the {manifest.dialect} '
-                               'dialect; the onnx backend runs the cpu dialect: build that')
+                               'dialect; the onnx backend runs the cpu dialect: build the model '
+                               f'again with {model_command()} build --target cpu')
         self.shape = BackendShape(manifest.kv_length, manifest.architecture.vocab_size,
                                   manifest.chunk_sizes, pads=False)
-        # x86 without VNNI adds pairs of products in 16 bits, which saturate: ask for the exact
-        # kernel
+        # Without VNNI, ONNX Runtime adds pairs of products in 16 bits, which can saturate; the
+        # option selects its exact kernel
         self._session: InferenceSession | None = open_session(
             artifact.graph, own_kernels=own_kernels, inter_op_num_threads=1,
             intra_op_num_threads=threads or physical_cores(),
@@ -109,8 +110,8 @@ def _empty_cache(outputs: Tensors) -> dict[str, NDArray[np.float32]]:
     """
     Return every part of the cache, named as the outputs are.
 
-    They lie in one array, for which numpy asks for large pages: of the default model, decoding
-    from a full cache is 3 % faster.
+    They are one array, for which numpy asks for large pages: decoding of the default model with a
+    full cache is 3 % faster.
     """
     names = [name for name in outputs if name != LOGITS]
     shape = map(int, outputs[names[0]].shape)
@@ -118,12 +119,12 @@ def _empty_cache(outputs: Tensors) -> dict[str, NDArray[np.float32]]:
 
 
 def _check_shapes(session: InferenceSession, outputs: Tensors, artifact: Artifact) -> None:
-    """Compare the outputs that the manifest makes with those of the graph."""
+    """Compare the shapes of the graph's outputs with those of the manifest."""
     expected = {name: list(tensor.shape) for name, tensor in outputs.items()}
     graph = {output.name: output.shape for output in session.get_outputs()}
     for name in sorted(expected.keys() | graph.keys()):
         if graph.get(name) != expected.get(name):
             raise BackendError(
-                f'{artifact.graph}: {name} has the shape {graph.get(name)}, the manifest makes it '
+                f'{artifact.graph}: {name} has the shape {graph.get(name)}, by the manifest it is '
                 f'{expected.get(name)} (logits: rows, vocabulary; cache: 1, kv_heads, kv_length, '
                 'head_dim); build the artifact again')

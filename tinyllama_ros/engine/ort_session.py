@@ -1,4 +1,4 @@
-"""The one place where sessions of ONNX Runtime are made."""
+"""Opens sessions of ONNX Runtime; no other module does."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,8 +27,8 @@ def open_session(graph: Path, *, own_kernels: bool = False, entries: Mapping[str
     """
     Return a session that runs a graph on the CPU.
 
-    :param own_kernels: run our operators by our kernels, where those are; see kernels/.
-    :param entries: of the session's configuration, by ONNX Runtime's names.
+    :param own_kernels: use this project's kernels if they were compiled; see kernels/.
+    :param entries: session configuration entries, by ONNX Runtime's names.
     :param options: attributes of ONNX Runtime's SessionOptions.
     :raises BackendError: the graph could not be loaded.
     """

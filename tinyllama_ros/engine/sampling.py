@@ -18,20 +18,20 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How the next token is sampled; every default leaves the model's distribution as it is."""
+    """How the next token is sampled; the defaults do not change the model's distribution."""
 
     temperature: float = 1.0
-    """Divides the logits; 0 takes the likeliest token (greedy)."""
+    """Divides the logits; 0 selects the likeliest token (greedy)."""
     top_k: int = 0
     """Keep the k likeliest tokens; 0 keeps all."""
     top_p: float = 1.0
-    """Keep the likeliest tokens until they hold this probability; 1 keeps all."""
+    """Keep the fewest likeliest tokens whose probabilities sum up to this; 1 keeps all."""
     min_p: float = 0.0
-    """Keep tokens with at least this share of the likeliest one's probability; 0 keeps all."""
+    """Keep tokens at least this fraction as likely as the likeliest one; 0 keeps all."""
     repetition_penalty: float = 1.0
     """Divides positive logits of tokens in the context, multiplies negative ones; 1 is off."""
     seed: int = -1
-    """Of the random numbers, from 0 up; -1 takes a fresh one."""
+    """Seed of the random numbers, 0 or more; -1 means a new seed for each sampler."""
 
     def __post_init__(self) -> None:
         for name, low, high in (('temperature', 0, 10), ('top_k', 0, math.inf), ('top_p', 0, 1),
@@ -43,24 +43,24 @@ class SamplingOptions:
 
 
 class LogitsProcessor(Protocol):
-    """Returns changed logits (vocabulary,); it leaves those that it is given as they are."""
+    """Returns changed logits (vocabulary,); it does not change its argument."""
 
     def __call__(self, logits: Logits, context: Sequence[int]) -> Logits:
-        """Take the logits of the next token, and the tokens before it."""
+        """Return the logits for the next token; `context` holds the tokens before it."""
 
 
 class Sampler:
     """
-    Samples tokens by the options, each sampler from its own stream of random numbers.
+    Samples tokens by the options, with its own random numbers.
 
-    Logits pass through processors, the temperature makes probabilities of them, filters leave out
-    the unlikely ones, and what is left is sampled.
+    Processors change the logits, softmax with the temperature turns them into probabilities,
+    filters remove unlikely tokens, and one of the remaining tokens is drawn at random.
     """
 
     def __init__(self, options: SamplingOptions, processors: Sequence[LogitsProcessor] = ()
                  ) -> None:
         """
-        Begin a stream of random numbers.
+        Seed the random numbers.
 
         :param processors: applied in their order, after those that the options ask for.
         """
@@ -111,7 +111,7 @@ def penalize(logits: Logits, context: Sequence[int], penalty: float) -> Logits:
     """
     Return logits in which every token of the context is less likely.
 
-    Source: CTRL, arXiv 1909.05858, section 4.1, with the sign heeded, as is usual.
+    Source: CTRL, arXiv 1909.05858, section 4.1, and by the sign of the logit, as is usual.
     """
     seen = np.unique(np.asarray(context, np.int64))
     penalized: Logits = logits.copy()
@@ -122,7 +122,7 @@ def penalize(logits: Logits, context: Sequence[int], penalty: float) -> Logits:
 
 def softmax(logits: Logits, temperature: float) -> Probabilities:
     """Return probabilities (vocabulary,) that add up to 1."""
-    divisor = np.float32(max(temperature, 1e-6))  # below, float32 overflows or knows only 0
+    divisor = np.float32(max(temperature, 1e-6))  # a smaller divisor overflows float32
     weights: Probabilities = np.exp((logits - logits.max()) / divisor)
     weights /= weights.sum(dtype=np.float64)
     return weights
@@ -137,7 +137,7 @@ def keep_top_k(probabilities: Probabilities, top_k: int) -> Indices:
 
 def keep_min_p(probabilities: Probabilities, min_p: float) -> Indices:
     """
-    Return the indices of probabilities that reach a share of the largest.
+    Return the indices of probabilities that are at least min_p times the largest one.
 
     Source: arXiv 2407.01082, section 3.
     """
@@ -146,13 +146,13 @@ def keep_min_p(probabilities: Probabilities, min_p: float) -> Indices:
 
 def keep_top_p(probabilities: Probabilities, top_p: float) -> Indices:
     """
-    Return the indices of the fewest probabilities that together hold a share of their sum.
+    Return the indices of the fewest probabilities that add up to top_p of their sum.
 
     Source: nucleus sampling, arXiv 1904.09751, section 3.1.
     """
     total = probabilities.sum(dtype=np.float64)
-    # All that lie below this hold less than what may be left out, so they need no sorting
-    worth = np.flatnonzero(probabilities >= (1 - top_p) * total / len(probabilities))
-    order = worth[np.argsort(-probabilities[worth])]
+    # Tokens below this bound sum up to less than 1 - top_p, so they need no sorting
+    candidates = np.flatnonzero(probabilities >= (1 - top_p) * total / len(probabilities))
+    order = candidates[np.argsort(-probabilities[candidates])]
     cumulated = probabilities[order].cumsum(dtype=np.float64)
     return order[:int(np.searchsorted(cumulated, top_p * total)) + 1]

@@ -2,9 +2,9 @@
 C++ operators for ONNX Runtime, and the function that finds their compiled library.
 
 ``pip install`` and ``colcon build`` compile them where there is a C++ compiler, for every
-instruction set; which of them runs is chosen when they are loaded (choose_kernels.cc). Where none
-fits, ONNX Runtime makes the same operators out of its own (workbench/graphs/cpu_functions.py):
-slower, and the same numbers.
+instruction set; choose_kernels.cc selects one when the library is loaded. If none fits, ONNX
+Runtime composes the same operators from its own (workbench/graphs/cpu_functions.py), which is
+slower and gives the same numbers.
 
 =================================  ==============================================================
 library.cc                         what ONNX Runtime calls to register the operators
@@ -36,12 +36,12 @@ class Library:
 
 
 def find_library() -> Library | None:
-    """Return the library, or None where it was not compiled."""
+    """Return the library, or None if it was not compiled."""
     return Library(PATH, _instructions(PATH)) if PATH.exists() else None
 
 
 def _instructions(path: Path) -> str:
-    """Return the name of the instruction set, empty where this processor has none of those."""
+    """Return the name of the instruction set that is used; empty if this processor has none."""
     try:
         instructions = ctypes.CDLL(str(path)).Instructions
     except (OSError, AttributeError):  # compiled for another machine, or another version

@@ -422,7 +422,7 @@ def changed(artifact: Artifact, **changes: object) -> Artifact:
     ({'chunk_sizes': (1, 4)}, 'chunk lengths are 1 in the .om, 1, 4 in the manifest')],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else '')
 def test_number_that_differs_from_the_manifest_is_named(board, artifact, changes, message):
-    with pytest.raises(BackendError, match=f'decoder.om is not what its manifest says: {message}'):
+    with pytest.raises(BackendError, match=f'decoder.om does not match its manifest: {message}'):
         AclBackend(changed(artifact, **changes))
 
 
@@ -453,7 +453,7 @@ def of_type(artifact: Artifact, folder: Path, name: str, kind: int) -> Artifact:
     ids=['tokens', 'mask', 'positions', 'past', 'logits', 'rows'])
 def test_type_that_differs_from_the_manifest_is_named(board, artifact, tmp_path, name, kind,
                                                       message):
-    with pytest.raises(BackendError, match=f'decoder.om is not what its manifest says: {name}: '
+    with pytest.raises(BackendError, match=f'decoder.om does not match its manifest: {name}: '
                        f'type is {message}'):
         AclBackend(of_type(artifact, tmp_path, name, kind))
 
@@ -481,8 +481,8 @@ def test_om_that_is_cut_short_is_named_with_the_code(board, artifact, tmp_path, 
 
 def test_om_for_another_chip_is_refused(artifact):
     simulator.reset(soc='Ascend310B1')
-    with pytest.raises(BackendError, match='compiled for Ascend310B4, this is Ascend310B1; run: '
-                       '.*tinyllama-model atc .* --soc-version Ascend310B1'):
+    with pytest.raises(BackendError, match='for Ascend310B4, but this chip is Ascend310B1; '
+                       'run: .*tinyllama-model atc .* --soc-version Ascend310B1'):
         AclBackend(artifact)
     acl.finalize()
     simulator.assert_clean()
@@ -504,7 +504,7 @@ def test_too_little_memory_to_load_says_how_much_there_is(artifact, form):
     for memory in (10_000, needed - 1000):  # too little for the model, and for all beside it
         simulator.reset(form=form, memory=memory)
         with pytest.raises(BackendError, match=r'the device is out of memory \(.*, \d+ of \d+ MB '
-                           r'are free\); end what else uses the device'):
+                           r'are free\); end other programs that use the device'):
             AclBackend(artifact)
         acl.finalize()
         simulator.assert_clean()
@@ -548,7 +548,7 @@ def test_form_that_is_given_overrules_the_device(artifact, caplog):
     simulator.reset(form='rc')
     backend = AclBackend(artifact, form='ep')
     whole = logits(backend, TOKENS[:5])
-    assert 'the device says that its form is rc; taking it as ep' in caplog.text
+    assert 'the device reports the form rc; it is used as ep, as acl.form says' in caplog.text
     backend.close()
     backend = AclBackend(artifact)
     np.testing.assert_array_equal(logits(backend, TOKENS[:5]), whole)

@@ -23,9 +23,9 @@ from tinyllama_ros.errors import BackendError, BackendLost, ConfigError
 
 FORMS = ('auto', 'rc', 'ep')
 HUGE_FIRST = 0
-"""Policy of an allocation: large pages where there are some."""
+"""Allocation policy: large pages if there are any."""
 ON_DEVICE = 0
-"""The run mode of a program on the chip's own cores."""
+"""The run mode (acl.rt.get_run_mode) of a program on the chip's own cores."""
 DDR = 0
 
 log = logging.getLogger(__name__)
@@ -33,23 +33,23 @@ log = logging.getLogger(__name__)
 
 class Device:
     """
-    A device in a context of its own; what is made on it is freed in reverse order.
+    A device in a context of its own; `close` frees what was made on it in reverse order.
 
-    A context is current per thread, so whoever calls in another thread enters first.
+    Each thread has its own current context, so another thread must call `enter` first.
     """
 
     def __init__(self, number: int, form: str = 'auto') -> None:
         """
         Open a device.
 
-        :param form: ``rc``: its memory is the host's; ``ep``: it is not; ``auto``: ask it.
+        :param form: ``rc``: it shares the host's memory; ``ep``: it has its own; ``auto``: ask it.
         :raises ConfigError: there is no such form.
         :raises BackendError: pyACL is missing, or the device cannot be opened.
         """
         if form not in FORMS:
             raise ConfigError(f'acl.form is {form!r}; it must be one of {", ".join(FORMS)}')
         self.acl = _import_acl()
-        self._frees = ExitStack()
+        self._free_calls = ExitStack()
         self._context: int | None = None
         self.stream = 0
         try:
@@ -63,22 +63,23 @@ class Device:
         code = self.acl.init()
         if code not in (0, REPEAT_INITIALIZE):
             raise self._error('init', code)
-        if not code:  # a process may initialise once only: the next device finds it done
+        if not code:  # a process may initialise only once: later ones get REPEAT_INITIALIZE
             atexit.unregister(_finalize)
             atexit.register(_finalize, self.acl)
         self.call('rt.set_device', number)
-        self.when_closed('rt.reset_device', number)
+        self.on_close('rt.reset_device', number)
         self._context = self.call('rt.create_context', number)
-        self.when_closed('rt.destroy_context', self._context)
+        self.on_close('rt.destroy_context', self._context)
         self.stream = self.call('rt.create_stream')
-        self.when_closed('rt.destroy_stream', self.stream)
+        self.on_close('rt.destroy_stream', self.stream)
 
     def _find_form(self, form: str) -> str:
-        found = 'rc' if self.call('rt.get_run_mode') == ON_DEVICE else 'ep'
-        if form not in ('auto', found):
-            log.warning('the device says that its form is %s; taking it as %s', found, form)
+        reported = 'rc' if self.call('rt.get_run_mode') == ON_DEVICE else 'ep'
+        if form not in ('auto', reported):
+            log.warning('the device reports the form %s; it is used as %s, as acl.form says',
+                        reported, form)
             return form
-        return found
+        return reported
 
     def enter(self) -> None:
         """Make the calls of this thread go to this device."""
@@ -87,10 +88,10 @@ class Device:
 
     def call(self, name: str, *arguments: Any) -> Any:
         """
-        Return what a call returns beside its code.
+        Call a function of pyACL; return its results without the return code.
 
         :param name: below acl, such as ``rt.malloc``.
-        :raises AclError: the code is not 0; where it is worth it, not even at a second time.
+        :raises AclError: the code is not 0; calls that may succeed later are made twice.
         """
         function: Callable[..., Any] = attrgetter(name)(self.acl)
         *values, code = _as_tuple(function(*arguments))
@@ -106,9 +107,9 @@ class Device:
 
     def make(self, name: str, *arguments: Any) -> int:
         """
-        Return the handle that a call makes which has no code.
+        Call a function that returns a handle and no code; return the handle.
 
-        :raises BackendLost: there is none.
+        :raises BackendLost: it returned no handle.
         """
         handle: int = attrgetter(name)(self.acl)(*arguments)
         if not handle:
@@ -116,40 +117,40 @@ class Device:
                               'may be out of memory')
         return handle
 
-    def when_closed(self, name: str, *arguments: Any) -> None:
-        """Make this call when the device is closed, before those that were asked for earlier."""
+    def on_close(self, name: str, *arguments: Any) -> None:
+        """Register a call that `close` makes; the call registered last is made first."""
         def free() -> None:
             call = attrgetter(name)(self.acl)
-            code = call(*arguments) and call(*arguments)  # once more: what stays is lost for long
+            code = call(*arguments) and call(*arguments)  # twice: what is not freed stays lost
             if code:
                 log.warning('acl.%s failed with code %d while freeing: %s', name, code,
                             fault_of(code).meaning)
 
-        self._frees.callback(free)
+        self._free_calls.callback(free)
 
     def malloc(self, size: int) -> int:
-        """Return the address of device memory of so many bytes."""
+        """Return the address of `size` bytes of new device memory."""
         address: int = self.call('rt.malloc', size, HUGE_FIRST)
-        self.when_closed('rt.free', address)
+        self.on_close('rt.free', address)
         return address
 
     def malloc_host(self, size: int) -> int:
-        """Return the address of host memory that the device can copy from and to."""
+        """Return the address of `size` bytes of new host memory that the device can copy."""
         address: int = self.call('rt.malloc_host', size)
-        self.when_closed('rt.free_host', address)
+        self.on_close('rt.free_host', address)
         return address
 
     def synchronize(self) -> None:
-        """Wait for what was started; the only call that lets other Python threads run."""
+        """Wait until the stream is done; the only call during which other Python threads run."""
         self.call('rt.synchronize_stream', self.stream)
 
     def close(self) -> None:
-        """Free all that was made; once closed it may be closed again."""
+        """Free everything that was made; it may be called again."""
         if self._context is not None:
             self.acl.rt.set_context(self._context)
             if self.stream:
                 self.acl.rt.synchronize_stream(self.stream)
-        self._frees.close()
+        self._free_calls.close()
         self._context = None
 
     def _error(self, call: str, code: int) -> BackendError:

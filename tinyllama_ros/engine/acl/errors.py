@@ -1,8 +1,8 @@
 """
-What pyACL's codes mean, and what may help: trying again, loading anew, or nothing.
+What pyACL's return codes mean, and what may help: a second call, a reload, or nothing.
 
-The vendor's text for nearly every code from 500000 on is to collect logs; what may help there is
-our judgement.
+For nearly every code from 500000 on the vendor only says to collect logs; the remedies there are
+the judgement of this project.
 
 Source: https://github.com/hicann/runtime, docs/zh/api_ref/25-01_aclError.md.
 """
@@ -15,16 +15,16 @@ from tinyllama_ros.errors import BackendError, BackendLost, model_command
 
 
 class Action(Enum):
-    """What a failed call asks for."""
+    """What the program does after a failed call."""
 
-    RETRY = 'the same call once more; should that fail, too, a reload'
-    RELOAD = 'everything anew in a fresh context'
-    GIVE_UP = 'nothing that this program could do'
+    RETRY = 'make the same call once more; if that fails, too, reload'
+    RELOAD = 'load everything again in a new context'
+    GIVE_UP = 'report the error'
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What one code, or several, mean."""
+    """The meaning of one return code, or of several."""
 
     meaning: str
     remedy: str
@@ -32,16 +32,16 @@ class Fault:
 
 
 REPORT = 'the log under ~/ascend/log says more'
-REBOOT = f'should loading the model again not help, reboot; {REPORT}'
+REBOOT = f'if loading the model again does not help, reboot; {REPORT}'
 OUR_BUG = f'please report this; {REPORT}'
 REBUILD = ('convert it on a machine with this CANN, for this chip (npu-smi info names it): '
            f'{model_command()} atc')
-FREE = ('end what else uses the device (npu-smi info), or take a smaller model or one with fewer '
-        'slots (--kv-length)')
+FREE = ('end other programs that use the device (npu-smi info lists them), or use a smaller model '
+        'or one with fewer slots (--kv-length)')
 PERMISSION = 'check that the file is there and that this user may read it'
 ONE_RELEASE = ('install the driver and the CANN toolkit of one release; npu-smi info shows that '
                'of the driver')
-HARDWARE = 'stop using the board, and have it checked'
+HARDWARE = 'stop using the board and have it checked'
 OUT_OF_MEMORY = (200000, 207001, 207018, 245000, 245002)
 NOT_SUPPORTED = (200001, 200006, 207000)
 REPEAT_INITIALIZE, REPEAT_FINALIZE = 100002, 100037
@@ -56,7 +56,7 @@ _BY_CODES: Mapping[tuple[int, ...], Fault] = {
     (100012, 100013, 100015, 100016, 145006): Fault(
         'the .om is damaged, or was made for another CANN or chip', REBUILD, Action.GIVE_UP),
     (100017, 100018, 100019, 145011, 145012, 145013, 145020, 145021, 145022): Fault(
-        'what the model is given is not what it was compiled for', OUR_BUG, Action.GIVE_UP),
+        'the inputs are not those that the model was compiled for', OUR_BUG, Action.GIVE_UP),
     (REPEAT_FINALIZE,): Fault('acl was finalised before', OUR_BUG, Action.GIVE_UP),
     (100039,): Fault("CANN's stub libraries are loaded in place of the real ones",
                      'source set_env.sh of the toolkit in this shell', Action.GIVE_UP),
@@ -64,8 +64,8 @@ _BY_CODES: Mapping[tuple[int, ...], Fault] = {
                             'set acl.device to a number that npu-smi info -l lists',
                             Action.GIVE_UP),
     (107002,): Fault('the thread has no context', OUR_BUG, Action.RETRY),
-    (107003, 107004): Fault('something belongs to another context', OUR_BUG, Action.RELOAD),
-    (107017, 200005): Fault('a handle is not valid any more', OUR_BUG, Action.RELOAD),
+    (107003, 107004): Fault('an object belongs to another context', OUR_BUG, Action.RELOAD),
+    (107017, 200005): Fault('a handle is no longer valid', OUR_BUG, Action.RELOAD),
     (107019,): Fault('waiting took too long', REBOOT, Action.RETRY),
     (107020,): Fault('a task took too long', REBOOT, Action.RELOAD),
     (145009,): Fault('the model is loaded already', OUR_BUG, Action.RELOAD),
@@ -76,7 +76,7 @@ _BY_CODES: Mapping[tuple[int, ...], Fault] = {
     NOT_SUPPORTED: Fault('this device cannot do that', OUR_BUG, Action.GIVE_UP),
     (207003,): Fault('a number overflowed', 'build the model with another quantisation',
                      Action.GIVE_UP),
-    (207004,): Fault('the driver or the device is not there',
+    (207004,): Fault('the driver or the device is missing',
                      'check with npu-smi info that the driver sees the chip', Action.RELOAD),
     (207005, 207007, 207008, 207009, 207010): Fault('the device is out of resources', FREE,
                                                     Action.RELOAD),
@@ -116,7 +116,7 @@ class AclError(BackendError):
 
 
 class AclLost(AclError, BackendLost):
-    """A call of pyACL failed in a way that a fresh context may mend."""
+    """A call of pyACL failed, and may succeed in a new context."""
 
 
 def fault_of(code: int) -> Fault:
@@ -126,9 +126,9 @@ def fault_of(code: int) -> Fault:
 
 def acl_error(call: str, code: int, detail: str = '') -> AclError:
     """
-    Return the error of a call that failed, and that trying again did not help.
+    Return the error for a call that failed, also at its second try if it has one.
 
-    :param detail: what else is known.
+    :param detail: further information, put in brackets.
     """
     kind = AclError if fault_of(code).action is Action.GIVE_UP else AclLost
     return kind(call, code, detail)

@@ -41,7 +41,7 @@ class Tensor:
 
     address: int
     size: int
-    """bytes; of the longest chunk where there are several."""
+    """bytes; for the longest chunk if there are several"""
     dtype: type[np.generic]
 
     @property
@@ -52,43 +52,43 @@ class Tensor:
 
 class Model:
     """
-    A model that was loaded once, with memory that was allocated once.
+    A loaded model and the memory of its inputs and outputs, allocated once.
 
-    Outputs go by their place: what ATC calls them differs between versions of CANN.
+    Outputs are found by index, because their names differ between versions of CANN.
     """
 
     def __init__(self, device: Device, artifact: Artifact) -> None:
         """
         Load the graph of an artifact.
 
-        :raises BackendError: it cannot be loaded, or is not what the manifest says.
+        :raises BackendError: it cannot be loaded, or it differs from the manifest.
         """
         self._device = device
         self._mdl = device.acl.mdl
         self._path = artifact.om
         self._manifest = artifact.manifest
         self._id = _load(device, self._path)
-        device.when_closed('mdl.unload', self._id)
+        device.on_close('mdl.unload', self._id)
         self._description = device.make('mdl.create_desc')
-        device.when_closed('mdl.destroy_desc', self._description)
+        device.on_close('mdl.destroy_desc', self._description)
         device.call('mdl.get_desc', self._description, self._id)
-        # What has no code of its own is asked once, so that it cannot answer in two ways
-        self._types = {kind: self._ask_types(kind) for kind in ('input', 'output')}
-        self._places = self._find_inputs()
+        # These calls return no code, so an error would look like a type: they are made once
+        self._types = {kind: self._read_types(kind) for kind in ('input', 'output')}
+        self._indices = self._find_inputs()
         self._gears = self._find_gears()
         self._check()
         self._chunk = 0
-        self.inputs, self._inputs = self._allocate('input', self._places)
-        outputs = {name: place for place, name in enumerate(ASCEND_OUTPUTS)}
+        self.inputs, self._inputs = self._allocate('input', self._indices)
+        outputs = {name: index for index, name in enumerate(ASCEND_OUTPUTS)}
         self.outputs, self._outputs = self._allocate('output', outputs)
         self._check_sizes()
 
-    def choose(self, chunk: int) -> None:
-        """Take the graph that was compiled for chunks of this length."""
+    def select(self, chunk: int) -> None:
+        """Select the shapes that were compiled for chunks of this length."""
         if self._gears and chunk != self._chunk:
             dims = self._gears[chunk]
             self._device.call('mdl.set_input_dynamic_dims', self._id, self._inputs,
-                              self._places[GEARS],
+                              self._indices[GEARS],
                               {'name': '', 'dimCount': len(dims), 'dims': dims})
         self._chunk = chunk
 
@@ -98,60 +98,60 @@ class Model:
                           self._device.stream)
         self._device.synchronize()
 
-    def _ask_types(self, kind: str) -> list[int]:
+    def _read_types(self, kind: str) -> list[int]:
         """Return the aclDataType of every input or output."""
         count: int = getattr(self._mdl, f'get_num_{kind}s')(self._description)
-        ask = getattr(self._mdl, f'get_{kind}_data_type')
-        return [ask(self._description, place) for place in range(count)]
+        type_of = getattr(self._mdl, f'get_{kind}_data_type')
+        return [type_of(self._description, index) for index in range(count)]
 
     def _find_inputs(self) -> dict[str, int]:
-        """Return the place of each input, that of the gears included where there are any."""
+        """Return the index of each input, and that of GEARS if there are several chunk lengths."""
         count, outputs = (len(types) for types in self._types.values())
-        found = {}
-        for place, name in enumerate(ASCEND_INPUTS):
+        indices = {}
+        for position, name in enumerate(ASCEND_INPUTS):
             by_name, code = self._mdl.get_input_index_by_name(self._description, name)
-            found[name] = place if code else by_name
+            indices[name] = position if code else by_name
         if count == len(ASCEND_INPUTS) + 1:
-            found[GEARS] = self._device.call('mdl.get_input_index_by_name', self._description,
-                                             GEARS)
-        if sorted(found.values()) != list(range(count)):
+            indices[GEARS] = self._device.call('mdl.get_input_index_by_name', self._description,
+                                               GEARS)
+        if sorted(indices.values()) != list(range(count)):
             raise BackendError(f'{self._path} has {count} inputs; the contract has '
                                f'{len(ASCEND_INPUTS)}: {", ".join(ASCEND_INPUTS)}')
         if outputs < len(ASCEND_OUTPUTS):
             raise BackendError(f'{self._path} has {outputs} outputs; the contract has at least '
                                f'{len(ASCEND_OUTPUTS)}: {", ".join(ASCEND_OUTPUTS)}')
-        return found
+        return indices
 
     def _find_gears(self) -> dict[int, list[int]]:
-        """Return the shapes of all inputs, one after the other, by chunk length."""
-        if GEARS not in self._places:
+        """Return, by chunk length, the dimensions of all inputs in one list (ATC's gears)."""
+        if GEARS not in self._indices:
             return {}
         count = self._device.call('mdl.get_input_dynamic_gear_count', self._description, -1)
         gears = self._device.call('mdl.get_input_dynamic_dims', self._description, -1, count)
         all_dims = [[int(size) for size in gear['dims']] for gear in gears]
-        return {self._apart(dims)[INPUT_IDS][-1]: dims for dims in all_dims}
+        return {self._split_dims(dims)[INPUT_IDS][-1]: dims for dims in all_dims}
 
-    def _apart(self, dims: Sequence[int]) -> dict[str, list[int]]:
-        """Return the shape of each input out of those of all, one after the other."""
+    def _split_dims(self, dims: Sequence[int]) -> dict[str, list[int]]:
+        """Split the dimensions of all inputs into the shape of each."""
         expected = self._expected(CHUNK)
-        names = sorted(ASCEND_INPUTS, key=self._places.__getitem__)
+        names = sorted(ASCEND_INPUTS, key=self._indices.__getitem__)
         if len(dims) != sum(len(expected[name].shape) for name in names):
-            raise BackendError(f'{self._path} was compiled for inputs of the shapes {dims}, which '
-                               'are not those of the contract; compile it with '
+            raise BackendError(f'{self._path} was compiled for inputs with the dimensions {dims}; '
+                               f'the contract has other ones; compile it again with '
                                f'{model_command()} atc')
         rest = iter(dims)
         return {name: list(islice(rest, len(expected[name].shape))) for name in names}
 
     def _check(self) -> None:
-        """Hold the graph against the manifest."""
+        """Compare the graph with the manifest."""
         chunks = tuple(sorted(self._gears)) or (self._dims('input', INPUT_IDS)[-1],)
-        shapes = ([self._apart(dims) for dims in self._gears.values()] or
+        shapes = ([self._split_dims(dims) for dims in self._gears.values()] or
                   [{name: self._dims('input', name) for name in ASCEND_INPUTS}])
         for kind, names in (('input', ASCEND_INPUTS[-1:]), ('output', ASCEND_OUTPUTS)):
-            for name in names:  # of the longest chunk, where there are several
+            for name in names:  # for the longest chunk, if there are several
                 self._compare(name, self._dims(kind, name), chunks[-1])
         if chunks != self._manifest.chunk_sizes:
-            raise self._differs('chunk lengths are', _listed(chunks),
+            raise self._mismatch('chunk lengths are', _listed(chunks),
                                 _listed(self._manifest.chunk_sizes))
         for inputs in shapes:
             for name, dims in inputs.items():
@@ -159,30 +159,30 @@ class Model:
         for name in (*ASCEND_INPUTS, *ASCEND_OUTPUTS):
             self._check_type(name)
 
-    def _compare(self, name: str, found: Sequence[int], chunk: int) -> None:
+    def _compare(self, name: str, dims: Sequence[int], chunk: int) -> None:
         axes = self._expected(chunk)[name].axes
-        if len(found) != len(axes):
-            raise self._differs(f'{name} has the shape', list(found), list(axes.values()))
-        for (axis, here), there in zip(axes.items(), found, strict=True):
-            if there != here:
-                raise self._differs(f'{name}: {axis} is', there, here)
+        if len(dims) != len(axes):
+            raise self._mismatch(f'{name} has the shape', list(dims), list(axes.values()))
+        for (axis, expected), actual in zip(axes.items(), dims, strict=True):
+            if actual != expected:
+                raise self._mismatch(f'{name}: {axis} is', actual, expected)
 
-    def _differs(self, what: str, there: object, here: object) -> BackendError:
-        return BackendError(f'{self._path} is not what its manifest says: {what} {there} in the '
-                            f'.om, {here} in the manifest; compile the artifact again '
-                            f'({model_command()} atc), or adopt the .om anew')
+    def _mismatch(self, what: str, actual: object, expected: object) -> BackendError:
+        return BackendError(f'{self._path} does not match its manifest: {what} {actual} in the '
+                            f'.om, {expected} in the manifest; compile the artifact again '
+                            f'({model_command()} atc), or adopt the .om again')
 
     def _check_type(self, name: str) -> None:
         kind = 'input' if name in ASCEND_INPUTS else 'output'
-        code = self._types[kind][self._place(kind, name)]
+        code = self._types[kind][self._index(kind, name)]
         allowed = self._expected(CHUNK)[name].dtypes
         if DTYPES.get(code) not in allowed:
-            there = np.dtype(DTYPES[code]).name if code in DTYPES else f'aclDataType {code}'
-            raise self._differs(f'{name}: type is', there,
+            actual = np.dtype(DTYPES[code]).name if code in DTYPES else f'aclDataType {code}'
+            raise self._mismatch(f'{name}: type is', actual,
                                 ' or '.join(sorted(np.dtype(each).name for each in allowed)))
 
     def _check_sizes(self) -> None:
-        """Refuse memory that could not hold what the shapes say; more than that is no harm."""
+        """Refuse memory that is smaller than the shapes need; it may be larger."""
         tensors = self.inputs | self.outputs
         for name, expected in self._expected(self._manifest.chunk_sizes[-1]).items():
             tensor, shape = tensors[name], expected.shape
@@ -192,41 +192,41 @@ class Model:
                                    f'({model_command()} atc)')
 
     def _expected(self, chunk: Dim) -> Tensors:
-        """Return what the contract makes of the manifest, for a chunk of this length."""
+        """Return the inputs and outputs that the manifest describes, for this chunk length."""
         arch = self._manifest.architecture
         return (ascend_inputs(arch, self._manifest.kv_length, chunk)
                 | ascend_outputs(arch, chunk))
 
-    def _place(self, kind: str, name: str) -> int:
-        return self._places[name] if kind == 'input' else ASCEND_OUTPUTS.index(name)
+    def _index(self, kind: str, name: str) -> int:
+        return self._indices[name] if kind == 'input' else ASCEND_OUTPUTS.index(name)
 
     def _dims(self, kind: str, name: str) -> list[int]:
-        found: dict[str, Any] = self._device.call(f'mdl.get_{kind}_dims', self._description,
-                                                  self._place(kind, name))
-        return [int(size) for size in found['dims']]
+        result: dict[str, Any] = self._device.call(f'mdl.get_{kind}_dims', self._description,
+                                                   self._index(kind, name))
+        return [int(size) for size in result['dims']]
 
-    def _allocate(self, kind: str, places: Mapping[str, int]) -> tuple[dict[str, Tensor], int]:
-        """Return the tensors by name, and a dataset of all inputs or outputs, known or not."""
+    def _allocate(self, kind: str, indices: Mapping[str, int]) -> tuple[dict[str, Tensor], int]:
+        """Return the tensors by name, and a dataset of all inputs or outputs."""
         device, tensors = self._device, []
         dataset = device.make('mdl.create_dataset')
-        device.when_closed('mdl.destroy_dataset', dataset)
-        ask = getattr(self._mdl, f'get_{kind}_size_by_index')
-        for place, code in enumerate(self._types[kind]):
-            size: int = ask(self._description, place)
+        device.on_close('mdl.destroy_dataset', dataset)
+        size_of = getattr(self._mdl, f'get_{kind}_size_by_index')
+        for index, code in enumerate(self._types[kind]):
+            size: int = size_of(self._description, index)
             tensors.append(Tensor(device.malloc(size), size, DTYPES.get(code, np.uint8)))
             buffer = device.make('create_data_buffer', tensors[-1].address, size)
-            device.when_closed('destroy_data_buffer', buffer)
+            device.on_close('destroy_data_buffer', buffer)
             device.call('mdl.add_dataset_buffer', dataset, buffer)
-        return {name: tensors[place] for name, place in places.items()}, dataset
+        return {name: tensors[index] for name, index in indices.items()}, dataset
 
 
 def _load(device: Device, path: Path) -> int:
     """
-    Load a file without holding it twice, and return the number of the model.
+    Load a file without a second copy of it in memory, and return the id of the model.
 
-    Mapped, its pages are the file's own, and go when memory is short; load_from_file would read
-    all of it onto the heap. The documentation wants device memory for load_from_mem in RC form,
-    in the field a mapping does (ascend-llm): so where it is refused, the file is loaded by name.
+    The pages of a memory-mapped file can be dropped when memory is short; load_from_file would
+    read the whole file onto the heap. The documentation asks for device memory in load_from_mem in
+    RC form, but a mapping works in practice (ascend-llm); if it fails, load_from_file is used.
     """
     try:
         with _mapped(path) as (address, size):
@@ -234,7 +234,7 @@ def _load(device: Device, path: Path) -> int:
     except AclError as error:
         if isinstance(error, AclLost) or error.code in OUT_OF_MEMORY:
             raise
-        log.debug('%s; loading by name', error)
+        log.debug('%s; loading the file by its path', error)
     try:
         return int(device.call('mdl.load_from_file', str(path)))
     except AclError as error:
@@ -251,7 +251,7 @@ def _mapped(path: Path) -> Iterator[tuple[int, int]]:
             try:
                 yield content.ctypes.data, len(content)
             finally:
-                del content  # or the mapping could not be closed
+                del content  # else the mapping could not be closed
     except (OSError, ValueError) as error:  # ValueError: the file is empty
         raise BackendError(f'{path} cannot be read ({error}); convert it with '
                            f'{model_command()} atc') from error

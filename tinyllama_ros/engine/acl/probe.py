@@ -1,9 +1,9 @@
 """
-Ask an NPU through pyACL what it is; run as a program, since a broken toolkit may crash or hang.
+Asks pyACL about the NPU; doctor runs it as a process, because a broken toolkit may crash or hang.
 
-It prints a line of JSON: ``soc``; ``is_shared``, whether its memory is the host's; ``memory``,
-free and total bytes of that, or null where the device does not tell; or ``failed``, what went
-wrong.
+It prints a line of JSON: ``soc`` is the chip; ``is_shared``, whether it shares the host's memory;
+``memory``, its free and total bytes, or null if the device does not report them. After an error
+the line has only ``failed``, the message.
 """
 
 import json
@@ -14,7 +14,7 @@ from tinyllama_ros.errors import BackendError
 
 def probe(number: int = 0) -> dict[str, object]:
     """
-    Return what pyACL tells of a device.
+    Return what pyACL reports of a device.
 
     :raises BackendError: pyACL is missing, or a call failed.
     """
@@ -30,17 +30,17 @@ def _memory(device: Device) -> tuple[int, int] | None:
     try:
         free, total = device.call('rt.get_mem_info', DDR)
         return free, total
-    except BackendError:  # some releases refuse the question; nothing that runs a model asks it
+    except BackendError:  # some releases do not support it; only doctor needs it
         return None
 
 
 def main() -> None:
-    """Print what this machine's device tells."""
+    """Print the report on device 0 of this machine."""
     try:
-        found = probe()
+        report = probe()
     except BackendError as error:
-        found = {'failed': str(error)}
-    print(json.dumps(found))
+        report = {'failed': str(error)}
+    print(json.dumps(report))
 
 
 if __name__ == '__main__':
