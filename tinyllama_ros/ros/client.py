@@ -149,8 +149,7 @@ class NodeClient:
         self._requests = RequestClient(
             self.target, partial(self.publish, '~/chat_request'),
             partial(self.publish, '~/chat_cancel'),
-            lambda: self.status.is_ready
-            and self._publishers['~/chat_request'].get_subscription_count() > 0)
+            lambda: self.status.is_ready and self._is_received('~/chat_request'))
         # The state comes last: subscriptions are announced in order, so that a latched state that
         # arrives proves that the node knows the others, and no event is published past us.
         for name, callback in (('~/event', self._on_live), ('~/history', self._on_history),
@@ -168,7 +167,7 @@ class NodeClient:
 
     def is_connected(self) -> bool:
         """Return whether the node takes our prompts and still publishes its events."""
-        return bool(self._publishers['~/prompt'].get_subscription_count()
+        return bool(self._is_received('~/prompt')
                     and self._node.count_publishers(self._full('~/event')))
 
     def publish(self, name: str, text: str) -> None:
@@ -249,6 +248,19 @@ class NodeClient:
                             'is the node still running?')
         return self.values
 
+    def _is_received(self, name: str) -> bool:
+        """
+        Return whether each node of the target's name receives a topic of ours.
+
+        A node that was killed is discovered for some seconds more (in Fast DDS 20), and receives
+        nothing: what is published for it alone is lost.
+        """
+        nodes = self._node.count_publishers(self._full('~/state'))
+        receivers = sum(f'{info.node_namespace.rstrip("/")}/{info.node_name}' == self.target
+                        for info in self._node.get_subscriptions_info_by_topic(self._full(name)))
+        matched = self._publishers[name].get_subscription_count()
+        return bool(0 < nodes <= receivers <= matched)
+
     def _full(self, name: str) -> str:
         return name.replace('~', self.target, 1)
 
@@ -300,8 +312,7 @@ class NodeClient:
             self.state, self.values, self._has_history = '', {}, False
             self._away_s = now_s
         is_known = self._has_history or now_s - self._away_s > HISTORY_S
-        is_ready = (self.state in SERVING and is_known
-                    and self._publishers['~/prompt'].get_subscription_count() > 0)
+        is_ready = self.state in SERVING and is_known and self._is_received('~/prompt')
         numbers = {name: _number(self.values.get(key, '')) for name, key in NUMBERS.items()}
         status = Status(self.state or 'offline', is_ready, self.values.get('model', ''),
                         **numbers, why=self.error if self.state == 'error' else '')
