@@ -1,6 +1,7 @@
 """The engine reads what the cache lacks, and nothing else."""
 
 from collections.abc import Sequence
+from hashlib import sha256
 import json
 
 from hypothesis import given, settings, strategies as st
@@ -10,7 +11,7 @@ from support.fake_backend import FakeBackend
 from support.tiny_models import tiny
 
 from tinyllama_ros.artifact.folder import Artifact
-from tinyllama_ros.artifact.manifest import MANIFEST
+from tinyllama_ros.artifact.manifest import GRAPH, MANIFEST
 from tinyllama_ros.engine.backend import open_backend
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.engine.onnx import OnnxBackend
@@ -206,8 +207,11 @@ def test_manifest_that_differs_from_the_graph_is_named(artifact, tmp_path, field
 
 
 def test_graph_that_is_none_is_refused(artifact, tmp_path):
-    broken = altered(artifact, tmp_path)
-    broken.graph.write_bytes(b'no graph')
+    altered(artifact, tmp_path).graph.write_bytes(b'no graph')
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    manifest['files'][GRAPH] = {'size': 8, 'sha256': sha256(b'no graph').hexdigest()}
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    broken = Artifact.open(tmp_path)
     with pytest.raises(BackendError, match=r'could not load .*decoder\.onnx'):
         OnnxBackend(broken, threads=1)
 

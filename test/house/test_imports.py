@@ -15,7 +15,7 @@ ALLOWED = {
     'kernels': {'errors'},
     'artifact': {'errors'},
     'engine': {'artifact', 'errors', 'kernels'},
-    'engine.acl': {'artifact', 'engine.backend', 'errors'},
+    'engine.acl': {'artifact', 'engine.backend', 'engine.mapped_file', 'errors'},
     'chat': {'artifact', 'engine', 'errors'},
     'cann': {'artifact', 'errors'},
     'ros': {'artifact', 'chat', 'engine', 'errors', 'signals'},

@@ -1,7 +1,8 @@
 """
-Writes files atomically, locks folders, and explains I/O errors to the user.
+Opens files that others gave, writes files atomically, locks folders, and explains I/O errors.
 
-Whatever writes a file that another process may read uses these helpers.
+Whatever writes a file that another process may read, or reads one that comes from elsewhere, uses
+these helpers.
 """
 
 from collections.abc import Iterator
@@ -9,16 +10,21 @@ from contextlib import contextmanager
 import errno
 import fcntl
 import hashlib
+from io import BufferedReader, BytesIO, TextIOWrapper
 import logging
 import os
 from pathlib import Path
 import shutil
+import stat
 
 from tinyllama_ros.artifact.places import CACHE_VARIABLE
 from tinyllama_ros.errors import ArtifactError, TinyLlamaError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
+Stamp = tuple[int, ...]
+MOST_BYTES = 200_000_000
+"""Of a file that is read whole; the largest vocabularies in use have some 40 MB."""
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -29,6 +35,44 @@ def disk_errors(path: Path, kind: type[TinyLlamaError] = ArtifactError) -> Itera
         yield
     except OSError as error:
         raise kind(_explain(error, path)) from error
+
+
+def open_file(path: Path) -> BufferedReader:
+    """
+    Open a regular file for reading.
+
+    :raises OSError: there is none, or it is a folder, pipe, socket or device: who opens one of
+        those may wait for ever, or change something.
+    """
+    _require_regular(path, path.stat())
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), 'rb')
+    _require_regular(path, os.fstat(file.fileno()))  # it may have been replaced
+    return file
+
+
+def _require_regular(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, 'Not a regular file', str(path))
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a regular file; OSError where there is none, or it is too large."""
+    with open_file(path) as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise OSError(errno.EFBIG, f'Larger than {MOST_BYTES} bytes', str(path))
+    return content
+
+
+def read_text(path: Path) -> str:
+    """Return the content of a regular file in UTF-8, as `read_file`, with line ends of Linux."""
+    return TextIOWrapper(BytesIO(read_file(path)), encoding='utf-8').read()
+
+
+def stamp_of(file: BufferedReader) -> Stamp:
+    """Return what changes, among other things, whenever an open file is written or cut."""
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @contextmanager
@@ -107,12 +151,18 @@ def sync(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the checksum of a file, in hexadecimal digits."""
+    """Return the checksum of a regular file, in hexadecimal digits."""
+    with open_file(path) as file:
+        return digest_of(file)
+
+
+def digest_of(file: BufferedReader) -> str:
+    """Return the checksum of an open file, in hexadecimal digits."""
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(1 << 20))
-    with path.open('rb', buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
+    file.seek(0)
+    while count := file.readinto(buffer):
+        digest.update(buffer[:count])
     return digest.hexdigest()
 
 

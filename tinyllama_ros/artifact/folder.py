@@ -15,12 +15,24 @@ again: they may be deleted, and opening the artifact does not read them.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+import os
 from pathlib import Path
 import shutil
 from typing import Any
 
-from tinyllama_ros.artifact.disk import disk_errors, replacing, scratch_beside, sha256_of, sync
+from tinyllama_ros.artifact.disk import (
+    digest_of,
+    disk_errors,
+    open_file,
+    read_file,
+    replacing,
+    scratch_beside,
+    sha256_of,
+    Stamp,
+    stamp_of,
+    sync,
+)
 from tinyllama_ros.artifact.manifest import (
     CompiledGraph,
     FileRecord,
@@ -40,6 +52,8 @@ class Artifact:
 
     folder: Path
     manifest: Manifest
+    stamps: dict[str, Stamp] = field(default_factory=dict, compare=False)
+    """Stamps of the files, by name, when they were verified."""
 
     @classmethod
     def open(cls, folder: Path) -> 'Artifact':
@@ -50,7 +64,7 @@ class Artifact:
         """
         path = folder / MANIFEST
         try:
-            manifest = Manifest.from_json(path.read_text(encoding='utf-8'))
+            manifest = Manifest.from_json(read_file(path).decode())
         except FileNotFoundError as error:
             raise ArtifactError(f'{path} is missing; {folder} is no artifact: make one with '
                                 f'{model_command()} build') from error
@@ -67,9 +81,9 @@ class Artifact:
         sources = {GRAPH, WEIGHTS}
         artifact._require({manifest.tokenizer.file_name} | ({OM} if manifest.om else sources))
         not_needed = sources if manifest.om else set()
-        for name, record in manifest.files.items():
+        for name in manifest.files:
             if name not in not_needed:
-                _verify(folder, name, record)
+                artifact._verify(name)
         return artifact
 
     def verify_graph(self) -> None:
@@ -80,7 +94,27 @@ class Artifact:
         """
         self._require({GRAPH, WEIGHTS})
         for name in (GRAPH, WEIGHTS):
-            _verify(self.folder, name, self.manifest.files[name])
+            self._verify(name)
+
+    def _verify(self, name: str) -> None:
+        path, record = self.folder / name, self.manifest.files[name]
+        if path.parent != self.folder or '\0' in name:
+            raise ArtifactError(f'{self.folder / MANIFEST} names {name!r}, which lies outside its '
+                                'folder')
+        try:
+            with open_file(path) as file:
+                self.stamps[name], size = stamp_of(file), os.fstat(file.fileno()).st_size
+                sha256 = digest_of(file) if size == record.size else ''
+        except OSError as error:
+            raise ArtifactError(f'{path} is missing or cannot be read ({error.strerror}); build '
+                                'the artifact again') from error
+        if size != record.size:
+            raise ArtifactError(f'{path} has {size} bytes, its manifest says '
+                                f'{record.size}; it was cut short or altered: build the artifact '
+                                'again')
+        if sha256 != record.sha256:
+            raise ArtifactError(f'{path} was altered: its sha256 is {sha256}, its manifest says '
+                                f'{record.sha256}; build the artifact again')
 
     def _require(self, names: set[str]) -> None:
         if missing := names - self.manifest.files.keys():
@@ -136,23 +170,6 @@ def _rewrite(artifact: Artifact, **changes: Any) -> Artifact:
     with disk_errors(path), replacing(path) as part:
         part.write_text(changed.manifest.to_json(), encoding='utf-8')
     return changed
-
-
-def _verify(folder: Path, name: str, record: FileRecord) -> None:
-    path = folder / name
-    if path.parent != folder or '\0' in name:
-        raise ArtifactError(f'{folder / MANIFEST} names {name!r}, which lies outside its folder')
-    try:
-        actual = _record(path)
-    except OSError as error:
-        raise ArtifactError(f'{path} is missing or cannot be read ({error.strerror}); build the '
-                            'artifact again') from error
-    if actual.size != record.size:
-        raise ArtifactError(f'{path} has {actual.size} bytes, its manifest says {record.size}; it '
-                            'was cut short or altered: build the artifact again')
-    if actual.sha256 != record.sha256:
-        raise ArtifactError(f'{path} was altered: its sha256 is {actual.sha256}, its manifest '
-                            f'says {record.sha256}; build the artifact again')
 
 
 def _record(path: Path) -> FileRecord:

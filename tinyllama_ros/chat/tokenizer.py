@@ -8,6 +8,7 @@ template places those.
 from collections.abc import Iterable, Mapping
 from typing import Protocol, TYPE_CHECKING
 
+from tinyllama_ros.artifact.disk import read_file
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
 from tinyllama_ros.chat.byte_alphabet import BYTE_TO_CHARACTER, CHARACTER_TO_BYTE
@@ -67,7 +68,7 @@ def open_tokenizer(artifact: Artifact) -> Tokenizer:
     :raises ArtifactError: the file cannot be read, or is not the one that the settings describe.
     """
     try:
-        return load_tokenizer(artifact.tokenizer.read_bytes(), artifact.manifest.tokenizer)
+        return load_tokenizer(read_file(artifact.tokenizer), artifact.manifest.tokenizer)
     except (OSError, ModelError) as error:
         raise ArtifactError(f'{artifact.tokenizer} cannot be used: {error}; build the artifact '
                             'again') from error

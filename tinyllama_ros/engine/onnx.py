@@ -1,5 +1,7 @@
 """Runs the static graph on any CPU, through ONNX Runtime."""
 
+from contextlib import closing
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,8 +16,10 @@ from tinyllama_ros.artifact.contract import (
     Tensors,
 )
 from tinyllama_ros.artifact.folder import Artifact
+from tinyllama_ros.artifact.manifest import GRAPH, WEIGHTS
 from tinyllama_ros.engine.backend import BackendShape
 from tinyllama_ros.engine.host import has_vnni, physical_cores
+from tinyllama_ros.engine.mapped_file import MappedFile
 from tinyllama_ros.engine.ort_session import InferenceSession, IOBinding, open_session, OrtValue
 from tinyllama_ros.errors import BackendError, BackendLost, model_command
 
@@ -42,14 +46,23 @@ class OnnxBackend:
                                f'again with {model_command()} build --target cpu')
         self.shape = BackendShape(manifest.kv_length, manifest.architecture.vocab_size,
                                   manifest.chunk_sizes, pads=False)
-        # Without VNNI, ONNX Runtime adds pairs of products in 16 bits, which can saturate; the
-        # option selects its exact kernel
-        self._session: InferenceSession | None = open_session(
-            artifact.graph, own_kernels=own_kernels, inter_op_num_threads=1,
-            intra_op_num_threads=threads or physical_cores(),
-            entries={'session.x64quantprecision': '0' if has_vnni() else '1'})
         outputs = cpu_outputs(manifest.architecture, manifest.kv_length)
-        _check_shapes(self._session, outputs, artifact)
+        self._weights = MappedFile.of(artifact, WEIGHTS)
+        self._session: InferenceSession | None = None
+        try:
+            with closing(MappedFile.of(artifact, GRAPH)) as graph:
+                # Without VNNI, ONNX Runtime adds pairs of products in 16 bits, which can saturate;
+                # the option selects its exact kernel
+                self._session = open_session(
+                    artifact.graph, own_kernels=own_kernels, inter_op_num_threads=1,
+                    intra_op_num_threads=threads or physical_cores(),
+                    entries={'session.x64quantprecision': '0' if has_vnni() else '1'})
+                graph.check()
+            self._weights.check()
+            _check_shapes(self._session, outputs, artifact)
+        except BaseException:
+            self._weights.close()
+            raise
         longest = min(self.shape.chunk_sizes[-1], self.shape.kv_length)
         self._tokens = np.zeros((1, longest), np.int64)
         self._rows = np.arange(longest, dtype=np.int64)
@@ -78,6 +91,7 @@ class OnnxBackend:
         except Exception as error:  # see open_session
             raise BackendLost(f'ONNX Runtime failed on {length} tokens at slot {start}: {error}'
                               ) from error
+        self._weights.check()
         return self._logits[:logits]
 
     def close(self) -> None:
@@ -85,6 +99,7 @@ class OnnxBackend:
         self._bindings.clear()
         self._cache.clear()
         self._session = None
+        self._weights.close()
 
     def _bind(self, session: InferenceSession, length: int, logits: int) -> IOBinding:
         """Return a binding of every input and output for one chunk length."""

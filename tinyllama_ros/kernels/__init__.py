@@ -15,11 +15,13 @@ kernels.h                          the interface between operators and instructi
 kernels_body.h and what it         what the operators compute, written once for all instruction
 includes                           sets
 avx512.cc, avx_vnni.cc, avx2.cc    the instruction sets; amx_kernels.h is products by AMX
+mapped_file.cc                     keeps a mapped file that is cut short from ending the process
 =================================  ==============================================================
 
 It must not import anything of this project but the errors.
 """
 
+from contextlib import suppress
 import ctypes
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,16 @@ class Library:
 def find_library() -> Library | None:
     """Return the library, or None if it was not compiled."""
     return Library(PATH, _instructions(PATH)) if PATH.exists() else None
+
+
+def guard_mapped_file(descriptor: int) -> None:
+    """
+    Have whoever reads a mapping of an open file beyond its end read zeros, and not get SIGBUS.
+
+    Does nothing where the library was not compiled.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(str(PATH)).GuardMappedFile(descriptor)
 
 
 def _instructions(path: Path) -> str:

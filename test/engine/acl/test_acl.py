@@ -440,7 +440,7 @@ def of_type(artifact: Artifact, folder: Path, name: str, kind: int) -> Artifact:
     graph.node.insert(0 if is_input else len(graph.node), onnx.helper.make_node(
         'Cast', ends[:1], ends[1:], to=before if is_input else kind))
     onnx.save(model, folder / OM)  # which the simulator loads in place of an .om
-    return replace(artifact, folder=folder)
+    return replace(artifact, folder=folder, stamps={})
 
 
 @pytest.mark.parametrize(('name', 'kind', 'message'), [
@@ -475,7 +475,7 @@ def test_om_that_is_cut_short_is_named_with_the_code(board, artifact, tmp_path, 
     content = artifact.om.read_bytes()
     (tmp_path / OM).write_bytes(content[:size])
     with pytest.raises(BackendError, match=r'decoder\.om.*tinyllama-model atc') as caught:
-        AclBackend(replace(artifact, folder=tmp_path))
+        AclBackend(replace(artifact, folder=tmp_path, stamps={}))
     assert not isinstance(caught.value, BackendLost)
 
 

@@ -1,7 +1,7 @@
 """Loads a compiled graph (.om) on an Ascend device, and compares its inputs with the manifest."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 import logging
@@ -23,8 +23,10 @@ from tinyllama_ros.artifact.contract import (
     Tensors,
 )
 from tinyllama_ros.artifact.folder import Artifact
+from tinyllama_ros.artifact.manifest import OM
 from tinyllama_ros.engine.acl.device import Device
 from tinyllama_ros.engine.acl.errors import AclError, AclLost, OUT_OF_MEMORY
+from tinyllama_ros.engine.mapped_file import MappedFile
 from tinyllama_ros.errors import BackendError, model_command
 
 GEARS = 'ascend_mbatch_shape_data'
@@ -67,8 +69,10 @@ class Model:
         self._mdl = device.acl.mdl
         self._path = artifact.om
         self._manifest = artifact.manifest
-        self._id = _load(device, self._path)
-        device.on_close('mdl.unload', self._id)
+        with closing(MappedFile.of(artifact, OM)) as om:
+            self._id = _load(device, self._path)
+            device.on_close('mdl.unload', self._id)
+            om.check()
         self._description = device.make('mdl.create_desc')
         device.on_close('mdl.destroy_desc', self._description)
         device.call('mdl.get_desc', self._description, self._id)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tinyllama_ros.artifact.architecture import Architecture
 from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
+from tinyllama_ros.engine.mapped_file import MappedFile
 from tinyllama_ros.errors import ModelError
 
 
@@ -58,6 +59,13 @@ def tokenizer_settings_of(path: Path, **settings: Any) -> TokenizerSettings:
         return TokenizerSettings(**settings)
     except ModelError as error:
         raise ModelError(f'{path}: {error}; use another checkpoint') from error
+
+
+def require_unchanged(file: MappedFile) -> None:
+    """Raise ModelError where a file changed, so that what was read of it may be wrong."""
+    if not file.is_unchanged():
+        raise ModelError(f'{file.path} was altered or cut short while it was read; build again '
+                         'when it is whole')
 
 
 def check_weights(path: Path, architecture: Architecture,

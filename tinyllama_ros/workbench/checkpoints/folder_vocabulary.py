@@ -4,6 +4,7 @@ from pathlib import Path
 import sys
 from typing import Any
 
+from tinyllama_ros.artifact.disk import read_file, read_text
 from tinyllama_ros.artifact.fields import shorten
 from tinyllama_ros.artifact.tokenizer_settings import FILE_NAMES, TokenizerKind, TokenizerSettings
 from tinyllama_ros.errors import ModelError
@@ -50,7 +51,7 @@ def tokenizer_from_folder(folder: Path) -> TokenizerFile:
 def _sentencepiece_from_folder(folder: Path, config: NamedValues) -> TokenizerFile:
     path = folder / FILE_NAMES['sentencepiece']
     try:
-        pieces, others = read_pieces(path.read_bytes())
+        pieces, others = read_pieces(read_file(path))
     except OSError as error:
         raise ModelError(f'{path} cannot be read: {error}') from error
     except ModelError as error:
@@ -219,7 +220,7 @@ def _folder_template(folder: Path, config: NamedValues) -> str:
 
 def _text_of(path: Path) -> str:
     try:
-        return path.read_text(encoding='utf-8')
+        return read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f'{path} cannot be read: {error}; write it as UTF-8 text') from error
 

@@ -77,8 +77,10 @@ class GgufCheckpoint(Checkpoint):
         stored = self._stored[name]
         values = _floats(self._file.data(stored), stored.kind).reshape(stored.shape)
         if name.endswith(('q_proj.weight', 'k_proj.weight')):
-            return _halves_together(values, self.architecture.head_dim)
-        return np.require(values, np.float32, ('C', 'W'))
+            values = _halves_together(values, self.architecture.head_dim)
+        values = np.require(values, np.float32, ('C', 'W'))
+        self._file.check()
+        return values
 
 
 def _readable(path: Path, stored: StoredTensor) -> StoredTensor:

@@ -19,7 +19,10 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyllama_ros.artifact.disk import open_file
+from tinyllama_ros.engine.mapped_file import MappedFile
 from tinyllama_ros.errors import ModelError
+from tinyllama_ros.workbench.checkpoints.checkpoint import require_unchanged
 
 VERSIONS = (2, 3)
 _AGAIN = 'fetch it again'
@@ -57,7 +60,8 @@ class GgufFile:
         """
         self.path = path
         try:
-            with path.open('rb') as file:
+            self._file = MappedFile(path)
+            with open_file(path) as file:
                 magic = file.read(4)
                 if magic != b'GGUF':
                     raise ModelError(f'{path} is not a GGUF file: it begins with {magic!r}; '
@@ -76,6 +80,11 @@ class GgufFile:
         entries = cursor.count('the metadata', least=8 + 4 + 1)
         self.metadata = _metadata(cursor, entries)
         self.tensors = _tensors(cursor, tensors, self.metadata.get('general.alignment'))
+        self.check()
+
+    def check(self) -> None:
+        """Raise ModelError where the file changed, so that what was read of it may be wrong."""
+        require_unchanged(self._file)
 
     def data(self, tensor: StoredTensor) -> NDArray[np.uint8]:
         """Return the bytes of a tensor, mapped and read-only, a row of it in each row."""

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tinyllama_ros.artifact.disk import read_file
 from tinyllama_ros.artifact.fields import parse_json, shorten
 from tinyllama_ros.errors import ModelError
 
@@ -31,7 +32,7 @@ class NamedValues:
         :raises ModelError: says that the file is missing, unreadable or no JSON object.
         """
         try:
-            values = parse_json(path.read_bytes())
+            values = parse_json(read_file(path))
         except FileNotFoundError as error:
             raise ModelError(f'{path} is missing; fetch it, too') from error
         except OSError as error:

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from safetensors import safe_open, SafetensorError
 
 from tinyllama_ros.artifact.architecture import Architecture
+from tinyllama_ros.engine.mapped_file import MappedFile
 from tinyllama_ros.errors import ModelError
 from tinyllama_ros.workbench.checkpoints.checkpoint import (
     architecture_of,
     check_weights,
     Checkpoint,
+    require_unchanged,
 )
 from tinyllama_ros.workbench.checkpoints.folder_vocabulary import tokenizer_from_folder
 from tinyllama_ros.workbench.checkpoints.named_values import NamedValues
@@ -47,11 +49,12 @@ class SafetensorsCheckpoint(Checkpoint):
         self._folder = folder
         self.architecture = read_architecture(folder)
         shapes: dict[str, tuple[int, ...]] = {}
-        self._stored: dict[str, tuple[Path, str]] = {}
+        self._stored: dict[str, tuple[MappedFile, str]] = {}
         for path in _files(folder):
-            for stored_name, shape in _shapes(path).items():
+            file = _watched(path)
+            for stored_name, shape in _shapes(file).items():
                 name = _weight_name(stored_name)
-                shapes[name], self._stored[name] = shape, (path, stored_name)
+                shapes[name], self._stored[name] = shape, (file, stored_name)
         check_weights(folder, self.architecture, {
             name: shape for name, shape in shapes.items()
             if not _is_redundant(name, self.architecture)})
@@ -61,13 +64,16 @@ class SafetensorsCheckpoint(Checkpoint):
         """Return a fresh float32 copy of one weight, as the Checkpoint protocol says."""
         if name not in self._stored:
             raise ModelError(f'{self._folder} has no weight {name}')
-        path, stored_name = self._stored[name]
+        mapped, stored_name = self._stored[name]
         try:
-            with safe_open(path, 'numpy') as file:
-                return np.require(file.get_tensor(stored_name).astype(np.float32, copy=False),
-                                  requirements=('C', 'W', 'O'))
+            with safe_open(mapped.path, 'numpy') as file:
+                values: NDArray[np.float32] = np.require(
+                    file.get_tensor(stored_name).astype(np.float32, copy=False),
+                    requirements=('C', 'W', 'O'))
         except (OSError, SafetensorError) as error:
-            raise _unreadable(path, error) from error
+            raise _unreadable(mapped.path, error) from error
+        require_unchanged(mapped)
+        return values
 
 
 def read_architecture(folder: Path) -> Architecture:
@@ -128,9 +134,16 @@ def _files(folder: Path) -> list[Path]:
     raise ModelError(f'{folder} has no {_SINGLE} and no {_INDEX}; fetch the weights, too')
 
 
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def _watched(path: Path) -> MappedFile:
+    try:
+        return MappedFile(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _shapes(mapped: MappedFile) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the tensors of one file, which the library checks to be whole."""
-    shapes = {}
+    path, shapes = mapped.path, {}
     try:
         with safe_open(path, 'numpy') as file:
             for name in file.keys():  # noqa: SIM118 - it is no mapping
@@ -142,6 +155,7 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
                 shapes[name] = tuple(stored.get_shape())
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from error
+    require_unchanged(mapped)
     return shapes
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from tinyllama_ros.artifact.disk import read_text
 from tinyllama_ros.artifact.fields import shorten
 from tinyllama_ros.errors import ModelError
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
@@ -36,7 +37,7 @@ def open_checkpoint(source: str | Path, cache: Path, template: Path | None = Non
 
 def _read_template(path: Path) -> str:
     try:
-        return path.read_text(encoding='utf-8')
+        return read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f'the chat template {path} cannot be read as UTF-8 text: {error}'
                          ) from error
