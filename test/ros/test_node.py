@@ -15,7 +15,6 @@ from rclpy.executors import MultiThreadedExecutor  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.logging import get_logger  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
-from std_msgs.msg import String  # noqa: E402
 from support.robot import build_model, DEADLINE_S, KV_LENGTH, poll_until, Robots  # noqa: E402
 
 from tinyllama_ros.chat.completion import CompletionRequest  # noqa: E402
@@ -448,6 +447,34 @@ def test_prompts_that_nobody_heard_before_a_deactivation_are_refused_and_not_los
                              ' '.join(errors))) == ['one', 'three', 'two']
 
 
+def test_prompts_that_the_middleware_loses_are_counted_and_told_once(
+        make_node, robots, monkeypatch):
+    node = make_node(prompt_depth=2)
+    client = robots.connect(node.get_namespace())
+    client.connect()
+    assert node.start()
+    client.wait_for_state('idle')
+    client.wait_for_subscriber()
+    held, hold = Event(), Event()
+    submit = node._server.submit
+
+    def submit_slowly(prompt):
+        held.set()
+        assert hold.wait(DEADLINE_S)
+        submit(prompt)
+    monkeypatch.setattr(node._server, 'submit', submit_slowly)
+    client.say('first')
+    assert held.wait(DEADLINE_S)
+    client.say(*map(str, range(10)))
+    assert client.set({'max_tokens': 3}) == ''  # the reply to what was sent later: they are there
+    hold.set()
+    assert len(client.wait_for_responses(3)) == 3
+    error, = client.wait_for_texts('error')
+    assert error.startswith('8 messages on ~/prompt were lost') and 'holds 2' in error
+    assert [event.text for event in client.stream if event.kind == 'asked'] == ['first', '8', '9']
+    assert client.diagnostics()['messages lost'] == '8'
+
+
 def test_transition_that_fails_frees_all_and_can_be_mended(serving, gates, monkeypatch):
     node, client, gate = serving
     destroy, failures = node.destroy_subscription, [ZeroDivisionError()]
@@ -487,7 +514,7 @@ def test_wrong_request_is_refused_with_what_is_known_of_it(serving, monkeypatch,
     node, client, gate = serving
     told = []
     monkeypatch.setattr(node._server, '_tell', told.append)
-    node._on_request(String(data=text))
+    node._on_request(text)
     event, = told
     assert (event.id, event.kind, event.code, event.param) == (
         request_id, 'error', 'invalid_request', param)
@@ -620,8 +647,7 @@ def test_prompt_and_request_and_system_prompt_of_megabytes_are_refused_unread(
     assert client.stream[-1].text == beginning(long)
     told = []
     monkeypatch.setattr(node._server, '_tell', told.append)
-    node._on_request(String(data=request_to_json(
-        CompletionRequest('one', (Message('user', long),)))))
+    node._on_request(request_to_json(CompletionRequest('one', (Message('user', long),))))
     assert [(event.id, event.code) for event in told] == [('one', 'too_long')]
     assert 'it has 1400000 bytes' in set_parameter(node, 'system_prompt', long)
     assert gate.begun == 0

@@ -9,11 +9,13 @@ from tinyllama_ros.ros.interface import diagnostics_name
 
 
 def describe_status(node: str, model: str, backend: str, server: Server | None,
-                    conversation: Conversation | None, has_namesake: bool) -> DiagnosticStatus:
+                    conversation: Conversation | None, has_namesake: bool, lost: int
+                    ) -> DiagnosticStatus:
     """
     Return the status of a node.
 
     :param node: its full name.
+    :param lost: messages that were lost before the node could take them.
     """
     status = DiagnosticStatus(name=diagnostics_name(node), hardware_id=backend)
     if server is None or conversation is None:
@@ -26,7 +28,8 @@ def describe_status(node: str, model: str, backend: str, server: Server | None,
         status.message = 'another node has the same name; both answer every prompt'
     else:
         status.level, status.message = DiagnosticStatus.OK, server.state
-    values = {'model': model, 'backend': backend, **describe(server, conversation)}
+    values = {'model': model, 'backend': backend, **describe(server, conversation),
+              'messages lost': str(lost)}
     status.values = [KeyValue(key=key, value=value) for key, value in values.items()]
     return status
 

@@ -55,7 +55,8 @@ ENDPOINTS: Mapping[str, Endpoint] = {
     # The prompt comes last: whoever finds its subscription finds the others, too
     '~/prompt': Endpoint('subscription', String, 'One turn of the user, while the node is active; '
                          'up to `queue_depth` wait, one more is refused, as is one of more bytes '
-                         'than the slots of the cache can hold.'),
+                         'than the slots of the cache can hold. The depth is that of '
+                         '`prompt_depth`.'),
     '~/event': Endpoint('publisher', String, 'JSON: everything that happens in the conversation, '
                         'in one order: `run`, `turn`, `seq`, `line`, `kind` (those of `~/history` '
                         'and `token`), `text` and `why`. For programs; what follows is for people '

@@ -1,8 +1,7 @@
 """The lifecycle node: topics, services, parameters and diagnostics around one conversation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 import sys
 from threading import Event, Lock, Thread
 from typing import Any
@@ -14,7 +13,6 @@ from rclpy.clock import Clock, ClockType
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter as RosParameter
-from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from tinyllama_ros.artifact.folder import Artifact
@@ -40,6 +38,7 @@ from tinyllama_ros.ros.process import (
     spin,
     stop_on_signals,
 )
+from tinyllama_ros.ros.text_input import TextInput
 from tinyllama_ros.ros.wire import read_id, read_request
 
 RESET_TIMEOUT_S = 60.0
@@ -57,7 +56,8 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
         self.add_on_set_parameters_callback(self._check_parameters)
         self._conversation: Conversation | None = None
         self._server: Server | None = None
-        self._inputs: list[tuple[Any, Callable[[String], None]]] = []  # while active
+        self._inputs: list[TextInput] = []  # while active
+        self._lost = 0  # messages that never reached them
         # Held by each transition, which comes in the executor's thread or in the first one
         self._transition = Lock()
         self._receiving = Lock()  # held while a prompt or request is passed on
@@ -119,10 +119,10 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
             callbacks = {'~/chat_request': self._on_request, '~/chat_cancel': self._on_cancel_of,
                          '~/prompt': self._on_prompt}
             for name, endpoint in endpoints('subscription').items():
-                subscription = self.create_subscription(
-                    endpoint.type, name, partial(self._receive, callbacks[name]), endpoint.qos,
-                    callback_group=self._receivers)
-                self._inputs.append((subscription, callbacks[name]))
+                depth = self.value('prompt_depth') if name == '~/prompt' else endpoint.depth
+                self._inputs.append(TextInput(
+                    self, name, callbacks[name], busy=self._receiving, group=self._receivers,
+                    depth=depth))
             return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -204,16 +204,7 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
         if self._server is not None:
             self._server.close()
         while self._inputs:
-            self._end_input(*self._inputs.pop())
-
-    def _end_input(self, subscription: Any, callback: Callable[[String], None]) -> None:
-        """Pass on what the queue still holds, which the closed server refuses, and destroy it."""
-        for _ in range(subscription.qos_profile.depth):  # others may go on publishing
-            if (received := subscription.handle.take_message(String, False)) is None:
-                break
-            message, _ = received
-            callback(message)
-        self.destroy_subscription(subscription)
+            self._inputs.pop().end()  # the closed server refuses what they still hold
 
     def _finalize(self) -> None:
         self._stop()
@@ -243,27 +234,23 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
-    def _receive(self, callback: Callable[[String], None], message: String) -> None:
-        with self._receiving:
-            callback(message)
-
-    def _on_prompt(self, prompt: String) -> None:
+    def _on_prompt(self, prompt: str) -> None:
         if (server := self._server) is not None:
-            server.submit(prompt.data)
+            server.submit(prompt)
 
-    def _on_request(self, message: String) -> None:
+    def _on_request(self, text: str) -> None:
         if (server := self._server) is None:
             return
         try:
-            request = read_request(message.data)
+            request = read_request(text)
         except RequestError as error:
-            server.refuse_request(read_id(message.data), error)
+            server.refuse_request(read_id(text), error)
         else:
             server.submit_request(request)
 
-    def _on_cancel_of(self, message: String) -> None:
+    def _on_cancel_of(self, request_id: str) -> None:
         if (server := self._server) is not None:
-            server.cancel_request(message.data)
+            server.cancel_request(request_id)
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         server = self._server
@@ -287,10 +274,20 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
         response.message = 'the answer is stopped' if is_stopped else 'nothing was being answered'
         return response
 
+    def _tell_lost(self) -> None:
+        for each in list(self._inputs):
+            if lost := each.newly_lost():
+                self._lost += lost
+                advice = ', or raise prompt_depth' if each.name == '~/prompt' else ''
+                self._publisher.tell_error(
+                    f'{lost} messages on {each.name} were lost before the node could take them: '
+                    f'its queue holds {each.depth}; publish more slowly{advice}')
+
     def _publish_diagnostics(self) -> None:
+        self._tell_lost()
         status = describe_status(self.get_fully_qualified_name(), self.value('model'),
                                  self.value('backend'), self._server, self._conversation,
-                                 self._has_namesake())
+                                 self._has_namesake(), self._lost)
         array = DiagnosticArray(status=[status])
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(array)

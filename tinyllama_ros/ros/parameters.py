@@ -34,6 +34,9 @@ PARAMETERS: Mapping[str, Parameter] = {
                            'transitions.', is_fixed=True),
     'queue_depth': Parameter(16, 'Prompts that may wait; one more is refused on ~/error.',
                              (1, 1000), is_fixed=True),
+    'prompt_depth': Parameter(1000, 'Prompts that may come faster than the node takes them; one '
+                              'more overwrites the oldest, which is lost, counted and told on '
+                              '~/error.', (1, 100_000), is_fixed=True),
     'system_prompt': Parameter('', "How the model should behave; empty leaves it to the model's "
                                'template.'),
     'max_tokens': Parameter(512, 'Tokens of an answer at most; 0 lets the model say when it ends.',
