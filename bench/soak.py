@@ -69,6 +69,7 @@ BURST = 30
 DEADLINE_S = 60.0
 SAMPLE_S = 2.0
 BLOCKS = 20
+SHOWN_FAULTS = 50
 KEY = re.compile(r'([pr]\d)-(\d+)\b')
 QUEUE = QoSProfile(depth=20_000)
 NODE = 'import sys; from tinyllama_ros.ros.node import main; sys.exit(main())'
@@ -153,11 +154,14 @@ class Ledger:
 
     def fault(self, text: str) -> None:
         self.faults.append(text)
-        print(f'FAULT: {text[:300]}', flush=True)
+        if len(self.faults) <= SHOWN_FAULTS:
+            print(f'FAULT: {text[:300]}', flush=True)
 
     def _check_number(self, event: ConversationEvent) -> None:
         if event.kind == 'begun':
             self._run, self._seq, self._turns = event.run, 0, {}
+        elif not self._run:  # the node began before we were there
+            self._run, self._seq = event.run, event.seq - 1
         if (event.run, event.seq) != (self._run, self._seq + 1):
             self.fault(f'event {event.seq} of run {event.run} follows {self._seq} of {self._run}')
         self._seq = event.seq

@@ -7,6 +7,7 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
+from support.held_texts import longest_text
 
 from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest
 from tinyllama_ros.chat.events import Answer, CacheReset, ChatOptions, PrefillProgress, TextDelta
@@ -598,6 +599,47 @@ def test_cancel_that_overtakes_its_request_counts():
     stage.serve(request(), request('b', 'two'))
     assert stage.told() == [('error', 'cancelled')]
     assert stage.script.prompts == ['b']
+
+
+def test_cancel_that_overtakes_its_request_counts_once():
+    stage = Stage()
+    stage.server.cancel_request('one')
+    stage.serve(request(), request())
+    assert stage.told() == [('error', 'cancelled'), ('accepted', ''), *(
+        ('token', delta.text) for delta in PIECES if delta.text), ('done', SAID)]
+
+
+@pytest.mark.parametrize('ended', [request(), request('bad'), request('a' * (LONGEST + 1))],
+                         ids=['answered', 'refused', 'refused unread'])
+def test_cancel_that_comes_after_the_end_leaves_the_next_request_of_that_id(ended):
+    stage = Stage(bad=[PromptError('no')])
+    stage.serve(ended)
+    stage.server.cancel_request('one')
+    stage.serve(request('b'))
+    assert stage.told()[-1] == ('done', SAID)
+
+
+def test_cancel_of_what_is_no_id_is_not_remembered():
+    stage = Stage()
+    stage.server.cancel_request('id0')
+    for number in range(EARLY_CANCELS):
+        stage.server.cancel_request(f'{number}' * 1000)
+    stage.serve(request('a', 'id0'))
+    assert stage.told('id0') == [('error', 'cancelled')]
+
+
+@pytest.mark.parametrize('submit', [lambda server: server.submit('a'),
+                                    lambda server: server.submit_request(request())],
+                         ids=['prompt', 'request'])
+def test_token_of_a_long_answer_copies_nothing_of_the_answer_before_it(submit):
+    lengths = []
+    words = [TextDelta(f' w{number}') for number in range(1000)]
+    stage = Stage(a=[*words, Answer(''.join(word.text for word in words), 'stop', 0, 5, 4, 1, 1)])
+    stage.recorder.then = lambda notice: lengths.append(
+        longest_text(stage.server._running.job) if stage.server._running else 0)
+    submit(stage.server)
+    stage.server.serve()
+    assert len(lengths) > 1000 and max(lengths) < 10
 
 
 def test_only_so_many_cancels_are_remembered():

@@ -1,9 +1,11 @@
 """The log of the page: in order, nothing lost, nothing doubled."""
 
 import itertools
+import json
 
 from hypothesis import given, strategies as st
 import pytest
+from support.held_texts import longest_text
 
 from tinyllama_ros.errors import PromptError
 from tinyllama_ros.ros.wire import ConversationEvent
@@ -81,8 +83,11 @@ class Page:
         else:
             item = self.items[message['id']]
             assert message['at'] == len(item['answer'])
-            item |= {'answer': item['answer'] + message['text'], 'phase': 'answering',
-                     'version': message['version']}
+            item |= {'answer': item['answer'] + message['text'], 'version': message['version']}
+            if 'reset' in message:
+                item['resets'] = [*item['resets'], (message['at'], message['reset'])]
+            else:
+                item |= {'phase': 'answering', 'length': message['at'] + len(message['text'])}
             self.version = message['version']
 
 
@@ -106,6 +111,30 @@ def test_answer_that_was_cut_short_keeps_what_was_said(kind, why):
     followed.line('asked', 'hello')
     followed.line(kind, 'Hi', why)
     assert followed.shown('answer', 'phase', 'why') == [('Hi', kind, why)]
+
+
+def test_piece_stands_where_javascript_counts_it():
+    followed, places = FollowedLog(), []
+    followed.line('asked', 'hello')
+    followed.log.listen(lambda message: places.append(message['at']))
+    followed.piece('a🤖')
+    followed.line('reset', 'full')
+    followed.piece('b')
+    assert places == [0, 3, 3]
+    followed.line('answered', 'a🤖b')
+    assert followed.items[0]['resets'] == [(3, 'full')]
+
+
+def test_piece_of_a_long_answer_copies_nothing_of_the_answer_before_it():
+    followed, sizes = FollowedLog(), []
+    followed.line('asked', 'hello')
+    followed.log.listen(lambda message: sizes.append(len(json.dumps(message))))
+    for number in range(1000):
+        followed.piece(f' w{number}')
+        if number % 100 == 0:
+            followed.line('reset', 'full')
+        assert longest_text(followed.log._turn) < 60
+    assert max(sizes) < 200
 
 
 def test_prompt_that_comes_again_is_taken_once():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
+from io import StringIO
 from typing import Any, Literal, Protocol
 
 from tinyllama_ros.chat.completion import (
@@ -56,8 +57,8 @@ class Job(Protocol):
         """What the model is to read."""
 
     @property
-    def text(self) -> str:
-        """The answer as far as it came."""
+    def has_text(self) -> bool:
+        """Whether the answer has begun."""
 
     def events(self, conversation: Conversation, options: ChatOptions,
                is_cancelled: Callable[[], bool]) -> Generator[TurnEvent, None, None]:
@@ -91,7 +92,8 @@ class PromptJob:
         self.texts: Iterable[str] = [prompt]
         self._tell_all = tell
         self._sentences = SentenceStream()
-        self.text = ''
+        self._answer = StringIO()
+        self.has_text = False
 
     def events(self, conversation: Conversation, options: ChatOptions,
                is_cancelled: Callable[[], bool]) -> Generator[TurnEvent, None, None]:
@@ -104,7 +106,8 @@ class PromptJob:
         self._tell('asked', self._prompt)
 
     def add_text(self, delta: str) -> None:
-        self.text += delta
+        self._answer.write(delta)
+        self.has_text = True
         self._tell('token', delta)
         self._tell_sentences(self._sentences.push(delta))
 
@@ -115,11 +118,12 @@ class PromptJob:
         quoted = repr(self._prompt if len(self._prompt) <= 40 else f'{self._prompt[:40]}…')
         if end.outcome == 'answered':
             self._tell_sentences(self._sentences.finish())
-            self._tell('answered', self.text)
+            self._tell('answered', self._answer.getvalue())
         elif end.outcome == 'cancelled':
-            self._tell('stopped', self.text, end.why)
+            self._tell('stopped', self._answer.getvalue(), end.why)
         elif end.outcome == 'failed':
-            self._tell('failed', self.text, end.why, f'the answer to {quoted} failed: {end.why}')
+            self._tell('failed', self._answer.getvalue(), end.why,
+                       f'the answer to {quoted} failed: {end.why}')
         elif end.outcome == 'refused':
             self._tell('refused', beginning(self._prompt), end.why,
                        f'the prompt {quoted} was refused: {end.why}')
@@ -145,7 +149,7 @@ class RequestJob:
         self._request = request
         self.texts: Iterable[str] = [message.content for message in request.messages]
         self._tell_all = tell
-        self.text = ''
+        self.has_text = False
 
     def events(self, conversation: Conversation, options: ChatOptions,
                is_cancelled: Callable[[], bool]) -> Generator[TurnEvent, None, None]:
@@ -158,7 +162,7 @@ class RequestJob:
         """Tell nothing: the first piece of the answer says so."""
 
     def add_text(self, delta: str) -> None:
-        self.text += delta
+        self.has_text = True
         self._tell('token', delta)
 
     def reset(self, reason: ResetReason) -> None:
@@ -170,7 +174,7 @@ class RequestJob:
             return
         answer = end.answer
         self._tell_all(CompletionEvent(
-            self._request.id, 'done', self.text, finish=answer.finish,
+            self._request.id, 'done', answer.text, finish=answer.finish,
             prompt_tokens=answer.cached_tokens + answer.prefill_tokens,
             cached_tokens=answer.cached_tokens, completion_tokens=answer.generated_tokens))
 

@@ -16,7 +16,7 @@ from itertools import count
 import logging
 from threading import Event, Lock
 
-from tinyllama_ros.chat.completion import CompletionRequest, ErrorCode
+from tinyllama_ros.chat.completion import CompletionRequest, ErrorCode, ID
 from tinyllama_ros.chat.conversation import Conversation
 from tinyllama_ros.chat.events import Answer, CacheReset, ChatOptions, TextDelta, TurnEvent
 from tinyllama_ros.chat.jobs import (
@@ -36,6 +36,8 @@ from tinyllama_ros.errors import LengthError, PromptError, RequestError, TinyLla
 
 EARLY_CANCELS = 64
 """Cancels that are remembered until their request comes; topics keep no order between them."""
+ENDED_REQUESTS = 256
+"""Requests that are remembered as ended, so that a cancel which comes too late is none at all."""
 CANCELLED = End('cancelled', code='cancelled')
 STOPPED = End('cancelled', 'the node is stopping; send it again', 'stopping')
 """How an answer ends that is under way when the server is closed."""
@@ -129,6 +131,7 @@ class Server:
         self._resets: deque[Event] = deque()
         self._running: _Running | None = None
         self._early_cancels: deque[str] = deque(maxlen=EARLY_CANCELS)
+        self._ended: deque[str] = deque(maxlen=ENDED_REQUESTS)
 
     @property
     def waiting(self) -> int:
@@ -156,14 +159,14 @@ class Server:
         self._tell(request_error(request_id, _refusal(error)))
 
     def cancel_request(self, request_id: str) -> None:
-        """Take a request out of the queue, or stop its answer, or refuse it when it comes."""
+        """Take a request out of the queue, or stop its answer, or refuse it once it comes."""
         with self._lock:
             waiting = [job for job in self._queue if job.id == request_id]
             for job in waiting:
                 self._queue.remove(job)
             if self._running is not None and self._running.job.id == request_id:
                 self._cut(CANCELLED)
-            elif not waiting:
+            elif not waiting and request_id not in self._ended and ID.fullmatch(request_id):
                 self._early_cancels.append(request_id)
         for job in waiting:
             self._end(job, CANCELLED)
@@ -247,7 +250,7 @@ class Server:
                 self._entering -= 1
         with self._lock:
             is_open = self._is_open
-            is_cancelled = is_open and job.id in self._early_cancels
+            is_cancelled = is_open and self._take_early_cancel(job)
             if is_open and not is_cancelled:
                 self._queue.append(job)
         if is_cancelled:
@@ -259,7 +262,7 @@ class Server:
 
     def _refusal(self, job: Job) -> End | None:
         """Return why a job may not enter the queue, None where it may."""
-        if job.id is not None and job.id in self._early_cancels:
+        if self._take_early_cancel(job):
             return CANCELLED
         if not self._is_open:
             return End('refused', 'the node is stopping; send it again when it is idle',
@@ -274,6 +277,13 @@ class Server:
         if self._running is None:
             return False
         self._running.cut = self._running.cut or end
+        return True
+
+    def _take_early_cancel(self, job: Job) -> bool:
+        """Return whether a job was cancelled before it came, and forget the cancel."""
+        if job.id is None or job.id not in self._early_cancels:
+            return False
+        self._early_cancels.remove(job.id)
         return True
 
     def _wake(self) -> None:
@@ -327,7 +337,7 @@ class Server:
             self.statistics.generated_tokens += event.generated_tokens
             self.statistics.last = event
             log.info('%s', event.summary)
-        elif not job.text:
+        elif not job.has_text:
             self._set_state('reading')
 
     def _end_running(self, running: _Running, end: End) -> None:
@@ -340,6 +350,9 @@ class Server:
 
     def _end(self, job: Job, end: End) -> None:
         self._count_end(job.kind, end.outcome)
+        if job.id is not None:
+            with self._lock:
+                self._ended.append(job.id)
         job.end(end)
         if job.kind == 'request' and end.outcome == 'failed':
             self._tell(ErrorNotice(f'the answer to a request failed: {end.why}'))

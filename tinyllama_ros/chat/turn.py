@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from io import StringIO
 import logging
 import time
 
@@ -82,7 +83,7 @@ class Turn:
         self._rollover = RolloverPolicy(
             model.engine.cache.capacity, options.room, exchanges, model.longest_text,
             lambda kept: model.encode(options.system_prompt, kept, messages, is_cancelled))
-        self._texts: list[str] = []
+        self._answer = StringIO()
         self._generated: list[int] = []
         self._drafter = Drafter() if options.drafting else None
         self._recoveries = 0
@@ -95,7 +96,7 @@ class Turn:
     @property
     def text(self) -> str:
         """The answer so far, as it was yielded."""
-        return ''.join(self._texts)
+        return self._answer.getvalue()
 
     def run(self) -> Iterator[TurnEvent]:
         """
@@ -144,7 +145,7 @@ class Turn:
         return limit - len(self._generated) - 1 if limit else LONGEST_DRAFT
 
     def _delta(self, text: str) -> TextDelta:
-        self._texts.append(text)
+        self._answer.write(text)
         return TextDelta(text)
 
     def _decode(self, token: int) -> Iterator[TurnEvent]:

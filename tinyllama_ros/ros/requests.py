@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
+from io import StringIO
 import time
 
 from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest
@@ -70,7 +71,7 @@ class RequestClient:
                       ) -> AsyncGenerator[CompletionEvent | None, None]:
         """Yield events for as long as the node is there, and None where there is none."""
         deadline_s = time.monotonic() + ACCEPT_S
-        text = ''
+        text = StringIO()
         while True:
             try:
                 event = await asyncio.wait_for(events.get(), TICK_S)
@@ -83,8 +84,8 @@ class RequestClient:
                     yield None
                 continue
             deadline_s = float('inf')
-            text += event.text if event.kind == 'token' else ''
-            if event.kind == 'done' and event.text != text:
+            text.write(event.text if event.kind == 'token' else '')
+            if event.kind == 'done' and event.text != text.getvalue():
                 yield CompletionEvent(request.id, 'error', 'a piece of the answer was lost on its '
                                       'way; ask again', 'failed')
             yield event

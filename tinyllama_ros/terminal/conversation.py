@@ -1,6 +1,7 @@
 """Sends what a person types to the node, and shows the answers and the notes about them."""
 
 from collections.abc import Callable, Iterator, Mapping
+from io import StringIO
 from queue import Empty, Queue
 import re
 
@@ -102,7 +103,7 @@ class Conversation:
 
     def _show_turn(self, prompt: str) -> bool:
         """Show the events of the turn of a prompt; return whether it was answered."""
-        turn, shown, wants_stop = 0, '', False
+        turn, shown, wants_stop = 0, StringIO(), False
         for event in self._events_and_pauses():
             wants_stop |= self._keyboard.wants_stop()
             if event is not None and event.kind == 'begun' and turn:  # an earlier one is history
@@ -118,12 +119,12 @@ class Conversation:
             if event.kind == 'asked':
                 self._screen.status('reading … (Ctrl-C stops)')
             elif event.kind == 'token':
-                shown += event.text
+                shown.write(event.text)
                 self._screen.write(event.text)
             elif event.kind == 'reset':
                 self._show_reset(event)
             else:
-                return self._end_answer(event, shown)
+                return self._end_answer(event, shown.getvalue())
         raise AssertionError('events never end')
 
     def _end_answer(self, event: ConversationEvent, shown: str) -> bool:

@@ -2,9 +2,9 @@
 The chat page: its files, and the websocket between an open page and the conversation.
 
 All messages are JSON objects with a `type`. The page sends `hello` first, and again when it finds
-that a message is missing, and gets the `log` in parts; then `item` and `piece` as they come,
-`status` when it changes and at least every few seconds, and `error` for a request that failed. It
-may send `prompt`, `stop` and `reset`.
+that a message is missing, and gets the `log` in parts; then `item` and `piece` (text of an
+answer, or a reset within it) as they come, `status` when it changes and at least every few
+seconds, and `error` for a request that failed. It may send `prompt`, `stop` and `reset`.
 """
 
 import asyncio

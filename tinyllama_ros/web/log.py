@@ -9,7 +9,8 @@ nothing is lost, and nothing doubled.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from io import StringIO
 import secrets
 from typing import Any, Literal
 
@@ -35,16 +36,27 @@ class Item:
     kind: Kind
     version: int = 0
     prompt: str = ''
-    answer: str = ''
+    answer: StringIO = field(default_factory=StringIO)
     phase: Phase = 'waiting'
     why: str = ''
     """Why the prompt was refused, the answer failed, or the cache was reset."""
     key: str = ''
     """Identifies the prompt for the page that sent it; empty for the prompts of others."""
+    length: int = 0
+    """Of the answer, in UTF-16 code units, in which JavaScript counts."""
     resets: list[tuple[int, str]] = field(default_factory=list)
     """Length of the answer at each reset within it, and its reason."""
     is_joined_late: bool = False
     """A part of the answer was not received; the event that ends it brings the whole answer."""
+
+    def write(self, text: str) -> None:
+        """Add to the answer."""
+        self.answer.write(text)
+        self.length += len(text.encode('utf-16-le', 'surrogatepass')) // 2
+
+    def message(self) -> Message:
+        """Return the item for a page."""
+        return {**vars(self), 'answer': self.answer.getvalue(), 'resets': list(self.resets)}
 
 
 class ConversationLog:
@@ -80,7 +92,7 @@ class ConversationLog:
         is_known = epoch == self.epoch
         return {'type': 'log', 'epoch': self.epoch, 'version': self._version,
                 'is_whole': not is_known,
-                'items': [asdict(item) for item in self._items
+                'items': [item.message() for item in self._items
                           if not is_known or item.version > version]}
 
     def submit(self, prompt: str, key: str) -> None:
@@ -156,9 +168,9 @@ class ConversationLog:
         if not is_next:
             turn.is_joined_late = True
             self._changed(turn)
-        at = len(turn.answer)
+        at = turn.length
         self._next_version(turn)
-        turn.answer += text
+        turn.write(text)
         turn.phase = 'answering'
         self._notify({'type': 'piece', 'id': turn.id, 'version': turn.version, 'at': at,
                     'text': text})
@@ -167,7 +179,9 @@ class ConversationLog:
         if (turn := self._turn) is None:
             turn = self._add(Item(f'{event.run}:{event.seq}', 'turn', phase='reading'))
         self._turn = None
-        turn.answer, turn.why, turn.is_joined_late = event.text, event.why, False
+        turn.answer, turn.length = StringIO(), 0
+        turn.write(event.text)
+        turn.why, turn.is_joined_late = event.why, False
         turn.phase = event.kind  # type: ignore[assignment]
         self._changed(turn)
 
@@ -187,8 +201,10 @@ class ConversationLog:
         if (turn := self._turn) is None:
             self._mark('reset', reason)
             return
-        turn.resets.append((len(turn.answer), reason))
-        self._changed(turn)
+        turn.resets.append((turn.length, reason))
+        self._next_version(turn)
+        self._notify({'type': 'piece', 'id': turn.id, 'version': turn.version, 'at': turn.length,
+                      'text': '', 'reset': reason})
 
     def _find_turn(self, prompt: str) -> Item:
         """Return the turn of a prompt that we sent; a new one if another client sent it."""
@@ -223,7 +239,7 @@ class ConversationLog:
 
     def _changed(self, item: Item) -> None:
         self._next_version(item)
-        self._notify({'type': 'item', 'item': asdict(item)})
+        self._notify({'type': 'item', 'item': item.message()})
 
     def _notify(self, message: Message) -> None:
         for listener in list(self._listeners):

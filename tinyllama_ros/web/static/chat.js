@@ -61,11 +61,13 @@ const receivers = {
   piece(piece) {
     if (conversation.addPiece(piece)) {
       version = piece.version;
-      if (live?.id !== piece.id) {
+      if (piece.text && live?.id !== piece.id) {
         live = {id: piece.id, began: performance.now(), pieces: 0};
       }
-      live.pieces += 1;
-      showSpeed();
+      if (piece.text) {
+        live.pieces += 1;
+        showSpeed();
+      }
     } else if (!isCatchingUp) {
       isCatchingUp = connection.send({type: 'hello', epoch, version: 0});
     }

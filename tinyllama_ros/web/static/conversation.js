@@ -22,6 +22,7 @@ export class Conversation {
     this.words = words;
     this.entries = new Map();  // by id: the item, its element and parts
     this.dirty = new Set();
+    this.pauseMs = 0;  // before the next rendering: that of a long answer takes long
     this.isAtEnd = true;
     log.addEventListener('scroll', () => {
       this.isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_PX;
@@ -76,19 +77,25 @@ export class Conversation {
     }
   }
 
-  // Appends to an answer; returns false where text before the piece is missing.
-  addPiece({id, at, text}) {
+  // Appends text or a reset to an answer; returns false where text before the piece is missing.
+  addPiece({id, at, text, reset}) {
     const entry = this.entries.get(id);
     if (!entry || entry.item.answer.length < at) {
       return false;
     }
     entry.item.answer = entry.item.answer.slice(0, at) + text;
-    entry.item.phase = 'answering';
+    if (reset) {
+      entry.item.resets.push([at, reset]);
+    } else {
+      entry.item.phase = 'answering';
+    }
     if (this.dirty.size === 0) {
-      requestAnimationFrame(() => {
+      setTimeout(() => requestAnimationFrame(() => {
+        const began = performance.now();
         this.dirty.forEach(each => this.render(each));
         this.dirty.clear();
-      });
+        this.pauseMs = 3 * (performance.now() - began);
+      }), this.pauseMs);
     }
     this.dirty.add(entry);
     return true;
