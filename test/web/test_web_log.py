@@ -57,6 +57,11 @@ class FollowedLog:
         return [tuple(item[name] for name in names) for item in self.items]
 
 
+def utf16_length(text):
+    """Return the length of a text in JavaScript."""
+    return sum(1 + (character > '\uffff') for character in text)
+
+
 class Page:
     """What a browser holds: items by id, in the order in which they came to their place."""
 
@@ -82,12 +87,13 @@ class Page:
             self.version = item['version']
         else:
             item = self.items[message['id']]
-            assert message['at'] == len(item['answer'])
-            item |= {'answer': item['answer'] + message['text'], 'version': message['version']}
+            answer = item['answer'] + message['text']
+            assert message['at'] == utf16_length(item['answer'])
+            item |= {'answer': answer, 'version': message['version']}
             if 'reset' in message:
                 item['resets'] = [*item['resets'], (message['at'], message['reset'])]
             else:
-                item |= {'phase': 'answering', 'length': message['at'] + len(message['text'])}
+                item |= {'phase': 'answering', 'length': utf16_length(answer)}
             self.version = message['version']
 
 
@@ -116,7 +122,7 @@ def test_answer_that_was_cut_short_keeps_what_was_said(kind, why):
 def test_piece_stands_where_javascript_counts_it():
     followed, places = FollowedLog(), []
     followed.line('asked', 'hello')
-    followed.log.listen(lambda message: places.append(message['at']))
+    followed.log.listen(lambda message: places.append(message.get('at')))
     followed.piece('a🤖')
     followed.line('reset', 'full')
     followed.piece('b')
