@@ -7,10 +7,10 @@ calls `serve`, and only it touches the conversation. The listener is called with
 so it may call the server. Knows nothing of ROS.
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 import logging
@@ -31,6 +31,7 @@ from tinyllama_ros.chat.jobs import (
 )
 from tinyllama_ros.chat.notices import ErrorNotice, State, StateNotice, TurnNotice
 from tinyllama_ros.chat.sentences import SentenceStream
+from tinyllama_ros.chat.statistics import Statistics
 from tinyllama_ros.chat.worker import Worker
 from tinyllama_ros.errors import LengthError, PromptError, RequestError, TinyLlamaError
 
@@ -43,47 +44,6 @@ STOPPED = End('cancelled', 'the node is stopping; send it again', 'stopping')
 """How an answer ends that is under way when the server is closed."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Statistics:
-    """What was counted since the model was loaded."""
-
-    ends: Counter[tuple[JobKind, Outcome]] = field(default_factory=Counter)
-    """Prompts and requests by how they ended."""
-    prefill_tokens: int = 0
-    generated_tokens: int = 0
-    resets: Counter[str] = field(default_factory=Counter)
-    last: Answer | None = None
-    """The newest answer that was not cut short."""
-
-    @property
-    def answers(self) -> int:
-        """Answers to prompts; those that were cancelled count too."""
-        return self.ends['prompt', 'answered'] + self.ends['prompt', 'cancelled']
-
-    @property
-    def completions(self) -> int:
-        """Requests that were answered."""
-        return self.ends['request', 'answered']
-
-    @property
-    def cancelled(self) -> int:
-        """Prompts and requests that were cancelled, while they waited or were answered."""
-        return self._both('cancelled')
-
-    @property
-    def refused(self) -> int:
-        """Prompts and requests that were refused."""
-        return self._both('refused')
-
-    @property
-    def failed(self) -> int:
-        """Prompts and requests whose answer failed, or that a closed server left unanswered."""
-        return self._both('failed') + self._both('dropped')
-
-    def _both(self, outcome: Outcome) -> int:
-        return self.ends['prompt', outcome] + self.ends['request', outcome]
 
 
 @dataclass(eq=False)
