@@ -7,7 +7,7 @@ from support.smoothing import random_scales
 from support.tiny_models import tiny
 
 from tinyllama_ros.errors import ModelError
-from tinyllama_ros.workbench.graphs.decoder_weights import finite_weight
+from tinyllama_ros.workbench.graphs.decoder_weights import DecoderWeights
 from tinyllama_ros.workbench.quantization.gptq import BLOCK, RoundedCheckpoint, Rounding
 from tinyllama_ros.workbench.quantization.quantize import quantize_weight, ROWS_AT_ONCE
 from tinyllama_ros.workbench.quantization.smooth import groups, SmoothedCheckpoint
@@ -175,4 +175,4 @@ def test_weight_that_is_not_finite_is_named_by_who_reads_it(name):
     _, rounded, _ = rounded_checkpoint(ChangedCheckpoint(tiny(tied_embeddings=False),
                                                {f'{name}.weight': set_nan}))
     with pytest.raises(ModelError, match=f'{name}.weight holds a number that is not finite'):
-        finite_weight(rounded, f'{name}.weight')
+        DecoderWeights(rounded).read(f'{name}.weight')

@@ -34,9 +34,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto
 
+from tinyllama_ros.artifact.architecture import FINAL_NORM, LayerNames
 from tinyllama_ros.artifact.contract import (
     ASCEND_INPUTS,
     ascend_inputs,
@@ -48,7 +48,7 @@ from tinyllama_ros.artifact.contract import (
 from tinyllama_ros.artifact.manifest import GRAPH, WEIGHTS
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.graphs.ascend_linear import AscendLinear
-from tinyllama_ros.workbench.graphs.decoder_weights import DecoderWeights, LayerWeights
+from tinyllama_ros.workbench.graphs.decoder_weights import DecoderWeights
 from tinyllama_ros.workbench.graphs.graph_writer import GraphWriter
 from tinyllama_ros.workbench.graphs.rope import rope_tables
 
@@ -162,19 +162,19 @@ class _Decoder:
         residual = linear.rows(self._input_ids, self._weights)
         yield 'embedding'
         for layer in range(arch.layers):
-            path, weights = f'layer.{layer}', self._weights.layer(layer)
-            hidden = self._norm(f'{path}/attention', residual, weights.input_norm())
-            block = self._attention(f'{path}/attention', layer, weights, hidden)
+            path, names = f'layer.{layer}', LayerNames.of(layer)
+            hidden = self._norm(f'{path}/attention', residual, names.input_norm)
+            block = self._attention(f'{path}/attention', layer, names, hidden)
             residual = writer.node('Add', f'{path}/attention/residual', [residual, block])
-            hidden = self._norm(f'{path}/mlp', residual, weights.post_norm())
-            block = self._mlp(f'{path}/mlp', weights, hidden)
+            hidden = self._norm(f'{path}/mlp', residual, names.post_norm)
+            block = self._mlp(f'{path}/mlp', names, hidden)
             residual = writer.node('Add', f'{path}/mlp/residual', [residual, block])
             yield f'layer {layer}'
-        hidden = self._norm('final', residual, self._weights.final_norm())
+        hidden = self._norm('final', residual, FINAL_NORM)
         linear.head(hidden, self._weights)
         yield 'head'
 
-    def _norm(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
+    def _norm(self, path: str, x: str, weight: str) -> str:
         writer = self._writer
         square = writer.node('Mul', f'{path}/norm/square', [x, x])
         mean = writer.node('ReduceMean', f'{path}/norm/mean', [square], axes=[-1], keepdims=1)
@@ -182,10 +182,10 @@ class _Decoder:
         root = writer.node('Sqrt', f'{path}/norm/root', [more])
         plain = writer.node('Div', f'{path}/norm/plain', [x, root])
         return writer.node('Mul', f'{path}/norm', [
-            plain, writer.constant(f'{path}/norm/weight', weight)])
+            plain, writer.constant(f'{path}/norm/weight', self._weights.read(weight))])
 
-    def _attention(self, path: str, layer: int, weights: LayerWeights, hidden: str) -> str:
-        weight = weights.qkv()
+    def _attention(self, path: str, layer: int, names: LayerNames, hidden: str) -> str:
+        weight = self._weights.read(names.q, names.k, names.v)
         weight[:self._arch.heads * self._arch.head_dim] *= self._arch.head_dim ** -0.5
         q, keys, values = self._heads(path, self._linear.apply(f'{path}/qkv', hidden, weight))
         past_keys, past_values = (self._past_rows(f'{path}/past_{kind}', 2 * layer + number)
@@ -202,7 +202,7 @@ class _Decoder:
         flat = self._reshaped(f'{path}/side_by_side', by_token, 'shape/side_by_side')
         attended = self._cast(f'{path}/attended', flat, self._linear.attention_type,
                               TensorProto.FLOAT)
-        return self._linear.apply(f'{path}/o', attended, weights.o())
+        return self._linear.apply(f'{path}/o', attended, self._weights.read(names.o))
 
     def _heads(self, path: str, qkv: str) -> tuple[str, str, str]:
         """Return q (1, kv, head_dim, group S), new keys and new values (1, kv, S, head_dim)."""
@@ -244,14 +244,14 @@ class _Decoder:
         return (self._sliced(f'{path}/share/past', share, 'slice/start', 'slice/past'),
                 self._sliced(f'{path}/share/new', share, 'slice/past', 'slice/end'))
 
-    def _mlp(self, path: str, weights: LayerWeights, hidden: str) -> str:
-        writer, apply = self._writer, self._linear.apply
-        both = apply(f'{path}/gate_up', hidden, weights.gate_up())
+    def _mlp(self, path: str, names: LayerNames, hidden: str) -> str:
+        writer, read, apply = self._writer, self._weights.read, self._linear.apply
+        both = apply(f'{path}/gate_up', hidden, read(names.gate, names.up))
         gate, up = self._split(f'{path}/split', both, -1)
         sigmoid = writer.node('Sigmoid', f'{path}/sigmoid', [gate])
         silu = writer.node('Mul', f'{path}/silu', [gate, sigmoid])
         product = writer.node('Mul', f'{path}/gated', [silu, up])
-        return apply(f'{path}/down', product, weights.down())
+        return apply(f'{path}/down', product, read(names.down))
 
     def _past_rows(self, path: str, number: int) -> str:
         """Return one layer's keys or values of the past (1, kv, slots, head_dim)."""

@@ -26,8 +26,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tinyllama_ros.artifact.architecture import FINAL_NORM, LayerNames
 from tinyllama_ros.artifact.contract import (
     cpu_cache_names,
     cpu_inputs,
@@ -86,17 +86,16 @@ class _Decoder:
             is_last = layer == arch.layers - 1
             block, residual = self._layer(layer, block, residual, LOGIT_ROWS if is_last else '')
             yield f'layer {layer}'
-        hidden, _ = self._norm('final', self._weights.final_norm(), block, residual)
+        hidden, _ = self._norm('final', FINAL_NORM, block, residual)
         hidden = writer.node('Squeeze', 'head/flat',
                              [hidden, writer.constant('head/axis', np.array([0]))])
         self._linear.head(hidden, self._weights)
         writer.outputs(cpu_outputs(arch, self._kv_length))
         yield 'head'
 
-    def _norm(self, path: str, weight: NDArray[np.float32], block: str, residual: str
-              ) -> tuple[str, str]:
+    def _norm(self, path: str, weight: str, block: str, residual: str) -> tuple[str, str]:
         """Return the normalised sum of block and residual, and the sum itself."""
-        scale = self._writer.constant(f'{path}/norm/weight', weight)
+        scale = self._writer.constant(f'{path}/norm/weight', self._weights.read(weight))
         epsilon = self._arch.norm_eps
         if not residual:
             name = self._writer.node('SimplifiedLayerNormalization', f'{path}/norm',
@@ -113,18 +112,20 @@ class _Decoder:
 
         :param rows: the only ones that are computed after its cache; empty: all.
         """
-        path, weights, apply = f'layer.{layer}', self._weights.layer(layer), self._linear.apply
-        hidden, residual = self._norm(f'{path}/attention', weights.input_norm(), block, residual)
-        qkv = apply(f'{path}/attention/qkv', hidden, weights.qkv())
+        path, names = f'layer.{layer}', LayerNames.of(layer)
+        read, apply = self._weights.read, self._linear.apply
+        hidden, residual = self._norm(f'{path}/attention', names.input_norm, block, residual)
+        qkv = apply(f'{path}/attention/qkv', hidden, read(names.q, names.k, names.v))
         attended = self._attention(f'{path}/attention/attend', layer, qkv)
         if rows:
             attended, residual = (
                 self._writer.node('Gather', f'{path}/{name}/rows', [tensor, rows], axis=1)
                 for name, tensor in (('attended', attended), ('residual', residual)))
-        block = apply(f'{path}/attention/o', attended, weights.o())
-        hidden, residual = self._norm(f'{path}/mlp', weights.post_norm(), block, residual)
-        gated = self._linear.apply_gated(f'{path}/mlp/gate_up', hidden, weights.gate_up())
-        return apply(f'{path}/mlp/down', gated, weights.down()), residual
+        block = apply(f'{path}/attention/o', attended, read(names.o))
+        hidden, residual = self._norm(f'{path}/mlp', names.post_norm, block, residual)
+        gated = self._linear.apply_gated(f'{path}/mlp/gate_up', hidden,
+                                         read(names.gate, names.up))
+        return apply(f'{path}/mlp/down', gated, read(names.down)), residual
 
     def _attention(self, path: str, layer: int, qkv: str) -> str:
         cache = cpu_cache_names(layer)

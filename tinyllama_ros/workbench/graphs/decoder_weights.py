@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyllama_ros.artifact.architecture import EMBEDDING, FINAL_NORM, HEAD, LayerNames
+from tinyllama_ros.artifact.architecture import EMBEDDING, HEAD
 from tinyllama_ros.errors import ModelError
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.quantization.quantize import QMAX, quantize_weight
@@ -12,28 +12,34 @@ Float32Array = NDArray[np.float32]
 
 
 class DecoderWeights:
-    """Reads one weight after another from a checkpoint; every one holds finite numbers only."""
+    """Reads weights from a checkpoint; every one holds finite numbers only."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self.is_tied = checkpoint.architecture.tied_embeddings
         """Whether the embedding is the head, too."""
 
-    def layer(self, number: int) -> 'LayerWeights':
-        """Return what reads the weights of one layer."""
-        return LayerWeights(self._checkpoint, LayerNames.of(number))
+    def read(self, *names: str) -> Float32Array:
+        """
+        Return a weight, or matrices (out, in) of linears with the same input as one.
 
-    def final_norm(self) -> Float32Array:
-        """Return the weight (hidden,) of the norm before the head."""
-        return finite_weight(self._checkpoint, FINAL_NORM)
+        :raises ModelError: one holds a number that is not finite.
+        """
+        weights = []
+        for name in names:
+            weights.append(self._checkpoint.tensor(name))
+            if not np.isfinite(weights[-1]).all():
+                raise ModelError(f'{name} holds a number that is not finite; use an undamaged '
+                                 'copy of the checkpoint')
+        return weights[0] if len(weights) == 1 else np.concatenate(weights)
 
     def embedding(self) -> Float32Array:
         """Return the table (vocabulary, hidden) that tokens are looked up in."""
-        return finite_weight(self._checkpoint, EMBEDDING)
+        return self.read(EMBEDDING)
 
     def head(self) -> Float32Array:
         """Return the matrix (vocabulary, hidden) that makes the logits."""
-        return finite_weight(self._checkpoint, EMBEDDING if self.is_tied else HEAD)
+        return self.read(EMBEDDING if self.is_tied else HEAD)
 
     def rounded_embedding(self) -> Float32Array:
         """Return the table of W8A8: where it is tied to the head, from the head's codes."""
@@ -51,46 +57,3 @@ class DecoderWeights:
         if self.is_tied:
             return np.ones(self._checkpoint.architecture.hidden, np.float32)
         return self._checkpoint.tied_gain
-
-
-class LayerWeights:
-    """Reads the weights of one layer; those of linears with the same input are one matrix."""
-
-    def __init__(self, checkpoint: Checkpoint, names: LayerNames) -> None:
-        self._checkpoint, self._names = checkpoint, names
-
-    def input_norm(self) -> Float32Array:
-        """Return the weight (hidden,) of the norm before the attention."""
-        return self._one(self._names.input_norm)
-
-    def qkv(self) -> Float32Array:
-        """Return the matrix ((heads + 2 kv_heads) head_dim, hidden) of queries, keys, values."""
-        return np.concatenate([*map(self._one, (self._names.q, self._names.k, self._names.v))])
-
-    def o(self) -> Float32Array:
-        """Return the matrix (hidden, heads head_dim) behind the attention."""
-        return self._one(self._names.o)
-
-    def post_norm(self) -> Float32Array:
-        """Return the weight (hidden,) of the norm before the MLP."""
-        return self._one(self._names.post_norm)
-
-    def gate_up(self) -> Float32Array:
-        """Return the matrix (2 ffn, hidden) of gate and up."""
-        return np.concatenate([*map(self._one, (self._names.gate, self._names.up))])
-
-    def down(self) -> Float32Array:
-        """Return the matrix (hidden, ffn) of the MLP's end."""
-        return self._one(self._names.down)
-
-    def _one(self, name: str) -> Float32Array:
-        return finite_weight(self._checkpoint, name)
-
-
-def finite_weight(checkpoint: Checkpoint, name: str) -> Float32Array:
-    """Return a weight; ModelError where it holds a number that is not finite."""
-    weight = checkpoint.tensor(name)
-    if not np.isfinite(weight).all():
-        raise ModelError(f'{name} holds a number that is not finite; use an undamaged copy of the '
-                         'checkpoint')
-    return weight
