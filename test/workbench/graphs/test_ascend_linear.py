@@ -8,13 +8,14 @@ import pytest
 from support.ascend_reference import open_session
 
 from tinyllama_ros.artifact.contract import TensorSpec
+from tinyllama_ros.artifact.manifest import GRAPH
 from tinyllama_ros.workbench.graphs.ascend_linear import (
     AscendFloatLinear,
     AscendHalfLinear,
     AscendInt8Linear,
 )
 from tinyllama_ros.workbench.graphs.cpu_functions import cpu_functions, OPSETS
-from tinyllama_ros.workbench.graphs.graph_writer import GraphWriter
+from tinyllama_ros.workbench.graphs.graph_writer import graph_in
 from tinyllama_ros.workbench.graphs.linear import FloatLinear, Int8Linear
 
 PAIRS = {'fp32': (AscendFloatLinear, FloatLinear, 1e-6), 'fp16': (AscendHalfLinear, FloatLinear,
@@ -48,16 +49,14 @@ def float_tensor(*shape):
 def written(folder, linear, method, weight, shape, opsets, functions=()):
     """Write one product as a graph of its own and return its path."""
     folder.mkdir()
-    with (folder / 'weights').open('wb') as weights:
-        writer = GraphWriter(weights, 'weights')
+    with graph_in(folder, opsets, functions) as writer:
         writer.inputs({'x': float_tensor(*shape, weight.shape[1])})
         if method == 'head':
             product = linear(writer).head('x', Head(weight))
         else:
             product = linear(writer, W8A16[method]).apply('y', 'x', weight)
         writer.outputs({product: float_tensor(*shape, weight.shape[0])})
-    writer.save(folder / 'graph.onnx', 'product', opsets, functions)
-    return folder / 'graph.onnx'
+    return folder / GRAPH
 
 
 @pytest.mark.parametrize('method', ['w8a8', 'w8a16', 'head'])

@@ -45,14 +45,13 @@ from tinyllama_ros.artifact.contract import (
     CHUNK,
     Dim,
 )
-from tinyllama_ros.artifact.manifest import GRAPH, WEIGHTS
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.graphs.ascend_linear import AscendLinear
 from tinyllama_ros.workbench.graphs.decoder_weights import DecoderWeights
-from tinyllama_ros.workbench.graphs.graph_writer import GraphWriter
+from tinyllama_ros.workbench.graphs.graph_writer import graph_in, GraphWriter
 from tinyllama_ros.workbench.graphs.rope import rope_tables
 
-OPSET = 13
+OPSETS = {'': 13}
 HIDDEN = 60000.0
 """Subtracted from the score of a slot that must not be seen; float16 holds it."""
 TO_THE_END = 2 ** 31 - 1
@@ -73,11 +72,8 @@ def write_ascend_graph(checkpoint: Checkpoint, linear: type[AscendLinear], kv_le
         gears make each of them static.
     :param w8a16: out of quantize.W8A16_CHOICES; which linears are applied as W8A16.
     """
-    with (folder / WEIGHTS).open('wb') as weights:
-        writer = GraphWriter(weights, WEIGHTS)
-        decoder = _Decoder(writer, checkpoint, linear, kv_length, chunk_sizes, w8a16)
-        yield from decoder.write()
-    writer.save(folder / GRAPH, 'decoder', {'': OPSET})
+    with graph_in(folder, OPSETS) as writer:
+        yield from _Decoder(writer, checkpoint, linear, kv_length, chunk_sizes, w8a16).write()
 
 
 class _Decoder:

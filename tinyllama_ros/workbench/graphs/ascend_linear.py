@@ -10,7 +10,7 @@ from onnx import TensorProto
 from tinyllama_ros.errors import ModelError
 from tinyllama_ros.workbench.graphs.decoder_weights import DecoderWeights
 from tinyllama_ros.workbench.graphs.graph_writer import GraphWriter
-from tinyllama_ros.workbench.graphs.linear import EMBED, half_rows, Linear
+from tinyllama_ros.workbench.graphs.linear import EMBED, embedding_rows, Linear
 from tinyllama_ros.workbench.quantization.quantize import (
     HEAD,
     is_w8a16,
@@ -46,8 +46,7 @@ class AscendFloatLinear:
         self._writer = writer
 
     def rows(self, tokens: str, weights: DecoderWeights) -> str:
-        table = self._writer.weight(f'{EMBED}/weight', weights.embedding())
-        return self._writer.node('Gather', f'{EMBED}/rows', [table, tokens])
+        return embedding_rows(self._writer, tokens, weights.embedding())
 
     def head(self, x: str, weights: DecoderWeights) -> str:
         pieces = [self.apply(path, x, rows) for path, rows in _pieces(HEAD, weights.head())]
@@ -64,7 +63,7 @@ class AscendHalfLinear(AscendFloatLinear):
     attention_type = int(TensorProto.FLOAT16)
 
     def rows(self, tokens: str, weights: DecoderWeights) -> str:
-        return half_rows(self._writer, tokens, _half(EMBED, weights.embedding()))
+        return embedding_rows(self._writer, tokens, _half(EMBED, weights.embedding()))
 
     def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         writer = self._writer
@@ -137,7 +136,7 @@ class AscendInt8Linear:
         return writer.node('Mul', path, [product, step])
 
     def rows(self, tokens: str, weights: DecoderWeights) -> str:
-        return half_rows(self._writer, tokens, _half(EMBED, weights.rounded_embedding()))
+        return embedding_rows(self._writer, tokens, _half(EMBED, weights.rounded_embedding()))
 
     def head(self, x: str, weights: DecoderWeights) -> str:
         return self.apply(HEAD, x, weights.head())

@@ -38,11 +38,10 @@ from tinyllama_ros.artifact.contract import (
     LOGIT_ROWS,
     past_of,
 )
-from tinyllama_ros.artifact.manifest import GRAPH, WEIGHTS
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.graphs.cpu_functions import cpu_functions, OPSETS, OURS
 from tinyllama_ros.workbench.graphs.decoder_weights import DecoderWeights
-from tinyllama_ros.workbench.graphs.graph_writer import GraphWriter
+from tinyllama_ros.workbench.graphs.graph_writer import graph_in, GraphWriter
 from tinyllama_ros.workbench.graphs.linear import CpuLinear
 from tinyllama_ros.workbench.graphs.rope import rope_tables
 
@@ -56,11 +55,8 @@ def write_cpu_graph(checkpoint: Checkpoint, linear: type[CpuLinear], kv_length: 
 
     :param w8a16: out of quantize.W8A16_CHOICES; which linears are applied as W8A16.
     """
-    with (folder / WEIGHTS).open('wb') as weights:
-        writer = GraphWriter(weights, WEIGHTS)
-        decoder = _Decoder(writer, checkpoint, linear, kv_length, w8a16)
-        yield from decoder.write()
-    writer.save(folder / GRAPH, 'decoder', OPSETS, cpu_functions())
+    with graph_in(folder, OPSETS, cpu_functions()) as writer:
+        yield from _Decoder(writer, checkpoint, linear, kv_length, w8a16).write()
 
 
 class _Decoder:

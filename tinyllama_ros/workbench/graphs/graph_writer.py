@@ -1,6 +1,7 @@
 """An ONNX graph that is written as it grows: nodes in memory, weights straight to their file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -10,6 +11,7 @@ import onnx
 from onnx import helper, numpy_helper, TensorProto
 
 from tinyllama_ros.artifact.contract import Dim, DType, TensorSpec
+from tinyllama_ros.artifact.manifest import GRAPH, WEIGHTS
 
 PAGE = 4096
 """Weights start at page boundaries (bytes), so that a runtime can map them."""
@@ -24,9 +26,8 @@ class GraphWriter:
     their number behind a colon.
     """
 
-    def __init__(self, weights: BinaryIO, weights_name: str) -> None:
+    def __init__(self, weights: BinaryIO) -> None:
         self._weights = weights
-        self._weights_name = weights_name
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
@@ -52,7 +53,7 @@ class GraphWriter:
         tensor = TensorProto(name=name, dims=array.shape,
                              data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
                              data_location=TensorProto.EXTERNAL)
-        for key, value in (('location', self._weights_name), ('offset', self._weights.tell()),
+        for key, value in (('location', WEIGHTS), ('offset', self._weights.tell()),
                            ('length', array.nbytes)):
             tensor.external_data.add(key=key, value=str(value))
         self._weights.write(np.ascontiguousarray(array).data)
@@ -69,10 +70,10 @@ class GraphWriter:
                                             domain=domain, **attributes))
         return name
 
-    def save(self, path: Path, name: str, opsets: dict[str, int],
+    def save(self, path: Path, opsets: Mapping[str, int],
              functions: Sequence[onnx.FunctionProto] = ()) -> None:
         """Write the graph, which finds its weights by the name of their file."""
-        graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs,
+        graph = helper.make_graph(self._nodes, 'decoder', self._inputs, self._outputs,
                                   list(self._initializers.values()))
         model = helper.make_model(
             graph, producer_name='tinyllama_ros', ir_version=8, functions=functions,
@@ -84,6 +85,16 @@ class GraphWriter:
         assert name not in self._initializers, f'{name} is made twice'
         self._initializers[name] = tensor
         return name
+
+
+@contextmanager
+def graph_in(folder: Path, opsets: Mapping[str, int],
+             functions: Sequence[onnx.FunctionProto] = ()) -> Iterator[GraphWriter]:
+    """Give what writes a graph and its weights into a folder."""
+    with (folder / WEIGHTS).open('wb') as weights:
+        writer = GraphWriter(weights)
+        yield writer
+    writer.save(folder / GRAPH, opsets, functions)
 
 
 def _declared(name: str, dtype: DType, shape: Sequence[Dim] | None) -> onnx.ValueInfoProto:

@@ -1,6 +1,6 @@
 """The two ways in which the CPU dialect multiplies by a weight."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,8 +61,7 @@ class FloatLinear:
         return _gate(self._writer, path, self.apply(path, x, weight))
 
     def rows(self, tokens: str, weights: DecoderWeights) -> str:
-        table = self._writer.weight(f'{EMBED}/weight', weights.embedding())
-        return self._writer.node('Gather', f'{EMBED}/rows', [table, tokens])
+        return embedding_rows(self._writer, tokens, weights.embedding())
 
     def head(self, x: str, weights: DecoderWeights) -> str:
         if weights.is_tied:
@@ -121,7 +120,7 @@ class Int8Linear:
     def rows(self, tokens: str, weights: DecoderWeights) -> str:
         gain = weights.tied_gain()
         if gain is None:
-            return half_rows(self._writer, tokens, weights.embedding().astype(np.float16))
+            return embedding_rows(self._writer, tokens, weights.embedding().astype(np.float16))
         return self._writer.node(
             'Embedding', f'{EMBED}/rows', [tokens, f'{HEAD}/weight', f'{HEAD}/scale',
                                            self._writer.constant(f'{EMBED}/gain', QMAX * gain)],
@@ -131,10 +130,12 @@ class Int8Linear:
         return self.apply(HEAD, x, weights.head())
 
 
-def half_rows(writer: GraphWriter, tokens: str, table: NDArray[np.float16]) -> str:
-    """Return the name of the rows of tokens in an embedding table, cast to float32."""
+def embedding_rows(writer: GraphWriter, tokens: str, table: NDArray[np.floating[Any]]) -> str:
+    """Return the name of the rows of tokens in an embedding table, in float32."""
     weight = writer.weight(f'{EMBED}/weight', table)
     rows = writer.node('Gather', f'{EMBED}/rows', [weight, tokens])
+    if table.dtype == np.float32:
+        return rows
     return writer.node('Cast', f'{EMBED}/float', [rows], to=TensorProto.FLOAT)
 
 
