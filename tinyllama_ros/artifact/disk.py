@@ -69,6 +69,14 @@ def read_text(path: Path) -> str:
     return TextIOWrapper(BytesIO(read_file(path)), encoding='utf-8').read()
 
 
+def required_text(path: Path, what: str, kind: type[TinyLlamaError]) -> str:
+    """Return what `read_text` does; an error of a kind says what cannot be read, and why."""
+    try:
+        return read_text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise kind(f'{what} {path} cannot be read as UTF-8 text: {error}') from error
+
+
 def stamp_of(file: BufferedReader) -> Stamp:
     """Return what changes, among other things, whenever an open file is written or cut."""
     status = os.fstat(file.fileno())

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyllama_ros.artifact.disk import required_text
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.chat.tokenizer import open_tokenizer
 from tinyllama_ros.engine.backend import Backend
@@ -47,12 +48,8 @@ def text_windows(artifact: Artifact, path: Path, window: int, windows: int | Non
                           'cache)')
     if windows is not None and windows < 1:
         raise ConfigError(f'windows is {windows}; it must be at least 1')
-    try:
-        text = path.read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f'{path} cannot be read as UTF-8 text: {error}') from error
-    tokenizer = open_tokenizer(artifact)
-    tokens = np.array(tokenizer.encode(text), np.int64)
+    text = required_text(path, 'the text', ConfigError)
+    tokens = np.array(open_tokenizer(artifact).encode(text), np.int64)
     whole = len(tokens) // window
     if not whole:
         raise ConfigError(f'{path} has {len(tokens)} tokens, which is less than one window of '

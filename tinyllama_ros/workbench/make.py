@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyllama_ros.artifact.disk import scratch_beside
+from tinyllama_ros.artifact.disk import required_text, scratch_beside
 from tinyllama_ros.artifact.folder import Artifact, record_held_out, refuse_other
 from tinyllama_ros.artifact.manifest import check_cpu_head_dim, HeldOutLoss
 from tinyllama_ros.engine.backend import open_backend
@@ -72,10 +72,7 @@ def calibration_pieces(checkpoint: Checkpoint, text: Path | None) -> list[list[i
 
     :raises ConfigError: the text cannot be read.
     """
-    try:
-        content = own_text() if text is None else text.read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f'{text} cannot be read as UTF-8 text: {error}') from error
+    content = required_text(text, 'the calibration text', ConfigError) if text else own_text()
     tokenizer = open_tokenizer(checkpoint.tokenizer)
     return [tokenizer.encode(piece) for piece in content.split(SEPARATOR) if piece.strip()]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import sys
 from typing import Any
 
-from tinyllama_ros.artifact.disk import read_file, read_text
+from tinyllama_ros.artifact.disk import read_file, required_text
 from tinyllama_ros.artifact.fields import shorten
 from tinyllama_ros.artifact.tokenizer_settings import FILE_NAMES, TokenizerKind, TokenizerSettings
 from tinyllama_ros.errors import ModelError
@@ -209,20 +209,13 @@ def _folder_template(folder: Path, config: NamedValues) -> str:
     """Return the chat template of a folder: its own file's, else the configuration's, else ''."""
     path = folder / 'chat_template.jinja'
     if path.exists():
-        return _text_of(path)
+        return required_text(path, 'the chat template', ModelError)
     template = config.raw('chat_template')
     if isinstance(template, list):
         templates = config.several('chat_template', dict)
         template = next((entry.get('template') for entry in templates
                          if entry.get('name') == 'default'), None)
     return template if isinstance(template, str) else ''
-
-
-def _text_of(path: Path) -> str:
-    try:
-        return read_text(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f'{path} cannot be read: {error}; write it as UTF-8 text') from error
 
 
 def _special_token(config: NamedValues, key: str, default: str) -> str:

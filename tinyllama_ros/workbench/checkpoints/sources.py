@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from tinyllama_ros.artifact.disk import read_text
+from tinyllama_ros.artifact.disk import required_text
 from tinyllama_ros.artifact.fields import shorten
 from tinyllama_ros.errors import ModelError
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
@@ -30,17 +30,10 @@ def open_checkpoint(source: str | Path, cache: Path, template: Path | None = Non
         raise ModelError(f'the model {shorten(str(source))} cannot be opened: '
                          f'{shorten(str(error))}') from error
     if template:
-        settings = replace(checkpoint.tokenizer.settings, chat_template=_read_template(template))
+        settings = replace(checkpoint.tokenizer.settings, chat_template=required_text(
+            template, 'the chat template', ModelError))
         checkpoint.tokenizer = replace(checkpoint.tokenizer, settings=settings)
     return checkpoint
-
-
-def _read_template(path: Path) -> str:
-    try:
-        return read_text(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f'the chat template {path} cannot be read as UTF-8 text: {error}'
-                         ) from error
 
 
 def _open_path(path: Path) -> Checkpoint:
