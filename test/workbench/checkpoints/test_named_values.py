@@ -39,7 +39,10 @@ def test_list_holds_one_kind():
 
 
 def test_values_are_found_by_prefix():
-    assert VALUES.with_prefix('rope.') == {'rope.a': 1}
+    rope = VALUES.with_prefix('rope.')
+    assert rope.required('a', int) == 1 and 'one' not in rope
+    with pytest.raises(ModelError, match=r'c\.json: rope\.a is 1; it must be of kind str'):
+        rope.required('a', str)
 
 
 def test_section_is_named_in_messages():

@@ -36,13 +36,13 @@ def bpe(file):
     return Tokenizer.from_str(file.content.decode())
 
 
-def pieces_metadata(path, pieces, **changes):
+def pieces_metadata(path, pieces, embedding=None, **changes):
     """Return GGUF metadata for SentencePiece pieces; __ for the dot after tokenizer.ggml."""
     values = {'model': 'llama', 'tokens': [piece.text for piece in pieces],
               'scores': [piece.score for piece in pieces],
               'token_type': [int(piece.type) for piece in pieces],
               'bos_token_id': 1, 'eos_token_id': 2} | changes
-    return NamedValues(path, {'tokenizer.chat_template': 'x'} | {
+    return NamedValues(path, {'tokenizer.chat_template': 'x', 'llama.vocab_size': embedding} | {
         f'tokenizer.ggml.{key}': value for key, value in values.items()})
 
 
@@ -291,8 +291,7 @@ def test_folder_word_beyond_the_embedding_is_refused(tmp_path, tokenizer):
 @pytest.mark.parametrize('kind', [PieceType.CONTROL, PieceType.USER_DEFINED, PieceType.UNUSED])
 def test_gguf_token_beyond_the_embedding_is_left_out(tmp_path, kind):
     pieces = read_pieces(sentencepiece_file())[0]
-    metadata = pieces_metadata(tmp_path, [*pieces, Piece(PAD, 0.0, kind)])
-    metadata = NamedValues(tmp_path, {'llama.vocab_size': len(pieces)} | metadata.with_prefix(''))
+    metadata = pieces_metadata(tmp_path, [*pieces, Piece(PAD, 0.0, kind)], len(pieces))
     made = tokenizer_from_metadata(metadata)
     assert PAD not in made.settings.control_tokens
     assert open_tokenizer(made).vocab_size == len(pieces)
@@ -300,9 +299,7 @@ def test_gguf_token_beyond_the_embedding_is_left_out(tmp_path, kind):
 
 def test_gguf_word_beyond_the_embedding_is_refused(tmp_path):
     pieces = [*read_pieces(sentencepiece_file())[0], Piece('hello', 0.0, PieceType.NORMAL)]
-    metadata = pieces_metadata(tmp_path, pieces)
-    metadata = NamedValues(
-        tmp_path, {'llama.vocab_size': len(pieces) - 1} | metadata.with_prefix(''))
+    metadata = pieces_metadata(tmp_path, pieces, len(pieces) - 1)
     with pytest.raises(ModelError, match=r"the token 'hello' has id \d+, the model knows \d+ tok"):
         tokenizer_from_metadata(metadata)
 

@@ -40,19 +40,16 @@ _LAYER_NAMES = {
     'ffn_up': 'mlp.up_proj',
     'ffn_down': 'mlp.down_proj',
 }
-_USED_KEYS = {
-    'llama.block_count', 'llama.embedding_length', 'llama.feed_forward_length',
-    'llama.attention.head_count', 'llama.attention.head_count_kv', 'llama.attention.key_length',
-    'llama.attention.value_length', 'llama.vocab_size', 'llama.context_length',
-    'llama.rope.freq_base', 'llama.rope.dimension_count',
-    'llama.attention.layer_norm_rms_epsilon',
-}
-# Keys that change nothing as long as they have this value.
+# Keys of the family that are read, and those that change nothing where they have this value.
+_USED_KEYS = (
+    'block_count', 'embedding_length', 'feed_forward_length', 'attention.head_count',
+    'attention.head_count_kv', 'attention.key_length', 'attention.value_length', 'vocab_size',
+    'context_length', 'rope.freq_base', 'rope.dimension_count',
+    'attention.layer_norm_rms_epsilon')
 _NEUTRAL_KEYS = {
-    'llama.rope.scaling.type': 'none', 'llama.rope.scaling.factor': 1.0,
-    'llama.rope.scale_linear': 1.0, 'llama.expert_count': 0, 'llama.expert_used_count': 0,
-    'llama.attention.causal': True, 'llama.tensor_data_layout': 'Meta AI original pth',
-}
+    'rope.scaling.type': ('none',), 'rope.scaling.factor': (1,), 'rope.scale_linear': (1,),
+    'expert_count': (0,), 'expert_used_count': (0,), 'attention.causal': (True,),
+    'tensor_data_layout': ('Meta AI original pth',)}
 
 
 class GgufCheckpoint(Checkpoint):
@@ -117,39 +114,33 @@ def architecture_from_metadata(metadata: NamedValues, *, tied: bool) -> Architec
 
     :param tied: whether the embedding is the head, too.
     """
-    _refuse_unsupported(metadata)
-    hidden = metadata.required('llama.embedding_length', int)
-    heads = metadata.required('llama.attention.head_count', int)
-    vocab_size = len(metadata.required('tokenizer.ggml.tokens', list))
-    architecture = architecture_of(
-        metadata.path,
-        layers=metadata.required('llama.block_count', int),
-        hidden=hidden,
-        ffn=metadata.required('llama.feed_forward_length', int),
-        heads=heads,
-        kv_heads=metadata.optional('llama.attention.head_count_kv', int, heads),
-        head_dim=metadata.optional('llama.attention.key_length', int, hidden // max(heads, 1)),
-        vocab_size=metadata.optional('llama.vocab_size', int, vocab_size),
-        context_length=metadata.required('llama.context_length', int),
-        rope_base=metadata.optional('llama.rope.freq_base', float, 10000.0),
-        norm_eps=metadata.required('llama.attention.layer_norm_rms_epsilon', float),
-        tied_embeddings=tied)
-    for key in ('llama.rope.dimension_count', 'llama.attention.value_length'):
-        if metadata.optional(key, int, architecture.head_dim) != architecture.head_dim:
-            raise ModelError(f'{metadata.path}: {key} is {metadata.raw(key)}, a head has '
-                             f'{architecture.head_dim}; only equal sizes are supported')
-    return architecture
-
-
-def _refuse_unsupported(metadata: NamedValues) -> None:
-    """Refuse another architecture, and whatever would change the numbers unheeded."""
     family = metadata.required('general.architecture', str)
     if family != 'llama':
         raise ModelError(f'{metadata.path} is of the architecture {family!r}; supported: llama')
-    for key, value in metadata.with_prefix('llama.').items():
-        if key not in _USED_KEYS and not (key in _NEUTRAL_KEYS and value == _NEUTRAL_KEYS[key]):
-            raise ModelError(f'{metadata.path}: {key} is {value!r}, which is not supported; '
-                             'use a plain Llama checkpoint (no rope scaling, no experts)')
+    llama = metadata.with_prefix('llama.')
+    llama.refuse_others(_NEUTRAL_KEYS)
+    llama.refuse_unknown({*_USED_KEYS, *_NEUTRAL_KEYS})
+    hidden = llama.required('embedding_length', int)
+    heads = llama.required('attention.head_count', int)
+    vocab_size = len(metadata.required('tokenizer.ggml.tokens', list))
+    architecture = architecture_of(
+        metadata.path,
+        layers=llama.required('block_count', int),
+        hidden=hidden,
+        ffn=llama.required('feed_forward_length', int),
+        heads=heads,
+        kv_heads=llama.optional('attention.head_count_kv', int, heads),
+        head_dim=llama.optional('attention.key_length', int, hidden // max(heads, 1)),
+        vocab_size=llama.optional('vocab_size', int, vocab_size),
+        context_length=llama.required('context_length', int),
+        rope_base=llama.optional('rope.freq_base', float, 10000.0),
+        norm_eps=llama.required('attention.layer_norm_rms_epsilon', float),
+        tied_embeddings=tied)
+    for key in ('rope.dimension_count', 'attention.value_length'):
+        if (size := llama.optional(key, int, architecture.head_dim)) != architecture.head_dim:
+            raise ModelError(f'{metadata.path}: llama.{key} is {size}, a head has '
+                             f'{architecture.head_dim}; only equal sizes are supported')
+    return architecture
 
 
 def _halves_together(rows: NDArray[np.float32], head_dim: int) -> NDArray[np.float32]:

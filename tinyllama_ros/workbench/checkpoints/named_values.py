@@ -52,9 +52,11 @@ class NamedValues:
         values: dict[str, Any] = self.optional(key, dict, {})
         return NamedValues(self.path, values, f'{self._prefix}{key}.')
 
-    def with_prefix(self, prefix: str) -> dict[str, Any]:
-        """Return the values whose key begins with a prefix."""
-        return {key: value for key, value in self._values.items() if key.startswith(prefix)}
+    def with_prefix(self, prefix: str) -> 'NamedValues':
+        """Return the values whose key begins with a prefix, by the rest of their key."""
+        values = {key.removeprefix(prefix): value for key, value in self._values.items()
+                  if key.startswith(prefix)}
+        return NamedValues(self.path, values, prefix)
 
     def raw(self, key: str) -> Any:
         """Return a value of any kind, None where it is missing."""
