@@ -23,6 +23,13 @@ class BackendShape:
     pads: bool
     """Whether a chunk is padded to the next of these lengths, and takes as long as that one."""
 
+    def check_pass(self, tokens: NDArray[np.int64], start: int, logits: int) -> None:
+        """Assert that the arguments of a forward pass fit the graph, the cache and each other."""
+        length = len(tokens)
+        assert 0 < length <= min(self.chunk_sizes[-1], self.kv_length - start), (length, start)
+        assert 0 <= tokens.min() and tokens.max() < self.vocab_size, 'no such token'
+        assert 0 <= logits <= length, (logits, length)
+
 
 class Backend(Protocol):
     """

@@ -76,10 +76,8 @@ class OnnxBackend:
                 ) -> NDArray[np.float32]:
         """Run one chunk; see Backend."""
         assert self._session is not None, 'the backend is closed'
-        length, shape = len(tokens), self.shape
-        assert 0 < length <= min(shape.chunk_sizes[-1], shape.kv_length - start), (length, start)
-        assert 0 <= tokens.min() and tokens.max() < shape.vocab_size, 'no such token'
-        assert 0 <= logits <= length, (logits, length)
+        length = len(tokens)
+        self.shape.check_pass(tokens, start, logits)
         key = length, logits
         if key not in self._bindings:
             self._bindings[key] = self._bind(self._session, length, logits)

@@ -76,11 +76,9 @@ class AclBackend:
                 ) -> NDArray[np.float32]:
         """Run one chunk, padded to the next length that was compiled; see Backend."""
         assert self._device is not None, 'the backend is closed'
-        length, shape = len(tokens), self.shape
-        assert 0 < length <= min(shape.chunk_sizes[-1], shape.kv_length - start), (length, start)
-        assert 0 <= tokens.min() and tokens.max() < shape.vocab_size, 'no such token'
-        assert 0 <= logits <= length, (logits, length)
-        chunk = next(size for size in shape.chunk_sizes if size >= length)
+        length = len(tokens)
+        self.shape.check_pass(tokens, start, logits)
+        chunk = next(size for size in self.shape.chunk_sizes if size >= length)
         self._device.enter()
         self._model.select(chunk)
         self._memory.write(self._tokens, 0, padded(tokens, chunk))

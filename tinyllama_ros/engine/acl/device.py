@@ -19,9 +19,8 @@ from tinyllama_ros.engine.acl.errors import (
     REPEAT_FINALIZE,
     REPEAT_INITIALIZE,
 )
-from tinyllama_ros.errors import BackendError, BackendLost, ConfigError
+from tinyllama_ros.errors import BackendError, BackendLost
 
-FORMS = ('auto', 'rc', 'ep')
 HUGE_FIRST = 0
 """Allocation policy: large pages if there are any."""
 ON_DEVICE = 0
@@ -43,11 +42,8 @@ class Device:
         Open a device.
 
         :param form: ``rc``: it shares the host's memory; ``ep``: it has its own; ``auto``: ask it.
-        :raises ConfigError: there is no such form.
         :raises BackendError: pyACL is missing, or the device cannot be opened.
         """
-        if form not in FORMS:
-            raise ConfigError(f'acl.form is {form!r}; it must be one of {", ".join(FORMS)}')
         self.acl = _import_acl()
         self._free_calls = ExitStack()
         self._context: int | None = None
