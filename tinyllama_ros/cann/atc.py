@@ -19,7 +19,7 @@ from tinyllama_ros.artifact.disk import link_or_copy, scratch_beside
 from tinyllama_ros.artifact.folder import Artifact, record_om
 from tinyllama_ros.artifact.manifest import CompiledGraph, Manifest, WEIGHTS
 from tinyllama_ros.cann.atc_errors import find_failure, last_words, MEMORY
-from tinyllama_ros.cann.toolkit import Toolkit
+from tinyllama_ros.cann.toolkit import installed_version, Toolkit
 from tinyllama_ros.errors import ConfigError, ConversionError, model_command
 
 DEFAULT_SOC = 'Ascend310B4'
@@ -133,7 +133,6 @@ def convert(artifact: Artifact, conversion: Conversion,
     """
     artifact.verify_graph()
     executable = find_atc()
-    toolkit = Toolkit.find(os.environ)
     beside = artifact.folder.absolute()
     log = beside.with_name(f'{beside.name}.atc.log')
     with scratch_beside(artifact.folder, 'atc') as folder:
@@ -145,7 +144,7 @@ def convert(artifact: Artifact, conversion: Conversion,
         _check(status, om, artifact, log)
         log.unlink()
         return record_om(artifact, om, CompiledGraph(
-            conversion.soc_version, conversion.command, toolkit.version() if toolkit else ''))
+            conversion.soc_version, conversion.command, installed_version()))
 
 
 def find_atc() -> str:
@@ -156,8 +155,7 @@ def find_atc() -> str:
     """
     if found := shutil.which('atc'):
         return found
-    toolkit = Toolkit.find(os.environ)
-    if toolkit:
+    if toolkit := Toolkit.find():
         raise ConversionError(f'atc is not on PATH, but a CANN toolkit is in {toolkit.home}; run: '
                               f'source {toolkit.set_env}')
     raise ConversionError('atc is not on PATH, and no CANN toolkit is on this machine; install '

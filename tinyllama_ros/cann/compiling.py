@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 import logging
-import os
 import sys
 
 from tqdm import tqdm
@@ -11,7 +10,7 @@ from tqdm import tqdm
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.cann.atc import Conversion, convert, DEFAULT_SOC, plan_conversion, Progress
 from tinyllama_ros.cann.npu import Npu, read_npu
-from tinyllama_ros.cann.toolkit import Toolkit
+from tinyllama_ros.cann.toolkit import installed_version, Toolkit
 
 NEWS_S = 60
 """Between two lines of news where there is no terminal to show a moving one."""
@@ -46,7 +45,7 @@ def _notes(artifact: Artifact, conversion: Conversion, npu: Npu | None, asked: s
     elif npu and npu.soc_version != conversion.soc_version:
         yield (f'this machine has an {npu.soc_version}: what is compiled for '
                f'{conversion.soc_version} will not run here')
-    toolkit = Toolkit.find(os.environ)
+    toolkit = Toolkit.find()
     if artifact.manifest.quantization == 'w8a8' and toolkit and not toolkit.plugin():
         yield (f'{toolkit.opp} seems to lack the plugin for MatMulInteger; if ATC stops at that '
                'operator, run custom_op/install.sh')
@@ -61,10 +60,9 @@ def compile_artifact(artifact: Artifact, conversion: Conversion, *, force: bool 
 
     :raises ArtifactError: see convert, as for ConversionError.
     """
-    toolkit = Toolkit.find(os.environ)
     made = artifact.manifest.om
     if not force and made and (made.command, made.toolkit) == (
-            conversion.command, toolkit.version() if toolkit else ''):
+            conversion.command, installed_version()):
         _logger.info('%s has been compiled so already; --force compiles it again', artifact.om)
         return
     with _news() as report:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+import os
 from pathlib import Path
 import platform
 import re
@@ -23,7 +24,7 @@ class Toolkit:
     """Folders of operators beside it, of $ASCEND_CUSTOM_OPP_PATH."""
 
     @classmethod
-    def find(cls, environment: Mapping[str, str]) -> 'Toolkit | None':
+    def find(cls, environment: Mapping[str, str] = os.environ) -> 'Toolkit | None':
         """Return the toolkit that an environment names, else the one in a usual place."""
         places = [environment.get(variable, '') for variable in VARIABLES] + list(PLACES)
         found = (Path(place).expanduser() for place in places if place)
@@ -79,6 +80,12 @@ class Toolkit:
         parts = line.split('=')
         if len(parts) == 2:
             yield from (vendors / name.strip() for name in parts[1].split(',') if name.strip())
+
+
+def installed_version() -> str:
+    """Return the version of the CANN that is installed here; empty where none can be read."""
+    toolkit = Toolkit.find()
+    return toolkit.version() if toolkit else ''
 
 
 def newest_python(version: str) -> tuple[int, int] | None:

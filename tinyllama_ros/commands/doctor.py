@@ -55,7 +55,7 @@ def examine(backend: str, model: str) -> Iterator[Finding]:
     :param model: an artifact, as find_artifact takes it.
     """
     needs_npu = backend == 'acl'
-    npu, toolkit = read_npu(), Toolkit.find(os.environ)
+    npu, toolkit = read_npu(), Toolkit.find()
     yield _python()
     yield _ros()
     yield _memory()
