@@ -1,22 +1,4 @@
-"""
-Defines the errors that a user can fix; each message says how.
-
-::
-
-    TinyLlamaError
-    +-- ConfigError     an option or a parameter outside its range
-    +-- FetchError      a model could not be fetched
-    +-- ModelError      a checkpoint that cannot be read, or cannot be built into a graph
-    +-- ArtifactError   an artifact that is missing, cut short, altered or of another version
-    +-- ConversionError ATC could not be run, or could not convert a graph
-    +-- BackendError    the static graph could not be loaded or run
-    |   +-- BackendLost     the same; a backend made anew may run it
-    +-- PromptError     a prompt that cannot be answered; nothing else is wrong
-        +-- LengthError     it does not fit the cache
-        +-- RequestError    it came in a request that is not as it must be
-
-A message says what is wrong, where, the value, and what to do.
-"""
+"""Defines the errors that a user can fix; a message says what, where, the value, what to do."""
 
 import shutil
 
