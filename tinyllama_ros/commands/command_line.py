@@ -287,10 +287,10 @@ def _atc(arguments: argparse.Namespace) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    from tinyllama_ros.commands.measure import as_json, as_table, measure
+    from tinyllama_ros.commands.measure import as_table, measure
     measurements = measure(find_artifact(arguments.model), backend=arguments.backend,
                            runs=arguments.runs, **_backend_options(arguments))
-    print(json.dumps(as_json(measurements), indent=1) if arguments.json
+    print(json.dumps([*map(vars, measurements)], indent=1) if arguments.json
           else as_table(measurements))
 
 

@@ -6,7 +6,7 @@ A token is as fast as the weights can be read, so the machine's read bandwidth i
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 import logging
 import math
 from pathlib import Path
@@ -107,11 +107,6 @@ def as_table(measurements: list[Measurement]) -> str:
         + f'  {row[-1]}' for row in rows)
 
 
-def as_json(measurements: list[Measurement]) -> list[dict[str, Any]]:
-    """Return what json.dumps writes."""
-    return [asdict(measurement) for measurement in measurements]
-
-
 def _speeds(backend: Backend, runs: int) -> list[Measurement]:
     """
     Measure every chunk size that fits at an empty, a half full and a full cache.
@@ -124,7 +119,7 @@ def _speeds(backend: Backend, runs: int) -> list[Measurement]:
     cases = [(size, fill) for fill in sorted({0, min(slots // 2, last), last})
              for size in sizes]
     rates = [[_rate(backend, size, fill) for size, fill in cases]
-             for _ in track(range(runs), 'speed, runs', runs)]
+             for _ in track(range(runs), 'speed, runs')]
     return [Measurement.of(f'chunk {size} at fill {fill}', 'tok/s', list(values))
             for (size, fill), values in zip(cases, zip(*rates, strict=True), strict=True)]
 
@@ -150,7 +145,7 @@ def _bus(backend: Backend, manifest: Manifest, threads: int, runs: int) -> list[
     threads = threads or physical_cores()
     size = weight_bytes(manifest)
     bandwidths, shares = [], []
-    for _ in track(range(runs), 'read bandwidth, runs', runs):
+    for _ in track(range(runs), 'read bandwidth, runs'):
         bandwidths.append(_read_bandwidth(threads, STEPS * size))
         shares.append(100 * _rate(backend, 1, 0) * size / 1e9 / bandwidths[-1])
     return [Measurement.of('read bandwidth', 'GB/s', bandwidths),
@@ -164,14 +159,8 @@ def _read_bandwidth(threads: int, size: int) -> float:
     with ThreadPoolExecutor(threads) as pool:
         began_s = time.perf_counter()
         for _ in range(passes):
-            _read(pool, parts)
+            list(pool.map(np.bitwise_or.reduce, parts))  # as little arithmetic as can be
         return passes * MEMORY / 1e9 / (time.perf_counter() - began_s)
-
-
-def _read(pool: ThreadPoolExecutor, parts: list[NDArray[np.int64]]) -> None:
-    """Read each part by a thread, which computes no more than a bit-wise or."""
-    for _ in pool.map(np.bitwise_or.reduce, parts):
-        pass
 
 
 def weight_bytes(manifest: Manifest) -> int:
@@ -194,7 +183,7 @@ def _first_token(backend: Backend, length: int, runs: int) -> Measurement:
     sampler = Sampler(SamplingOptions())
     times_s = []
     name = f'time to first token, {length} tokens'
-    for _ in track(range(runs + 1), f'{name}, runs', runs + 1):
+    for _ in track(range(runs + 1), f'{name}, runs'):
         engine = Engine(lambda: backend)
         began_s = time.perf_counter()
         for _ in engine.prefill(tokens):
@@ -224,7 +213,7 @@ def _outside(backend: Backend, artifact: Artifact, runs: int) -> list[Measuremen
         return []
     server = Server(conversation, _ignore, options=lambda: options, depth=1)
     whole_ms, outside_ms = [], []
-    for _ in track(range(runs + 1), 'answer, runs', runs + 1):
+    for _ in track(range(runs + 1), 'answer, runs'):
         conversation.reset()
         timed.steps, timed.seconds = 0, 0.0
         server.submit(PROMPT)

@@ -85,7 +85,7 @@ def _measured(folder: Path, calibration: Calibration, pieces: list[list[int]]) -
     try:
         losses = np.concatenate([
             window_loss(backend, np.array(piece[:slots]))
-            for piece in track(pieces_held_out, 'measure the loss', len(pieces_held_out))])
+            for piece in track(pieces_held_out, 'measure the loss')])
     finally:
         backend.close()
     fits = np.concatenate([np.arange(1, len(piece)) < slots for piece in pieces_held_out])

@@ -15,12 +15,17 @@ PERIOD_S = 5.0
 log = logging.getLogger(__name__)
 
 
-def track(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
+def track(items: Iterable[Item], title: str, total: int | None = None) -> Iterator[Item]:
     """
     Yield the items, and show on stderr how many of them are done.
 
     Silent where messages of level INFO are: only a program that wants them sees any of it.
+
+    :param total: how many there will be, of items that are made one after the other.
     """
+    if total is None:
+        items = list(items)
+        total = len(items)
     if not log.isEnabledFor(logging.INFO):
         yield from items
         return

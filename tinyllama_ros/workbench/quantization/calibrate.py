@@ -109,13 +109,12 @@ def calibrate(checkpoint: Checkpoint, pieces: Pieces, path: Path) -> Calibration
         tapped = _Tapped(checkpoint, folder)
         samples: dict[str, list[NDArray[np.float16]]] = {}
         stride, passed = tokens // SAMPLE, 0
-        for piece in track(pieces_read, 'calibrate', len(pieces_read)):
+        for piece in track(pieces_read, 'calibrate'):
             for linear, values in tapped.read(piece)[0].items():
                 samples.setdefault(linear, []).append(_half(values[-passed % stride::stride]))
             passed += len(piece)
         held_out_losses = np.concatenate([
-            tapped.read(piece)[1]
-            for piece in track(pieces_held_out, 'measure fp32', len(pieces_held_out))])
+            tapped.read(piece)[1] for piece in track(pieces_held_out, 'measure fp32')])
         _save(path, samples, held_out_losses, digest)
     return Calibration(path, held_out_losses)
 

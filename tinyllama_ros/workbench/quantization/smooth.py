@@ -256,8 +256,7 @@ def smooth(checkpoint: Checkpoint, inputs: Callable[[str], Float32Array], smooth
     """
     scales = {}
     head_dim = checkpoint.architecture.head_dim
-    all_linears = list(groups(checkpoint.architecture))
-    for linears in track(all_linears, 'smooth', len(all_linears)):
+    for linears in track(groups(checkpoint.architecture), 'smooth'):
         weight = np.concatenate([head_or(checkpoint, name) for name in linears.linears])
         is_wide = is_w8a16(linears.path, w8a16)
         error = RoundingError(gather(inputs(linears.path), linears.query_groups, head_dim),
