@@ -14,10 +14,11 @@ import os
 from statistics import median
 import sys
 import time
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper, TensorProto
+from onnx import helper, NodeProto, numpy_helper, TensorProto, ValueInfoProto
 
 from tinyllama_ros.engine.host import physical_cores
 from tinyllama_ros.engine.ort_session import InferenceSession, OrtValue, SessionOptions
@@ -33,7 +34,7 @@ CHUNKS = (1, 2, 16, 64)
 HEADS, KV_HEADS, HEAD_DIM, SLOTS = 32, 4, 64, 1024
 FILLS = (0, 200, 500, 950)
 
-Product = tuple[helper.NodeProto, dict[str, NDArray]]
+Product = tuple[NodeProto, dict[str, NDArray[Any]]]
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -46,8 +47,8 @@ def seconds(action: Callable[[], object]) -> float:
     return median(times_s[1:])
 
 
-def session(nodes: list[helper.NodeProto], inputs: list[helper.ValueInfoProto],
-            outputs: list[str], weights: dict[str, NDArray], threads: int, is_ours: bool
+def session(nodes: list[NodeProto], inputs: list[ValueInfoProto],
+            outputs: list[str], weights: dict[str, NDArray[Any]], threads: int, is_ours: bool
             ) -> InferenceSession:
     """Return a graph of nodes, ready to run; ours run by our kernels, or as functions."""
     results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
@@ -81,8 +82,8 @@ def w8a16_product(number: int, rows: int, columns: int) -> Product:
                                                  'scale': np.full(columns, 1e-4, np.float32)})
 
 
-def product(operator: str, domain: str, number: int, weights: dict[str, NDArray],
-            **attributes: int) -> Product:
+def product(operator: str, domain: str, number: int, weights: dict[str, NDArray[Any]],
+            **attributes: Any) -> Product:
     """Return a node called by its number, and what it multiplies by."""
     named = {f'{name}.{number}': value for name, value in weights.items()}
     return helper.make_node(operator, ['x', *named], [f'y.{number}'], domain=domain,
