@@ -109,6 +109,16 @@ def test_request_that_the_node_would_not_read_is_refused_at_once(node, client, m
     assert node.published == []
 
 
+def test_answer_that_is_read_too_slowly_is_cancelled_and_says_so(node, client, monkeypatch):
+    monkeypatch.setattr(requests, 'MOST_EVENTS', 3)
+    node.reply = lambda: node.say(SAID[0], *[SAID[1]] * 9)
+    heard = complete(client)
+    assert heard[:3] == [*SAID[:2], SAID[1]] and len(heard) == 4
+    code, text = error_of(heard)
+    assert code == 'cancelled' and 'read too slowly, 3 events are waiting' in text
+    assert node.published[1:] == [('chat_cancel', 'one')]
+
+
 def test_node_that_is_not_there_gets_no_request(node, client):
     node.is_ready = False
     assert error_of(complete(client)) == ('offline', 'the node /tinyllama is not there')

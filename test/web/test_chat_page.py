@@ -4,6 +4,7 @@ import asyncio
 from contextlib import asynccontextmanager
 import gc
 from random import randbytes
+from socket import create_connection
 
 from aiohttp import ClientSession, WSCloseCode, WSMsgType, WSServerHandshakeError
 import psutil
@@ -100,6 +101,33 @@ def test_files_are_served_under_the_policy(page_server, path, kind):
             assert "default-src 'none'" in reply.headers['Content-Security-Policy']
             assert reply.headers['Cache-Control'] == 'no-cache'
     page_server(test)
+
+
+def test_file_that_the_browser_has_is_not_sent_again(page_server):
+    async def test(page_server):
+        async with page_server.client.get(page_server.base) as reply:
+            etag = reply.headers['ETag']
+        for known, status in ((etag, 304), ('"another"', 200)):
+            async with page_server.client.get(page_server.base,
+                                              headers={'If-None-Match': known}) as reply:
+                assert (reply.status, reply.headers['ETag']) == (status, etag)
+                assert bool(await reply.read()) == (status == 200)
+    page_server(test)
+
+
+def test_files_that_nobody_reads_do_not_keep_a_connection(page_server):
+    async def test(page_server):
+        async def wait_for(status):
+            while (await page_server.client.get(page_server.base)).status != status:
+                await asyncio.sleep(0.01)
+
+        host, port = page_server.base.removeprefix('http://').split(':')
+        request = f'GET /static/vendor/markdown-it.js HTTP/1.1\r\nHost: {host}\r\n\r\n'
+        with create_connection((host, int(port))) as connection:
+            connection.sendall(request.encode() * 20)
+            await wait_for(503)
+            await asyncio.wait_for(wait_for(200), 10)
+    page_server(test, slow_s=0.2, max_connections=2)
 
 
 @pytest.mark.parametrize('path', ['/static/node.py', '/static/..%2fnode.py', '/static/',

@@ -177,7 +177,7 @@ def test_closing_ends_what_is_under_way():
         connection = server.connect()
         connection.sendall(post(STREAM))
         assert status_of(connection.recv(1000)) == 200
-    read_all(connection)
+    assert b'the server is stopping; send it again' in read_all(connection)
     connection.close()
     assert len(chat_model.cancelled) == 1
 

@@ -11,6 +11,8 @@ from tinyllama_ros.errors import RequestError
 from tinyllama_ros.ros.wire import LONGEST_JSON, read_completion_event, request_to_json
 
 TICK_S = 0.2
+MOST_EVENTS = 4096
+"""That may wait for whoever reads the answer; with one more the request is cancelled."""
 ACCEPT_S = 5.0
 """In which the node says that it has the request; a long queue makes it no slower."""
 
@@ -53,7 +55,17 @@ class RequestClient:
                                   f'as JSON, and the node reads {LONGEST_JSON}', 'too_long')
             return
         loop, events = asyncio.get_running_loop(), asyncio.Queue[CompletionEvent]()
-        self._receivers[request.id] = lambda event: _call(loop, events.put_nowait, event)
+
+        def put(event: CompletionEvent) -> None:
+            if events.qsize() < MOST_EVENTS:
+                events.put_nowait(event)
+            elif self._receivers.pop(request.id, None) is not None:
+                self.publish_cancel(request.id)
+                events.put_nowait(CompletionEvent(
+                    request.id, 'error', f'the answer is read too slowly, {MOST_EVENTS} events '
+                    'are waiting; it was cancelled', 'cancelled'))
+
+        self._receivers[request.id] = lambda event: _call(loop, put, event)
         is_over = False
         try:
             self.publish(data)
@@ -63,7 +75,7 @@ class RequestClient:
                 if is_over:
                     return
         finally:
-            del self._receivers[request.id]
+            self._receivers.pop(request.id, None)
             if not is_over:
                 self.publish_cancel(request.id)
 

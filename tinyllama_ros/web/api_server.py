@@ -58,6 +58,7 @@ class ChatModel(Protocol):
 def add_routes(app: web.Application, model: ChatModel, settings: WebSettings) -> None:
     """Add the routes below /v1/."""
     routes = _Routes(model, settings)
+    app.on_shutdown.append(routes.stop)
     app.router.add_get('/v1/models', routes.models)
     app.router.add_get('/v1/models/{model:.+}', routes.model)
     app.router.add_post('/v1/chat/completions', routes.chat_completions)
@@ -104,6 +105,11 @@ class _Routes:
         self._settings = settings
         self._slots = AnswerSlots()
         self._start_s = int(time.time())
+        self._is_stopping = False
+
+    async def stop(self, _: web.Application) -> None:
+        """End the requests under way, which say why."""
+        self._is_stopping = True
 
     async def models(self, _: web.Request) -> web.StreamResponse:
         models = [self._describe(name)] if (name := self._model_name()) else []
@@ -140,16 +146,23 @@ class _Routes:
         address = request.remote or ''
         try:
             async for _ in self._slots.wait(address, completion):
-                _check_connected(request)
+                self._check_open(request)
                 yield None
             async with aclosing(self._chat_model.complete(completion)) as events:
                 async for event in events:
-                    _check_connected(request)
+                    self._check_open(request)
                     if event is not None and event.kind == 'error':
                         raise ApiError.of_event(event)
                     yield event
         finally:
             self._slots.release(address, completion)
+
+    def _check_open(self, request: web.Request) -> None:
+        if request.transport is None or request.transport.is_closing():
+            raise ConnectionResetError('the client has gone')
+        if self._is_stopping:
+            raise ApiError(503, 'the server is stopping; send it again', 'server_error',
+                           code='unavailable')
 
     def _model_name(self) -> str:
         return PurePath(self._chat_model.model).name
@@ -204,11 +217,6 @@ async def _stream(request: web.Request, answer: ChatResponse,
         log.exception('while streaming')
         raise ConnectionAbortedError('the response ended early') from error
     return response
-
-
-def _check_connected(request: web.Request) -> None:
-    if request.transport is None or request.transport.is_closing():
-        raise ConnectionResetError('the client has gone')
 
 
 async def read_json(request: web.Request, slow_s: float) -> Json:

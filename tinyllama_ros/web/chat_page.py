@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from hashlib import sha256
 import json
 from pathlib import Path
 from typing import Protocol
@@ -24,8 +25,10 @@ from tinyllama_ros.web.limits import network_of, share_of
 from tinyllama_ros.web.log import ConversationLog, LONGEST_PROMPT, Message
 
 STATIC = Path(__file__).parent / 'static'
+TYPES = {'.html': 'text/html', '.css': 'text/css', '.js': 'text/javascript',
+         '.svg': 'image/svg+xml'}
 FILES = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob('*')
-         if path.suffix in ('.html', '.css', '.js', '.svg')}
+         if path.suffix in TYPES}
 HEARTBEAT_S = 3.0
 """A page that gets no message for some of these periods connects again."""
 BACKLOG = 2000
@@ -242,15 +245,28 @@ def _count(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
-async def _send_index(_: web.Request) -> web.StreamResponse:
-    return _file('index.html')
+async def _send_index(request: web.Request) -> web.StreamResponse:
+    return _file(request, 'index.html')
 
 
 async def _send_file(request: web.Request) -> web.StreamResponse:
-    return _file(request.match_info['name'])
+    return _file(request, request.match_info['name'])
 
 
-def _file(name: str) -> web.StreamResponse:
-    if name not in FILES:
+def _file(request: web.Request, name: str) -> web.StreamResponse:
+    """
+    Return a file of the page, from memory.
+
+    What aiohttp sends from the file itself is not in the connection's buffer, so that nobody would
+    see that a client does not read it.
+    """
+    if (path := FILES.get(name)) is None:
         raise web.HTTPNotFound(text='there is no such file')
-    return web.FileResponse(FILES[name], headers={'Cache-Control': 'no-cache'})
+    content = path.read_bytes()
+    etag = sha256(content).hexdigest()
+    is_known = any(each.value == etag for each in request.if_none_match or ())
+    response = web.Response(status=304) if is_known else web.Response(
+        body=content, content_type=TYPES[path.suffix], charset='utf-8')
+    response.headers['Cache-Control'] = 'no-cache'
+    response.etag = etag
+    return response
