@@ -18,7 +18,6 @@ RUN_TIME = [
     'prompt_toolkit>=3.0.24',  # edits prompts in the terminal, and reads pasted text whole
     'psutil',  # resident memory in the diagnostics
     'pyyaml',  # finds out for which nodes a parameter file is
-    'sentence-stream',  # cuts the stream into sentences for a speech node
     'sentencepiece',  # Llama vocabularies
     'tokenizers',  # byte-level BPE vocabularies
     'tqdm',  # progress of a compilation on the board, and of a build

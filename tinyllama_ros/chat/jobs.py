@@ -14,7 +14,8 @@ from tinyllama_ros.chat.completion import (
 from tinyllama_ros.chat.conversation import Conversation
 from tinyllama_ros.chat.events import Answer, ChatOptions, ResetReason, TurnEvent
 from tinyllama_ros.chat.notices import beginning, Notice, TurnKind, TurnNotice
-from tinyllama_ros.chat.sentences import SentenceStream
+from tinyllama_ros.chat.sentences import Piece, SentenceStream
+from tinyllama_ros.chat.spoken_text import spoken
 
 JobKind = Literal['prompt', 'request']
 Outcome = Literal['answered', 'cancelled', 'failed', 'refused', 'dropped']
@@ -131,9 +132,10 @@ class PromptJob:
             self._tell('dropped', self._prompt, end.why,
                        f'the prompt {quoted} was not answered: {end.why}')
 
-    def _tell_sentences(self, sentences: list[str]) -> None:
-        for sentence in sentences:
-            self._tell('sentence', sentence)
+    def _tell_sentences(self, pieces: list[Piece]) -> None:
+        for piece in pieces:
+            if said := spoken(piece.text, piece.is_code):
+                self._tell('sentence', said)
 
     def _tell(self, kind: TurnKind, text: str, why: str = '', error: str = '') -> None:
         self._tell_all(TurnNotice(self._turn, kind, text, why, error))

@@ -30,7 +30,6 @@ from tinyllama_ros.chat.jobs import (
     Tell,
 )
 from tinyllama_ros.chat.notices import ErrorNotice, State, StateNotice, TurnNotice
-from tinyllama_ros.chat.sentences import SentenceStream
 from tinyllama_ros.chat.statistics import Statistics
 from tinyllama_ros.chat.worker import Worker
 from tinyllama_ros.errors import LengthError, PromptError, RequestError, TinyLlamaError
@@ -72,9 +71,7 @@ class Server:
             submits or cancels.
         :param options: asked at the start of each turn.
         :param depth: prompts and requests that may wait; one more is refused.
-        :raises ConfigError: the library that finds sentences is not installed.
         """
-        SentenceStream()  # to fail here rather than at the first answer
         self.statistics = Statistics()
         self.state: State = 'loading'
         self._conversation = conversation

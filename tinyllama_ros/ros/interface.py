@@ -63,7 +63,9 @@ ENDPOINTS: Mapping[str, Endpoint] = {
                         'and speech nodes.'),
     '~/token': Endpoint('publisher', String, 'A text delta of the answer, whole characters; the '
                         'deltas joined are the response.'),
-    '~/sentence': Endpoint('publisher', String, 'A sentence of the answer, as soon as it ends.'),
+    '~/sentence': Endpoint('publisher', String, 'What a speech node says next: a '
+                            'sentence or line of the answer, as soon as it ends, without '
+                            'markup; see [voice.md](voice.md).'),
     '~/response': Endpoint('publisher', String, 'The whole answer; exactly one for each accepted '
                            'prompt, also when cut short.'),
     '~/cache_reset': Endpoint('publisher', String, 'The cache was cleared, and why: '
