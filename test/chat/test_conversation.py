@@ -358,7 +358,7 @@ def test_answer_that_can_never_fit_again_is_forgotten_without_encoding_it(monkey
 
 @pytest.mark.parametrize('prompt', ['', ' ', '\n\t', '\u200b', '\0'], ids=ascii)
 def test_blank_prompt_is_refused(prompt):
-    with pytest.raises(PromptError, match='is blank, or no text in UTF-8; send some text'):
+    with pytest.raises(PromptError, match='is empty, or not valid UTF-8; send a text'):
         answer(talk()[0], prompt)
 
 

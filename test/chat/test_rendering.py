@@ -54,7 +54,7 @@ def few_steps(monkeypatch):
     pytest.param('{% generation %}' + FOREVER + '{% endgeneration %}', id='generation'),
 ])
 def test_template_that_does_not_end_is_ended(few_steps, source):
-    with pytest.raises(EndlessTemplate, match='does not end: it took 10000 steps; use another'):
+    with pytest.raises(EndlessTemplate, match='does not end: it took 10000 steps; build the'):
         render(source)
 
 

@@ -210,10 +210,10 @@ def test_waiting_counts_the_queue():
 
 
 def test_refused_prompt_has_an_error_and_no_response():
-    stage = Stage(a=[PromptError('it is blank, or no text in UTF-8; send some text')])
+    stage = Stage(a=[PromptError('it is empty, or not valid UTF-8; send a text')])
     stage.serve('a', 'b')
     assert stage.recorder.all('error') == [
-        "the prompt 'a' was refused: it is blank, or no text in UTF-8; send some text"]
+        "the prompt 'a' was refused: it is empty, or not valid UTF-8; send a text"]
     assert stage.recorder.all('response') == [SAID]
     assert stage.recorder.all('state')[-1] == 'idle'
 

@@ -201,7 +201,7 @@ def test_filters_and_functions_of_templates_work_on_seamed_contents(
 
 def test_conversation_that_the_template_refuses_is_a_prompt_error() -> None:
     chat = template("{{ raise_exception('no <' + messages[0].content + '>, please') }}")
-    with pytest.raises(PromptError, match='not take this conversation: no <a<b>, please$'):
+    with pytest.raises(PromptError, match='refuses this conversation: no <a<b>, please$'):
         chat.encode([Message('user', 'a<b')])
 
 

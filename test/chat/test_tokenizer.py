@@ -171,7 +171,7 @@ def test_file_loads_as_the_kind_it_is(data: bytes, settings: TokenizerSettings) 
 @files
 @pytest.mark.parametrize('keep', [0, 10, 1000], ids=['empty', 'head', 'half'])
 def test_damaged_content_is_refused(data: bytes, settings: TokenizerSettings, keep: int) -> None:
-    with pytest.raises(ModelError, match=f'it is no {settings.kind} tokenizer'):
+    with pytest.raises(ModelError, match=f'it is not a valid {settings.kind} tokenizer'):
         load_tokenizer(data[:keep], settings)
 
 
@@ -199,7 +199,7 @@ def test_file_of_an_artifact_that_cannot_be_used_is_named(
     with pytest.raises(ArtifactError, match=rf'/{settings.file_name} cannot be used: .*No such'):
         open_tokenizer(artifact)
     artifact.tokenizer.write_bytes(data[:100])
-    with pytest.raises(ArtifactError, match='used: it is no .* build the artifact again'):
+    with pytest.raises(ArtifactError, match='used: it is not a valid .* build the artifact again'):
         open_tokenizer(artifact)
     artifact.tokenizer.write_bytes(data)
     assert open_tokenizer(artifact).vocab_size == 400

@@ -340,7 +340,7 @@ def test_bad_prompt_is_refused_and_the_next_one_answered(robot, prompt, message)
 def test_prompt_that_is_not_utf8_is_refused_and_the_next_one_answered(robot):
     robot.say(b'\xff\xfe\x80', 'hello')
     assert all(robot.wait_for_responses())
-    assert 'no text in UTF-8' in ''.join(robot.wait_for_texts('error'))
+    assert 'not valid UTF-8' in ''.join(robot.wait_for_texts('error'))
     assert len(robot.texts('response')) == 1
 
 

@@ -574,7 +574,7 @@ def test_parameter_file_that_holds_nothing_for_the_node_is_warned_of(node, tmp_p
     path.write_text(f'{name}:\n  ros__parameters:\n    max_tokens: 7\n')
     node.warn_of_files(['node', '--ros-args', '--params-file', str(path)])
     said = capfd.readouterr().err
-    assert f'{path} holds nothing for {node.get_fully_qualified_name()}, but for' in said
+    assert f'holds no parameters for {node.get_fully_qualified_name()}, only for ' in said
 
 
 def test_diagnostics_go_on_where_the_clock_of_ros_stands_still(make_node, robots):

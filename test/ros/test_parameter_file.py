@@ -72,12 +72,13 @@ def test_nested_names_are_joined(write):
 def test_file_for_other_nodes_is_told_with_their_names(write, name):
     path = write(f'{name}:\n  ros__parameters:\n    max_tokens: 7\n')
     said = describe_unmatched(path, '/robot/tinyllama')
-    assert f'{path} holds nothing for /robot/tinyllama, but for /{name.strip("/")}: ' in said
+    assert f'no parameters for /robot/tinyllama, only for /{name.strip("/")}, so it' in said
 
 
 @pytest.mark.parametrize('text', ['', '[]', 'a: {b: 1}', '5'])
 def test_file_without_parameters_is_told(write, text):
-    assert 'but for no node' in describe_unmatched(write(text), '/tinyllama')
+    assert 'no parameters for /tinyllama, so it has no effect' in describe_unmatched(
+        write(text), '/tinyllama')
 
 
 @pytest.mark.parametrize('text', [': {', '\x07'])

@@ -121,7 +121,8 @@ def test_answer_that_is_read_too_slowly_is_cancelled_and_says_so(node, client, m
 
 def test_node_that_is_not_there_gets_no_request(node, client):
     node.is_ready = False
-    assert error_of(complete(client)) == ('offline', 'the node /tinyllama is not there')
+    assert error_of(complete(client)) == (
+        'offline', 'the node /tinyllama does not run or is not ready')
     assert node.published == []
 
 
@@ -139,7 +140,7 @@ def test_node_that_goes_away_in_an_answer_is_an_error(node, client):
 def test_node_that_does_not_take_a_request_is_an_error(node, client, monkeypatch):
     monkeypatch.setattr(requests, 'ACCEPT_S', 0.05)
     code, text = error_of(complete(client))
-    assert code == 'offline' and 'did not take it within' in text
+    assert code == 'offline' and 'did not confirm it within' in text
 
 
 def test_node_may_take_its_time_once_it_has_a_request(node, client, monkeypatch):
@@ -151,4 +152,4 @@ def test_node_may_take_its_time_once_it_has_a_request(node, client, monkeypatch)
 def test_piece_that_was_lost_is_an_error(node, client):
     node.reply = lambda: node.say(SAID[0], SAID[1], SAID[3])
     code, text = error_of(complete(client))
-    assert code == 'failed' and 'a piece of the answer was lost' in text
+    assert code == 'failed' and 'a part of the answer was lost' in text

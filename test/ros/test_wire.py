@@ -84,7 +84,8 @@ def test_wrong_request_is_refused_by_the_name_of_what_is_wrong(changes, param, w
 
 
 @pytest.mark.parametrize(('text', 'why'), [
-    ('', 'this is no JSON'), ('[]', 'this is no JSON object'), ('[' * 99_999, 'this is no JSON'),
+    ('', 'this is not valid JSON'), ('[]', 'this is not a JSON object'),
+    ('[' * 99_999, 'this is not valid JSON'),
     (' ' * (LONGEST_JSON + 1), 'characters are too many')],
     ids=['nothing', 'list', 'deep', 'long'])
 def test_what_is_no_json_object_is_refused(text, why):
@@ -94,7 +95,8 @@ def test_what_is_no_json_object_is_refused(text, why):
 
 
 @pytest.mark.parametrize(('event', 'why'), [
-    ({'kind': 'token'}, 'this is no event'), ({'id': 'a', 'kind': 'x', 'more': 1}, 'no event'),
+    ({'kind': 'token'}, 'this is not a valid event'),
+    ({'id': 'a', 'kind': 'x', 'more': 1}, 'not a valid event'),
     ({'id': 5, 'kind': 'token'}, 'id of an event must be str'),
     ({'id': 'a', 'kind': 'done', 'prompt_tokens': '5'}, 'prompt_tokens of an event must be int')])
 def test_what_is_no_event_is_refused(event, why):

@@ -352,7 +352,7 @@ def test_node_that_is_named_without_its_slash_is_found(fake, capsys, name):
 
 def test_name_that_is_none_is_refused_at_once(capsys):
     assert cli.main(['--node', 'my robot', '--once', 'Hi']) == 1
-    assert "'my robot' is no name of a node" in capsys.readouterr().err
+    assert "'my robot' is not a valid node name" in capsys.readouterr().err
 
 
 def test_conversation_goes_on_after_a_failed_answer(fake, capsys, monkeypatch):

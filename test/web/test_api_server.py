@@ -392,8 +392,9 @@ def test_what_cannot_be_done_is_named(shared, changes, param, why):
 
 
 @pytest.mark.parametrize(('body', 'why'), [
-    (b'', 'this is no JSON'), (b'{', 'this is no JSON'), (b'\xff', 'the body cannot be read'),
-    (b'[]', 'this is no JSON object'), (b'[' * 100_000, 'the body cannot be read'),
+    (b'', 'this is not valid JSON'), (b'{', 'this is not valid JSON'),
+    (b'\xff', 'the body cannot be read'),
+    (b'[]', 'this is not a JSON object'), (b'[' * 100_000, 'the body cannot be read'),
     (b'{"messages": ' + b'1' * 10_000 + b'}', 'the body cannot be read')],
     ids=['nothing', 'cut', 'not UTF-8', 'list', 'deep', 'long number'])
 def test_what_is_no_json_object_is_a_bad_request(shared, body, why):

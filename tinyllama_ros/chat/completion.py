@@ -26,14 +26,14 @@ RANGES: Mapping[str, tuple[type, float, float]] = {
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """Messages that want an answer; what is None is as the node's parameters say."""
+    """Messages to answer; for a field that is None the node's parameter is used."""
 
     id: str
     messages: tuple[Message, ...] = field(repr=False)
     temperature: float | None = None
     top_p: float | None = None
     max_tokens: int | None = None
-    """The node's own limit, where it has one, counts as well."""
+    """The node's own limit applies as well, if it has one."""
     seed: int | None = None
     stop: tuple[str, ...] = ()
     """Texts before which the answer ends."""
@@ -59,16 +59,16 @@ class CompletionEvent:
     id: str
     kind: EventKind
     text: str = ''
-    """A piece of the answer, the whole of it when done; the reason of a reset; an error."""
+    """A text delta; when done, the whole answer; the reason of a reset; an error message."""
     code: ErrorCode | Literal[''] = ''
-    """What kind of error."""
+    """The kind of the error."""
     param: str = ''
-    """What of the request is in error, where it is one thing."""
+    """The part of the request that is wrong, if it is one part."""
     finish: Literal['stop', 'length', ''] = ''
     """Why the answer ends, when done."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    """Of the prompt's tokens, those that the cache still held."""
+    """How many of the prompt's tokens were in the cache already."""
     completion_tokens: int = 0
 
 

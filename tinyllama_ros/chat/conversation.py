@@ -27,7 +27,7 @@ REPLACEMENT = '\N{REPLACEMENT CHARACTER}'
 
 
 class Conversation:
-    """Owns the messages; asks the engine for the rest."""
+    """The messages of one conversation, and the model that answers them."""
 
     def __init__(self, engine: Engine, settings: TokenizerSettings, tokenizer: Tokenizer) -> None:
         self._model = ChatModel.of(engine, settings, tokenizer)
@@ -50,19 +50,19 @@ class Conversation:
 
     def check_size(self, texts: Iterable[str]) -> None:
         """
-        Refuse texts that can never fit the cache, whatever their tokens are.
+        Refuse texts that are too long for the cache, however few tokens they have.
 
         It may be called from any thread, also while a prompt is answered. A turn encodes its texts
         to count their tokens, which takes seconds and gigabytes for megabytes.
 
-        :raises LengthError: they have more bytes than all slots with the longest token.
+        :raises LengthError: they have more bytes than the longest token in every slot would have.
         """
         size, most = size_of(texts), self._model.longest_text
         if size > most:
             raise LengthError(
                 f'it is too long: it has {size} bytes, and at most {most} can fit the '
                 f'{self.capacity} slots of the cache, as no token has more than '
-                f'{self._model.tokenizer.longest_token}; shorten it')
+                f'{self._model.tokenizer.longest_token} bytes; shorten it')
 
     def check(self, options: ChatOptions) -> None:
         """
@@ -85,7 +85,7 @@ class Conversation:
         if shortest > most:
             raise ConfigError(f'system_prompt is too long: with the shortest prompt it is '
                               f'{shortest} tokens, and at most {most} fit beside the '
-                              f'{options.room} kept for the answer; shorten it')
+                              f'{options.room} slots reserved for the answer; shorten it')
 
     def answer(self, prompt: str, options: ChatOptions,
                is_cancelled: Callable[[], bool] = lambda: False
@@ -93,16 +93,16 @@ class Conversation:
         """
         Yield what happens while a prompt is answered, an Answer last.
 
-        There is a yield between any two forward passes. Whoever closes the iterator there cancels
-        the answer: what was yielded of it stays in the conversation, and when that is nothing the
-        turn is forgotten. The same holds when the backend fails for good; one that is lost is
-        opened again, and the answer goes on where it stopped.
+        It yields between any two forward passes. Closing the iterator there cancels the answer:
+        the part that was yielded stays in the conversation; if that is empty, the turn is removed.
+        The same holds if the backend fails for good. A backend that is lost is opened again, and
+        the answer continues where it stopped.
 
         :param is_cancelled: called at each step of the chat template, which may take long; once it
             returns true, nothing more is yielded, not even an Answer.
 
-        :raises PromptError: the prompt is blank, or does not fit the cache; nothing has changed.
-        :raises BackendError: the backend failed, and opening it again was no help.
+        :raises PromptError: the prompt is empty, or does not fit the cache; nothing has changed.
+        :raises BackendError: the backend failed, and opening it again did not help.
         """
         _check_is_text(prompt)
         message = Message('user', prompt)
@@ -119,17 +119,17 @@ class Conversation:
         """
         Yield what happens while messages of another conversation are answered, as `answer` does.
 
-        The messages of this conversation stay as they are, though not in the cache. None of the
-        given messages is ever left out: they must fit whole, and a reset in the answer keeps them.
+        The messages of this conversation do not change, but they leave the cache. All given
+        messages must fit the cache; none of them is left out, also after a reset in the answer.
 
-        :raises PromptError: they do not fit, or the model does not take them.
+        :raises PromptError: they do not fit, or the chat template refuses them.
         """
         yield from Turn(self._model, (), messages, options, is_cancelled).run()
 
     def reset(self, system_prompt: str = '') -> None:
-        """Forget all messages; the cache keeps the system prompt, where it holds it."""
+        """Forget all messages; the cache keeps the system prompt if it holds it."""
         self._exchanges = ()
-        # What two conversations with different prompts begin with is the system prompt
+        # The common prefix of two conversations with different prompts is the system prompt
         first, second = (self._model.encode(system_prompt, (), [Message('user', text)])
                          for text in ('a', 'b'))
         engine = self._model.engine
@@ -137,7 +137,7 @@ class Conversation:
 
     def recover(self) -> None:
         """
-        Open the backend again where its last pass failed.
+        Open the backend again if its last pass failed.
 
         :raises BackendError: it cannot be opened.
         """
@@ -153,7 +153,7 @@ def _check_is_text(prompt: str) -> None:
     # What ROS cannot decode as UTF-8 arrives as replacement characters
     if not any(char.isprintable() and not char.isspace() and char != REPLACEMENT
                for char in prompt):
-        raise PromptError('it is blank, or no text in UTF-8; send some text')
+        raise PromptError('it is empty, or not valid UTF-8; send a text')
 
 
 def open_conversation(artifact: Artifact, engine: Engine) -> Conversation:
@@ -165,6 +165,6 @@ def open_conversation(artifact: Artifact, engine: Engine) -> Conversation:
     tokenizer = open_tokenizer(artifact)
     size = artifact.manifest.architecture.vocab_size
     if tokenizer.vocab_size > size:
-        raise ArtifactError(f'{artifact.tokenizer} has {tokenizer.vocab_size} tokens, the graph '
-                            f'knows {size}; use the tokenizer that the model was trained with')
+        raise ArtifactError(f'{artifact.tokenizer} has {tokenizer.vocab_size} tokens, but the '
+                            f'graph has {size}; use the tokenizer that the model was trained with')
     return Conversation(engine, artifact.manifest.tokenizer, tokenizer)

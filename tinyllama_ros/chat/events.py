@@ -10,10 +10,10 @@ from tinyllama_ros.errors import ConfigError
 Finish = Literal['stop', 'length']
 ResetReason = Literal['full', 'requested', 'recovered']
 """
-Why the cache was cleared: it was full, somebody asked for it, or it was lost with its backend.
+Why the cache was cleared: it was full, a reset was requested, or its backend was lost.
 
-`RolloverPolicy` (rollover.py) decides what is kept where it was full; `Conversation.reset` keeps
-the system prompt; of a lost cache nothing is kept.
+If it was full, `RolloverPolicy` (rollover.py) decides what is kept. `Conversation.reset` keeps the
+system prompt. Nothing is kept of a lost cache.
 """
 Exchange = tuple[Message, Message]
 """A prompt and its answer."""
@@ -21,21 +21,21 @@ Exchange = tuple[Message, Message]
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """What may change from one turn to the next."""
+    """Options that may change from turn to turn."""
 
     system_prompt: str = ''
-    """Empty leaves it to the model's template."""
+    """Empty: the default of the model's chat template, if it has one."""
     max_tokens: int = 512
-    """Tokens of an answer at most; with 0 only the model ends it."""
+    """Maximum tokens of an answer; 0 means no limit."""
     answer_room: int = 256
     """Slots that must be free when an answer begins."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     drafting: bool = True
     """
-    Verify several tokens in one pass where the conversation repeats itself.
+    Verify several tokens in one pass if the conversation repeats itself.
 
-    The tokens are the same as without. Only where our kernels do not run (see kernels/) may a pass
-    of several tokens differ in the last bit of attention, from which W8A8 can make another,
+    The answer is the same as without. Only without this project's kernels (see kernels/) can a
+    pass of several tokens differ in the last bit of attention, and W8A8 then choose another,
     equally likely token.
     """
 
@@ -64,7 +64,7 @@ class PrefillProgress:
 
 @dataclass(frozen=True)
 class TextDelta:
-    """A token was sampled; the text is empty where a character or a stop text is incomplete."""
+    """A token was sampled; the text is empty while a character or a stop text is incomplete."""
 
     text: str
 

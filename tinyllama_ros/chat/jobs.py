@@ -28,13 +28,13 @@ class End:
 
     outcome: Outcome
     why: str = ''
-    """Empty where it was answered, or where somebody cancelled it."""
+    """The reason; empty if the job was answered or a client cancelled it."""
     code: ErrorCode = 'failed'
-    """The same for programs, where it was not answered."""
+    """The reason as a code, if the job was not answered."""
     param: str = ''
-    """The part of a request that is wrong, where it is one."""
+    """The part of a request that is wrong, if it is one part."""
     answer: Answer | None = None
-    """Where it was answered."""
+    """The answer, if the job was answered."""
 
 
 class Job(Protocol):
@@ -47,15 +47,15 @@ class Job(Protocol):
 
     @property
     def kind(self) -> JobKind:
-        """What is counted."""
+        """Prompts and requests are counted apart."""
 
     @property
     def id(self) -> str | None:
-        """The id by which the job can be cancelled; None: it has none."""
+        """The id by which the job can be cancelled, if it has one."""
 
     @property
     def texts(self) -> Iterable[str]:
-        """What the model is to read."""
+        """The texts of which the job consists."""
 
     @property
     def has_text(self) -> bool:
@@ -63,22 +63,22 @@ class Job(Protocol):
 
     def events(self, conversation: Conversation, options: ChatOptions,
                is_cancelled: Callable[[], bool]) -> Generator[TurnEvent, None, None]:
-        """Return what happens while the conversation answers."""
+        """Answer the job in the conversation; yield the events of the turn."""
 
     def accept(self) -> None:
-        """Tell that there is room in the queue; the job enters it afterwards."""
+        """Report that the queue has room; the job is queued afterwards."""
 
     def begin(self) -> None:
-        """Tell that the job has left the queue and is being answered."""
+        """Report that the job has left the queue and is being answered."""
 
     def add_text(self, delta: str) -> None:
-        """Tell a piece of the answer, which is not empty."""
+        """Report a text delta of the answer, which is not empty."""
 
     def reset(self, reason: ResetReason) -> None:
-        """Tell that the cache was cleared on the way."""
+        """Report that the cache was cleared during the answer."""
 
     def end(self, end: End) -> None:
-        """Tell how it ended."""
+        """Report how the job ended."""
 
 
 class PromptJob:
@@ -101,7 +101,7 @@ class PromptJob:
         return conversation.answer(self._prompt, options, is_cancelled)
 
     def accept(self) -> None:
-        """Tell nothing: whoever publishes a prompt waits for its answer."""
+        """Report nothing: the publisher of a prompt waits for its answer."""
 
     def begin(self) -> None:
         self._tell('asked', self._prompt)
@@ -161,7 +161,7 @@ class RequestJob:
         self._tell('accepted')
 
     def begin(self) -> None:
-        """Tell nothing: the first piece of the answer says so."""
+        """Report nothing: the first text delta shows it."""
 
     def add_text(self, delta: str) -> None:
         self.has_text = True
@@ -195,5 +195,5 @@ class RequestJob:
 
 
 def request_error(request_id: str, end: End) -> CompletionEvent:
-    """Return what is told of a request that was not answered."""
+    """Return the event for a request that was not answered."""
     return CompletionEvent(request_id, 'error', end.why or 'it was cancelled', end.code, end.param)

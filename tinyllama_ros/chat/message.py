@@ -10,7 +10,7 @@ ROLES = ('system', 'user', 'assistant')
 
 @dataclass(frozen=True)
 class Message:
-    """What one speaker contributes to a conversation."""
+    """One message: its role says who speaks."""
 
     role: str
     content: str
@@ -22,7 +22,7 @@ class Message:
             self.content.encode()
         except UnicodeEncodeError as error:
             raise PromptError(f'character {error.start} of a {self.role} message is half of a '
-                              'surrogate pair, no text; send whole UTF-8') from error
+                              'surrogate pair; send valid Unicode text') from error
 
 
 def size_of(texts: Iterable[str]) -> int:

@@ -7,7 +7,7 @@ from tinyllama_ros.chat.completion import CompletionEvent
 
 State = Literal['loading', 'idle', 'reading', 'answering', 'error', 'finalized']
 RecordKind = Literal['asked', 'answered', 'stopped', 'failed', 'refused', 'dropped', 'reset']
-"""The notices of which a record of the conversation consists."""
+"""The kinds of notices that the record of the conversation (~/history) keeps."""
 TurnKind = Literal[RecordKind, 'token', 'sentence']
 
 
@@ -25,7 +25,7 @@ class StateNotice:
 @dataclass(frozen=True)
 class TurnNotice:
     """
-    Something happened to a prompt.
+    An event of a prompt.
 
     Each prompt has exactly one last notice: `answered`, `stopped` (cancelled), `failed`, `refused`
     or `dropped` (the server was closed before the prompt was answered).
@@ -51,13 +51,13 @@ class TurnNotice:
 
 @dataclass(frozen=True)
 class ErrorNotice:
-    """Something failed that concerns no prompt."""
+    """A failure that belongs to no prompt."""
 
     message: str
 
 
 Notice = StateNotice | TurnNotice | ErrorNotice | CompletionEvent
-"""A CompletionEvent is what happens to a request; no other notice mentions it."""
+"""Requests are reported by CompletionEvents only."""
 
 
 def beginning(text: str) -> str:

@@ -1,8 +1,9 @@
 """
 Renders chat templates as Hugging Face's Transformers does, in a sandbox and within bounds.
 
-A template comes with the model, so it is foreign code. Each body of a loop, branch or macro counts
-as a step. Rendering ends after too many steps, after too long a time, or when it is cancelled.
+A template comes with the model, so its code is not trusted. Each body of a loop, branch or macro
+counts as a step. Rendering ends after too many steps, after too long a time, or when it is
+cancelled.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -23,13 +24,13 @@ from tinyllama_ros.errors import ModelError, PromptError
 MOST_STEPS = 1_000_000
 LONGEST_S = 5.0
 MOST_CHARACTERS = 4_000_000
-"""Of a text that a template makes, rendered or on the way; also the bits of a number."""
+"""Of each text that a template makes; also the limit for the bits of a number."""
 LONGEST_MESSAGE = 500
-"""Characters of what a template says where it fails or refuses."""
+"""Characters of a template's own error message that are passed on."""
 
 
 class Cancelled(Exception):
-    """The rendered conversation is not wanted any more."""
+    """Rendering was cancelled."""
 
 
 class EndlessTemplate(ModelError):
@@ -43,11 +44,11 @@ class Renderer:
         """
         Compile a template.
 
-        :raises ModelError: it is empty, or no Jinja.
+        :raises ModelError: it is empty, or not valid Jinja.
         """
         if not source.strip():
-            raise ModelError('the model has no chat template; use one that was tuned for '
-                             'conversation')
+            raise ModelError('the model has no chat template; use the instruct or chat form of '
+                             'the model, or build it with --template FILE')
         try:
             self._template = _Environment().from_string(source)
         except Exception as error:  # not TemplateError alone: nested too deeply for Python, ...
@@ -61,7 +62,7 @@ class Renderer:
 
         :param is_cancelled: called at each step, in this thread.
         :raises Cancelled: it returned true.
-        :raises PromptError: the template refuses the conversation, in its own words.
+        :raises PromptError: the template refuses the conversation; with its message.
         :raises EndlessTemplate: it takes too many steps, or makes too much text.
         :raises ModelError: it fails.
         """
@@ -70,17 +71,17 @@ class Renderer:
         context.bounds = _Bounds(is_cancelled)
         try:
             text = _concat(self._template.root_render_func(context))
-            text.encode()  # fails on half of a surrogate pair, which no tokenizer takes
+            text.encode()  # fails on half of a surrogate pair, which no tokenizer accepts
             return text
         except (Cancelled, PromptError, EndlessTemplate):
             raise
-        except Exception as error:  # a template is foreign code
+        except Exception as error:  # whatever a template raises
             raise ModelError(f'the chat template of the model fails: {_one_line(error)}; build '
                              'the model again with a working one (--template FILE)') from error
 
 
 def _one_line(error: Exception) -> str:
-    """Return what an error says of a template, which may quote much of it, or nothing."""
+    """Return the message of a template's error in one line, shortened; never empty."""
     text = ' '.join(str(error).split()) or type(error).__name__
     return ''.join(filter(str.isprintable, text))[:LONGEST_MESSAGE].rstrip('.')
 
@@ -104,8 +105,8 @@ class _Bounds:
 
 
 def _refuse(reason: str) -> NoReturn:
-    raise EndlessTemplate(f'the chat template of the model does not end: {reason}; use another '
-                          'template')
+    raise EndlessTemplate(f'the chat template of the model does not end: {reason}; build the '
+                          'model again with another one (--template FILE)')
 
 
 class _Context(Context):
@@ -164,7 +165,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     concat = staticmethod(_concat)
 
     def __init__(self) -> None:
-        # Nothing is computed when a template is compiled, where it would not be bounded
+        # Not optimized: constants would be computed while compiling, without the limits
         super().__init__(trim_blocks=True, lstrip_blocks=True, optimized=False,
                          extensions=[loopcontrols, _Generation])
         self.filters['tojson'] = _to_json
@@ -177,7 +178,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 def _size(operator: str, left: Any, right: Any) -> int:
-    """Return the length or the bits of what an operator makes, 0 where it cannot be large."""
+    """Return the length or the bits of an operator's result; 0 if it cannot be large."""
     if isinstance(left, int) and isinstance(right, int):
         bits = left.bit_length()
         return bits * abs(right) if operator == '**' else bits + right.bit_length()
@@ -191,7 +192,7 @@ def _size(operator: str, left: Any, right: Any) -> int:
 
 def _raise_exception(message: str) -> NoReturn:
     text = _one_line(ValueError(message))
-    raise PromptError(f'the model does not take this conversation: {text}')
+    raise PromptError(f'the chat template of the model refuses this conversation: {text}')
 
 
 def _strftime_now(form: str) -> str:
@@ -200,6 +201,6 @@ def _strftime_now(form: str) -> str:
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None,
              separators: tuple[str, str] | None = None, sort_keys: bool = False) -> str:
-    """Return JSON as Transformers does: not escaped for HTML as Jinja's own."""
+    """Return JSON as Transformers does; Jinja's own filter would escape it for HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators,
                       sort_keys=sort_keys)

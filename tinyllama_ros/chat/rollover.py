@@ -11,19 +11,19 @@ class RolloverPolicy:
     """
     Decides, for one turn, which tokens the cache holds before the answer and after a full cache.
 
-    The messages that are to be answered are always kept, with the system prompt. Of the earlier
-    exchanges the oldest are forgotten first, then the beginning of the answer. What is kept takes
-    about half of the cache: a cache that was filled to the brim would be full again at once.
+    The system prompt and the messages of the turn are always kept. The oldest earlier exchanges
+    are forgotten first, then the beginning of the answer. What is kept fills about half of the
+    cache, so that the cache is not full again at once.
     """
 
     def __init__(self, capacity: int, room: int, exchanges: Sequence[Exchange],
                  longest_text: int, encode: Callable[[Sequence[Exchange]], list[int]]) -> None:
         """
-        Keep all exchanges to begin with.
+        Start with all exchanges kept.
 
         :param capacity: slots of the cache.
         :param room: slots that must be free when the answer begins.
-        :param longest_text: bytes of the exchanges that may fit; those before are not encoded.
+        :param longest_text: maximum bytes of exchanges that may fit; older ones are not encoded.
         :param encode: returns the tokens of the conversation with these exchanges, up to where
             the answer begins. It renders the conversation, so it is called as rarely as possible.
         """
@@ -57,8 +57,8 @@ class RolloverPolicy:
         if alone + self._room > self._capacity:
             raise LengthError(
                 f'it is too long: with the system prompt it is {alone} tokens, and at most '
-                f'{max(0, self._capacity - self._room)} fit beside the {self._room} kept for the '
-                'answer; shorten it')
+                f'{max(0, self._capacity - self._room)} fit beside the {self._room} slots '
+                'reserved for the answer; shorten it')
         least = alone + (self._room // 2 if answer else 0)
         target = max(least, min(self._capacity // 2, self._capacity - self._room))
         tail = list(answer[max(0, len(answer) - (target - alone)):])
@@ -80,7 +80,7 @@ class RolloverPolicy:
 
 
 def _newest_within(size: int, exchanges: Sequence[Exchange]) -> int:
-    """Return how many of the newest exchanges together are no longer than so many bytes."""
+    """Return how many of the newest exchanges have together at most `size` bytes."""
     for count, exchange in enumerate(reversed(exchanges)):
         size -= size_of(message.content for message in exchange)
         if size < 0:

@@ -1,10 +1,10 @@
 """
 Queues prompts and requests, and answers them one after another.
 
-Prompts and requests, which bring their own history, wait in one queue, so that the model is never
-at work for two at once. Prompts, requests, cancels and resets come from any thread; one thread
-calls `serve`, and only it touches the conversation. The listener is called without any lock held,
-so it may call the server. Knows nothing of ROS.
+Prompts and requests (which bring their own history) wait in one queue, because the model answers
+one at a time. Prompts, requests, cancels and resets may come from any thread; one thread calls
+`serve`, and only that thread uses the conversation. `tell` is called without any lock held, so it
+may call the server. Nothing here depends on ROS.
 """
 
 from collections import deque
@@ -35,7 +35,7 @@ from tinyllama_ros.chat.worker import Worker
 from tinyllama_ros.errors import LengthError, PromptError, RequestError, TinyLlamaError
 
 EARLY_CANCELS = 64
-"""Cancels that are remembered until their request comes; topics keep no order between them."""
+"""Cancels that are kept for requests that have not arrived: topics have no common order."""
 ENDED_REQUESTS = 256
 """Requests that are remembered as ended, so that a cancel which comes too late is none at all."""
 CANCELLED = End('cancelled', code='cancelled')
@@ -60,16 +60,15 @@ class _Running:
 
 
 class Server:
-    """Answers prompts and requests in the order in which they came."""
+    """Answers prompts and requests in their order of arrival."""
 
     def __init__(self, conversation: Conversation, tell: Tell, *,
                  options: Callable[[], ChatOptions], depth: int) -> None:
         """
         Serve a conversation.
 
-        :param tell: is called with each notice, in the thread that serves or in that of whoever
-            submits or cancels.
-        :param options: asked at the start of each turn.
+        :param tell: called with each notice, in the thread that serves, submits or cancels.
+        :param options: called at the start of each turn.
         :param depth: prompts and requests that may wait; one more is refused.
         """
         self.statistics = Statistics()
@@ -103,15 +102,15 @@ class Server:
         self._wake()  # the first call of `serve` says that the server is idle
 
     def submit(self, prompt: str) -> None:
-        """Queue a prompt, or tell why not."""
+        """Queue a prompt, or report why it is refused."""
         self._submit(PromptJob(next(self._turns), prompt, self._tell))
 
     def submit_request(self, request: CompletionRequest) -> None:
-        """Queue a request, or tell why not."""
+        """Queue a request, or report why it is refused."""
         self._submit(RequestJob(request, self._tell))
 
     def refuse_request(self, request_id: str, error: RequestError) -> None:
-        """Count a request that could not be read, and tell why."""
+        """Count a request that could not be parsed, and report the error."""
         self._count_end('request', 'refused')
         self._tell(request_error(request_id, _refusal(error)))
 
@@ -129,17 +128,17 @@ class Server:
             self._end(job, CANCELLED)
 
     def cancel(self) -> bool:
-        """Stop the answer under way before its next forward pass; False where there is none."""
+        """Stop the current answer before its next forward pass; False where there is none."""
         with self._lock:
             return self._cut(CANCELLED)
 
     def reset(self) -> Event:
         """
-        Ask for a cleared conversation; the answer under way is cancelled, the queue stays.
+        Request that the conversation is cleared; cancels the current answer, keeps the queue.
 
         After a failure the backend is opened again, too: where that fails, the state stays error.
 
-        :return: is set when the conversation is cleared.
+        :return: set when the conversation is cleared.
         """
         done = Event()
         with self._lock:  # both at once, or the cancel could meet the next answer
@@ -164,7 +163,7 @@ class Server:
                 self._set_state('idle')
 
     def close(self) -> None:
-        """Cut the answer under way short, tell that what waits is dropped, and end the thread."""
+        """Cut the current answer short, tell that what waits is dropped, and end the thread."""
         worker, self._worker = self._worker, None
         try:
             with self._lock:
@@ -230,7 +229,7 @@ class Server:
         return None
 
     def _cut(self, end: End) -> bool:
-        """End the answer under way before its next forward pass; False where there is none."""
+        """End the current answer before its next forward pass; False where there is none."""
         if self._running is None:
             return False
         self._running.cut = self._running.cut or end
@@ -273,7 +272,7 @@ class Server:
             end = running.cut or _refusal(error)
         except TinyLlamaError as error:
             end = End('failed', str(error))
-        except Exception as error:  # the edge: whatever went wrong, the node lives on
+        except Exception as error:  # whatever was raised, the node goes on
             log.exception('an answer failed')
             end = End('failed', repr(error))
         self._end_running(running, end)
@@ -281,7 +280,7 @@ class Server:
             self._set_state('error')
 
     def _pass_on(self, event: TurnEvent, job: Job) -> None:
-        """Hand an event of the turn to its job, and count it."""
+        """Report an event of the turn to its job, and count it."""
         if isinstance(event, TextDelta):
             self._set_state('answering')
             if event.text:
@@ -298,7 +297,7 @@ class Server:
             self._set_state('reading')
 
     def _end_running(self, running: _Running, end: End) -> None:
-        """Tell how the answer under way ended, where nobody has done so."""
+        """Tell how the current answer ended, where nobody has done so."""
         with self._lock:
             if running.is_over:
                 return
@@ -332,13 +331,13 @@ class Server:
     def _clear(self, done: Event) -> None:
         try:
             self._reset_conversation()
-        finally:  # also where something unforeseen fails, for somebody waits
+        finally:  # also after an unexpected error, because a caller waits
             done.set()
 
     def _reset_conversation(self) -> None:
         try:
             self._conversation.reset(self._options().system_prompt)
-        except TinyLlamaError as error:  # all is forgotten, but the system prompt cannot be kept
+        except TinyLlamaError as error:  # the messages are cleared all the same
             self._tell(ErrorNotice(f'the system prompt cannot be used: {error}'))
         self.statistics.resets['requested'] += 1
         self._tell(TurnNotice(0, 'reset', 'requested'))

@@ -8,10 +8,10 @@ from tinyllama_ros.chat.tokenizer import Tokenizer
 
 class TextStream:
     """
-    Decodes the tokens of one answer to text deltas that never cut a character.
+    Decodes the tokens of one answer to text deltas of whole characters.
 
-    The deltas joined are what decoding all tokens at once gives, without the one leading space
-    that a SentencePiece vocabulary adds to the start of a text.
+    The joined deltas equal the text of all tokens decoded at once, without the leading space that
+    a SentencePiece vocabulary adds at the start of a text.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -24,7 +24,7 @@ class TextStream:
         return self._without_space(self._decoder.decode(self._tokenizer.token_bytes(token)))
 
     def finish(self) -> str:
-        """Return the rest, U+FFFD for a character that was never completed; begin a new answer."""
+        """Return the rest, U+FFFD for an incomplete character; reset for the next answer."""
         text = self._without_space(self._decoder.decode(b'', final=True))
         self._drop_space = self._tokenizer.starts_with_space
         return text
@@ -41,21 +41,21 @@ class StopStream:
 
     def __init__(self, stops: Sequence[str]) -> None:
         """
-        Look for stop texts.
+        Search for stop texts.
 
         :param stops: none of them empty.
         """
         self._stops = stops
-        self._pending = ''  # an end that may be the beginning of a stop text
+        self._pending = ''  # text that may be the beginning of a stop text
         self.has_ended = False
-        """A stop text was found; what follows it is dropped."""
+        """A stop text was found; the text after it is dropped."""
 
     def push(self, text: str) -> str:
         """Return the text that is certain to stand before any stop text."""
         if self.has_ended:
             return ''
         text = self._pending + text
-        # The one that is complete first counts, so that it does not matter how the text is cut
+        # The stop text that ends first counts, so the result does not depend on the deltas
         matches = [(start + len(stop), start) for stop in self._stops
                    if (start := text.find(stop)) >= 0]
         if matches:
@@ -66,7 +66,7 @@ class StopStream:
         return text[:start]
 
     def finish(self) -> str:
-        """Return the pending text, which is the beginning of no stop text after all."""
+        """Return the pending text, which did not become a stop text."""
         text, self._pending = self._pending, ''
         return text
 

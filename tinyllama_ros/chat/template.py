@@ -1,23 +1,23 @@
 """
 Encodes a conversation as token ids, by the model's own chat template.
 
-Contents of messages are data: they never become a control token or a role marker, whatever they
-spell.
-Before the template sees a content, an invisible *seam* (a private-use character that occurs
-nowhere else) is put in front of it and after each of its characters that a marker could begin
-with. A marker that begins in data then has a seam after its first character, one that begins in
-structure and goes on in data has a seam where the data begins. So in the rendered text
+Contents of messages are data: they never become a control token or a role marker, whatever text
+they hold. To keep them apart, each content is marked before the template is rendered: an invisible
+*seam* (a private-use character that occurs nowhere else) is put in front of the content and after
+each of its characters with which a marker could begin. So a marker that begins in data has a seam
+after its first character, and a marker that begins in structure and ends in data has a seam where
+the data begins. In the rendered text
 
-- a control token without a seam is structure, and only that becomes one token;
-- a marker with a seam inside is data, at least in part: it is spelled, one character per token,
-  which the model never saw as structure;
-- all else, structure and data together, is encoded without its seams as one text, so that tokens
-  that span both are those the model was trained with.
+- a control token without a seam is structure, and only that is encoded as one token;
+- a marker with a seam inside is data, at least in part: it is spelled with one character per
+  token, which the model never saw as structure;
+- everything else, structure and data together, is encoded as one text without the seams, so that
+  its tokens are those the model was trained with.
 
-It does not matter how a marker comes to be: written in one content, in halves that the template
-joins, with a part of the structure, or by a filter that deletes characters or changes their case.
-The price: a template that searches contents for a tag of its own finds none that begins like a
-marker.
+This holds however a marker arises: it may stand in one content, be joined by the template from two
+contents or from content and structure, or result from a filter that deletes characters or changes
+their case. One limitation: a template that searches contents for a tag of its own does not find a
+tag that begins like a marker.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,15 +37,15 @@ ROLE_MARKER = re.compile(r"""
     | (?<!\#)\#{2,}\ ?[A-Z]\w*(?:\ \w+)*:?          # ### Instruction:
     | \b(?i:system|user|human|assistant|bot):
     """, re.VERBOSE)
-"""What separates the speakers in a template. No two of these forms overlap or nest."""
+"""What separates the speakers in a template. These forms do not overlap or nest."""
 NOTHING = '(?!)'
 """A pattern that matches nowhere."""
 SEAMS = range(0xF0000, 0x10FFFE)
-"""Private use: no character of any script."""
+"""Code points for private use, which no script has."""
 LONGEST_PIECE = 16_384
-"""Characters that are encoded at once, in some 20 ms, during which no other thread runs."""
+"""Characters that are encoded in one call, about 20 ms, in which no other thread runs."""
 BETWEEN_WORDS = re.compile(r'(?<=[^\W\d_]) (?=[^\W\d_])')
-"""Where no token spans both sides."""
+"""A place that no token spans."""
 
 
 class ChatTemplate:
@@ -55,12 +55,12 @@ class ChatTemplate:
         """
         Compile the template, and find its markers.
 
-        :raises ModelError: the template is missing, is no Jinja, or does not end.
+        :raises ModelError: the template is missing, is not valid Jinja, or does not end.
         """
         self._settings = settings
         self._tokenizer = tokenizer
         self._renderer = Renderer(settings.chat_template)
-        # One character cannot be told from text, so such a token is never structure
+        # A token of one character looks like text, so it is never taken for structure
         self._control = {text: token for text, token in settings.control_tokens.items()
                          if len(text) > 1}
         self._control_pattern = re.compile(f'({_any_of(self._control)})')
@@ -73,8 +73,8 @@ class ChatTemplate:
         Return the conversation as the template writes it, for people to read.
 
         :param answer: whether it ends where the model's answer begins.
-        :raises PromptError: the template refuses the conversation, in its own words.
-        :raises ModelError: the template itself is at fault.
+        :raises PromptError: the template refuses the conversation; with its message.
+        :raises ModelError: the template fails.
         """
         text = self._render([asdict(message) for message in messages], answer)
         return self._begin(text)
@@ -82,7 +82,7 @@ class ChatTemplate:
     def encode(self, messages: Sequence[Message], *,
                is_cancelled: Callable[[], bool] = lambda: False) -> list[int]:
         """
-        Return the tokens of the conversation; as `render`, with all contents as plain text.
+        Return the tokens of the rendered conversation, with all contents as plain text.
 
         :param is_cancelled: called at each step of the template, and of the encoding of a long
             text, in this thread.
@@ -101,9 +101,9 @@ class ChatTemplate:
 
     def end_of_turn(self) -> int | None:
         """
-        Return the control token that follows a message of the assistant, None where none does.
+        Return the control token after a message of the assistant, None if there is none.
 
-        It ends the turn or, in a template without such a token, begins the next one.
+        It ends the turn; in a template without an end token, it begins the next turn.
         """
         mark = chr(SEAMS[0])
         messages = [Message('user', '.'), Message('assistant', mark), Message('user', '.')]
@@ -121,17 +121,17 @@ class ChatTemplate:
                 'messages': messages, 'add_generation_prompt': answer, 'tools': None,
                 'documents': None, 'bos_token': self._settings.bos_token,
                 'eos_token': self._settings.eos_token}, is_cancelled)
-        except PromptError as error:  # may quote a content with its seams
+        except PromptError as error:  # its message may quote a content with seams
             text = ''.join(char for char in str(error) if ord(char) not in SEAMS)
             raise PromptError(text) from error
 
     def _begin(self, text: str) -> str:
-        """Return a rendered text with the begin token in front, where the model wants one."""
+        """Return a rendered text with the begin token in front, if the model needs one."""
         bos = self._settings.bos_token if self._settings.add_bos else ''
         return text if text.startswith(bos) else bos + text
 
     def _seam(self, content: str, seam: str) -> str:
-        """Return a content with its seams; leading blanks stay outside, for templates to trim."""
+        """Return a content with seams, none in its leading blanks, so that templates trim them."""
         text = content.lstrip()
         if not text:
             return content
@@ -140,7 +140,7 @@ class ChatTemplate:
                                                for initial in self._initials})
 
     def _encode(self, text: str, seam: str) -> Iterator[list[int]]:
-        """Yield the tokens of a rendered text, those of each of its pieces by themselves."""
+        """Yield the tokens of a rendered text, piece by piece."""
         for part in self._control_pattern.split(text):
             if part in self._control:
                 yield [self._control[part]]
@@ -162,12 +162,12 @@ class ChatTemplate:
             at_start = False
 
     def _role_markers(self) -> set[str]:
-        """Return what separates speakers: in the template, and in what it puts together."""
+        """Return the role markers in the template's source and in what it renders."""
         source = self._settings.chat_template
         return set(ROLE_MARKER.findall('\n'.join([source, *self._examples()])))
 
     def _examples(self) -> Iterator[str]:
-        """Yield conversations with a system prompt and without, if the template takes them."""
+        """Yield rendered conversations with and without a system prompt, if they are accepted."""
         for roles in (ROLES, ROLES[1:]):
             try:
                 yield self.render([Message(role, '.') for role in roles])
@@ -186,7 +186,7 @@ class ChatTemplate:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Yield a text in pieces that are not too long, cut between two words where that can be."""
+    """Yield a text in pieces of at most LONGEST_PIECE, cut between two words if possible."""
     start = 0
     while len(text) - start > LONGEST_PIECE:
         most = start + LONGEST_PIECE
@@ -198,6 +198,6 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _any_of(texts: Iterable[str], gap: str = '') -> str:
-    """Return a pattern for the longest of some texts; `gap` may stand between its characters."""
+    """Return a pattern that matches the longest of the texts; `gap` matches between characters."""
     longest_first = sorted(texts, key=lambda text: (-len(text), text))
     return '|'.join(gap.join(map(re.escape, text)) for text in longest_first) or NOTHING

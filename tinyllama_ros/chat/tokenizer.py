@@ -1,8 +1,8 @@
 """
 Turns text into token ids and back, for both kinds of vocabulary.
 
-Text is always plain here: whatever it spells, it never becomes a control token. Only the chat
-template places those.
+Text is always plain here: it never becomes a control token, whatever it holds. Only the chat
+template adds control tokens.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,7 +26,7 @@ that stand one after the other are merged, and the last value of a field wins.""
 
 
 class Tokenizer(Protocol):
-    """What the chat asks of a vocabulary."""
+    """The operations of a vocabulary that the chat uses."""
 
     vocab_size: int
     longest_token: int
@@ -38,16 +38,16 @@ class Tokenizer(Protocol):
         """
         Return the ids of a text, never that of a control token.
 
-        :param at_start: whether the text follows a control token, or nothing; False where a text
-            was cut in the middle. Only SentencePiece cares: its first token gets a space in front.
+        :param at_start: False if the text continues a text that was cut; True at the start and
+            after a control token, where SentencePiece puts a space in front.
         """
         ...
 
     def spell(self, text: str) -> list[int]:
         """
-        Return a text with one character, or one of its UTF-8 bytes, per token.
+        Return the ids of a text with one token for each character or UTF-8 byte.
 
-        A byte that the vocabulary lacks is left out, as `encode` leaves it out.
+        A byte that the vocabulary does not have is left out, as in `encode`.
         """
         ...
 
@@ -87,12 +87,12 @@ def load_tokenizer(data: bytes, settings: TokenizerSettings) -> Tokenizer:
         tokenizer = kinds[settings.kind](data, settings.control_tokens, settings.text_tokens)
     except ConfigError:
         raise
-    except Exception as error:  # the libraries raise whatever they like, also plain Exception
-        raise ModelError(f'it is no {settings.kind} tokenizer ({error})') from error
+    except Exception as error:  # the libraries also raise plain Exception
+        raise ModelError(f'it is not a valid {settings.kind} tokenizer ({error})') from error
     for text, token in settings.control_tokens.items():
         own = tokenizer.token_text(token)  # None: added to the model beyond its vocabulary
         if own not in (text, None):
-            raise ModelError(f'its token {token} is {own!r}, the model has {text!r}')
+            raise ModelError(f'its token {token} is {own!r}, but the model has {text!r}')
     return tokenizer
 
 
@@ -107,7 +107,7 @@ class BpeTokenizer(Tokenizer):
         self._control = frozenset(control_tokens.values())
         self._special = self._control.difference(text_tokens)
         self.vocab_size = max(self._model.get_vocab_size(), *(i + 1 for i in self._control))
-        # A character is a byte, save in added tokens
+        # A character stands for a byte, except in added tokens
         texts = (self.token_text(token) or '' for token in range(self.vocab_size)
                  if token not in self._special)
         self.longest_token = max(*map(len, texts), *(len(self.token_bytes(token))
@@ -127,7 +127,7 @@ class BpeTokenizer(Tokenizer):
 
     def token_bytes(self, token: int) -> bytes:
         text = None if token in self._special else self.token_text(token)
-        # An added token stands as it is, so it may hold a character that stands for no byte.
+        # An added token is plain text, so it may hold characters that stand for no byte.
         return b''.join(CHARACTER_TO_BYTE.get(character) or character.encode()
                         for character in text or '')
 
@@ -195,7 +195,7 @@ def _bpe_model(data: bytes) -> 'BpeModel':
                           'tokenizers: pip install tokenizers') from error
     model = BpeModel.from_str(data.decode())
     if hasattr(model.model, '_resize_cache'):  # from tokenizers 0.20.4 on
-        # Of 10,000 words it would keep the tokens: up to 80 MB, to save 0.1 us for each character
+        # Its cache of 10,000 words takes up to 80 MB, and saves 0.1 us for each character
         model.model._resize_cache(0)
     return model
 

@@ -30,20 +30,20 @@ from tinyllama_ros.engine.sampling import Sampler
 from tinyllama_ros.errors import BackendError, BackendLost
 
 RECOVERIES = 3
-"""Times that the model is loaded again for one answer; then its device counts as broken."""
+"""How often the model is loaded again for one answer, before the answer fails."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ChatModel:
-    """What a turn needs of the model."""
+    """The parts of the model that a turn uses."""
 
     engine: Engine
     tokenizer: Tokenizer
     template: ChatTemplate
     stop_tokens: frozenset[int]
-    """Tokens that end an answer: those of the model's files, and the end of a turn."""
+    """Tokens that end an answer: those that the model's files name, and the end of a turn."""
 
     @classmethod
     def of(cls, engine: Engine, settings: TokenizerSettings, tokenizer: Tokenizer) -> 'ChatModel':
@@ -59,7 +59,7 @@ class ChatModel:
 
     @property
     def longest_text(self) -> int:
-        """Bytes that fit the cache if every token were the longest one: more can never fit."""
+        """Bytes that would fit the cache if every token were the longest one."""
         return self.engine.cache.capacity * self.tokenizer.longest_token
 
     def encode(self, system_prompt: str, exchanges: Sequence[Exchange],
@@ -72,7 +72,7 @@ class ChatModel:
 
 
 class Turn:
-    """Messages on their way to their answer; the oldest exchanges before them may be forgotten."""
+    """Answers messages; if the cache is full, the oldest exchanges before them are forgotten."""
 
     def __init__(self, model: ChatModel, exchanges: Sequence[Exchange],
                  messages: Sequence[Message], options: ChatOptions,
@@ -140,7 +140,7 @@ class Turn:
         return 0 < self._options.max_tokens <= len(self._generated)
 
     def _longest_draft(self) -> int:
-        """Return how many tokens a draft may have; the last of an answer is never decoded."""
+        """Return how many tokens a draft may have; the last token of an answer is not decoded."""
         limit = self._options.max_tokens
         return limit - len(self._generated) - 1 if limit else LONGEST_DRAFT
 
@@ -149,7 +149,7 @@ class Turn:
         return TextDelta(text)
 
     def _decode(self, token: int) -> Iterator[TurnEvent]:
-        """Decode the token that was just sampled, after a roll-over where no slot is free."""
+        """Decode the token that was just sampled, or roll over first if no slot is free."""
         if not self._engine.cache.room:
             yield CacheReset('full')
             yield from self._prefill(self._rollover.roll_over(self._generated))
@@ -163,7 +163,7 @@ class Turn:
 
     def _prefill(self, tokens: list[int]) -> Generator[TurnEvent, None, int]:
         """
-        Make the cache hold these tokens; where the backend is lost, begin again with a new one.
+        Make the cache hold these tokens; if the backend is lost, open it again and start over.
 
         :return: the number of tokens that were not in the cache.
         """
@@ -180,7 +180,7 @@ class Turn:
         """
         Open the backend again, with an empty cache.
 
-        :raises BackendError: it cannot be opened, or it was lost too often already.
+        :raises BackendError: it cannot be opened, or it was lost too often.
         """
         while self._recoveries < RECOVERIES:
             self._recoveries += 1

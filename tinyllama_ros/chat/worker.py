@@ -9,12 +9,11 @@ log = logging.getLogger(__name__)
 
 class Worker:
     """
-    Calls a function in a thread of its own after a `wake`; wakes during a call make one more.
+    Calls a function in a thread of its own after each `wake`; wakes during a call cause one more.
 
-    In place of a guard condition of ROS, whose trigger can be lost: rmw_fastrtps reads its value
-    and clears it in two steps at the end of each wait (`rmw_wait.cpp`; ros2/rclcpp#3240 has an
-    analysis), and what was triggered in between is forgotten. A prompt would lie unanswered until
-    the next one came.
+    A guard condition of ROS is not used, because its trigger can be lost: rmw_fastrtps reads its
+    value and clears it in two steps at the end of each wait (`rmw_wait.cpp`; ros2/rclcpp#3240 has
+    an analysis), and a trigger in between is lost. A prompt would wait until the next one comes.
     """
 
     def __init__(self, work: Callable[[], None]) -> None:
@@ -25,7 +24,7 @@ class Worker:
         self._thread.start()
 
     def wake(self) -> None:
-        """Have the function called, from its beginning, after this; from any thread."""
+        """Request a call of the function, which starts after this; from any thread."""
         self._woken.set()
 
     def close(self) -> None:
@@ -36,7 +35,7 @@ class Worker:
 
     def _run(self) -> None:
         while self._woken.wait() and not self._is_closed:
-            self._woken.clear()  # before the work, so that a wake during it is not forgotten
+            self._woken.clear()  # before the work, so that a wake during the work is not lost
             try:
                 self._work()
             except Exception:  # the edge: whatever went wrong, the next call may go well

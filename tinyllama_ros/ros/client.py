@@ -36,19 +36,19 @@ __all__ = ['beginning', 'clean_text', 'ConversationEvent', 'full_node_name', 'No
 
 TICK_S = 0.2
 SILENCE_S = 5.0
-"""The diagnostics come each second; a node that is killed is missed after this."""
+"""A node is offline after this time without a message; diagnostics come each second."""
 HISTORY_S = 3.0
 """
-How long the history of a node that was away may take to come.
+How long to wait for ~/history of a node that was offline, before prompts are sent to it.
 
-It says whether the node is another one, to which prompts must go that the one before did not
-answer; a node that was only silent has nothing new to say.
+The history shows whether the node was restarted; prompts that were not answered are then sent
+again. A node that was only silent publishes no new history.
 """
 REPLY_S = 10.0
 FRESH_S = 2.0
-"""Diagnostics that are older than this are not the newest, which come once a second."""
+"""Diagnostics that are older than this are outdated; they come once a second."""
 DISCOVERY_S = 1.0
-"""How long we may know the state of a node and not yet that it takes our prompts."""
+"""How long discovery of the prompt topic may take after the state was received."""
 SERVING = ('idle', 'reading', 'answering', 'error')
 AT_WORK = ('reading', 'answering')
 GIVEN_UP = ('error', 'finalized')
@@ -56,25 +56,25 @@ AT_REST = ('idle', 'error')
 """A failed answer leaves the node in error, but it takes the next prompt and may recover."""
 NUMBERS = {'fill': 'fill (slots)', 'capacity': 'capacity (slots)', 'speed': 'speed (tok/s)',
            'waiting': 'prompts waiting'}
-"""What a Status takes out of the diagnostics."""
+"""The numbers of a Status, and their keys in the diagnostics."""
 NODE_NAME = re.compile(r'(/[A-Za-z_]\w*)+', re.ASCII)
 
 Reply = Callable[[bool, str], None]
-"""Takes whether a service has done what it was asked, and what it says."""
+"""Called with the success and the message of a service's response."""
 
 
 class NodeError(TinyLlamaError):
-    """The node is not there, or cannot serve."""
+    """The node does not run, or cannot answer."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """How the node is."""
+    """The status of the node."""
 
     state: str = 'offline'
-    """That of the node, or offline."""
+    """The state of the node, or offline."""
     is_ready: bool = False
-    """Whether it takes prompts."""
+    """Whether it accepts prompts."""
     model: str = ''
     fill: float | None = None
     """Slots of the cache that hold a token."""
@@ -84,34 +84,34 @@ class Status:
     waiting: float | None = None
     """Prompts in the node's queue."""
     why: str = ''
-    """The last error that the node told, while its state is error."""
+    """The last error that the node published, while its state is error."""
 
 
 def full_node_name(name: str) -> str:
     """
-    Return the full name of a node that may have been named without its slash.
+    Return the full name of a node, with the leading slash that may be missing.
 
-    :raises ConfigError: it is no name of a node.
+    :raises ConfigError: it is not a valid node name.
     """
     full = '/' + name.strip('/')
     if not NODE_NAME.fullmatch(full):
-        raise ConfigError(f'{name!r} is no name of a node; name one such as /tinyllama or '
-                          '/robot/tinyllama (ros2 node list shows those that run)')
+        raise ConfigError(f'{name!r} is not a valid node name; give one such as /tinyllama '
+                          'or /robot/tinyllama (ros2 node list shows those that run)')
     return full
 
 
 def clean_text(text: str) -> str:
-    """Return a text as it can travel through ROS: no NUL, no half of a surrogate pair."""
+    """Return a text that ROS can send: without NUL and halves of surrogate pairs."""
     whole = text.encode('utf-8', 'replace').decode('utf-8')
     return whole.replace('\0', '\N{REPLACEMENT CHARACTER}')
 
 
 def _ignore(_: Any) -> None:
-    """Take what nobody wants to know."""
+    """Ignore a value: the default callback."""
 
 
 class NodeClient:
-    """A connection to one language model's node, which may come and go."""
+    """A connection to the node of a language model, which may start and end at any time."""
 
     def __init__(self, node: Node, target: str, *,
                  on_event: Callable[[ConversationEvent], None] = _ignore,
@@ -121,17 +121,17 @@ class NodeClient:
 
         :param node: ours.
         :param target: name of the language model's node.
-        :param on_event: takes what happens in the conversation, in order, from the oldest that
-            the node still remembers.
-        :param on_status: takes the status whenever it has changed.
-        :raises ConfigError: the target is no name of a node.
+        :param on_event: called with each event of the conversation, in order, from the oldest
+            that ~/history still holds.
+        :param on_status: called with the status whenever it has changed.
+        :raises ConfigError: the target is not a valid node name.
         """
         self.target = full_node_name(target)
         self.status = Status()
         self.state = ''
-        """The newest state that the node has told; '' before the first, and while it is away."""
+        """The newest state of the node; '' before the first one, and while it is offline."""
         self.error = ''
-        """The newest error that the node has told."""
+        """The newest error that the node has published."""
         self.values: Mapping[str, str] = {}
         """The newest diagnostics of the node."""
         self._node = node
@@ -139,7 +139,7 @@ class NodeClient:
         self._stream = EventStream(on_event)
         self._changed = Condition()
         self._values_came_s = -FRESH_S
-        self._last_sign_s = self._away_s = time.monotonic()
+        self._last_message_s = self._offline_since_s = time.monotonic()
         self._has_history = False  # since the node was away
         self._publishers = {name: node.create_publisher(endpoint.type, self._full(name),
                                                         endpoint.qos)
@@ -150,32 +150,33 @@ class NodeClient:
             self.target, partial(self.publish, '~/chat_request'),
             partial(self.publish, '~/chat_cancel'),
             lambda: self.status.is_ready and self._is_received('~/chat_request'))
-        # The state comes last: subscriptions are announced in order, so that a latched state that
-        # arrives proves that the node knows the others, and no event is published past us.
+        # ~/state comes last: subscriptions are announced in order, so when the latched state
+        # arrives, the node knows the other subscriptions, and no event is missed.
         for name, callback in (('~/event', self._on_live), ('~/history', self._on_history),
                                ('~/chat_event', self._on_chat_event), ('~/error', self._on_error),
                                ('/diagnostics', self._on_diagnostics),
                                ('~/state', self._on_state)):
             node.create_subscription(ENDPOINTS[name].type, self._full(name), callback,
                                      ENDPOINTS[name].qos)
-        node.create_timer(TICK_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        node.create_timer(TICK_S, self._update_status,
+                          clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     @property
     def model(self) -> str:
-        """The name of the model that answers, or its path; '' where none does."""
+        """The name of the model that answers, or its path; '' if no model is ready."""
         return self.status.model if self.status.is_ready else ''
 
     def is_connected(self) -> bool:
-        """Return whether the node takes our prompts and still publishes its events."""
+        """Return whether the node subscribes to prompts and publishes events."""
         return bool(self._is_received('~/prompt')
                     and self._node.count_publishers(self._full('~/event')))
 
     def publish(self, name: str, text: str) -> None:
-        """Publish a text on a topic of the node, which it may not be there to receive."""
+        """Publish a text on a topic of the node, whether the node runs or not."""
         self._publishers[name].publish(String(data=text))
 
     def send(self, prompt: str) -> bool:
-        """Publish a prompt; False where the node takes none now."""
+        """Publish a prompt; return False, without publishing, if the node is not ready."""
         if not self.status.is_ready:
             return False
         self.publish('~/prompt', prompt)
@@ -183,22 +184,22 @@ class NodeClient:
 
     def complete(self, request: CompletionRequest
                  ) -> AsyncGenerator[CompletionEvent | None, None]:
-        """Yield what happens to a request, as RequestClient does."""
+        """Send a request and yield its events; see RequestClient."""
         return self._requests.complete(request)
 
     def trigger(self, service: str, reply: Reply) -> None:
-        """Call ~/cancel or ~/reset; the reply comes in the executor's thread."""
+        """Call ~/cancel or ~/reset; `reply` is called in the executor's thread."""
         client = self._services[f'~/{service}']
         if not client.service_is_ready():
-            reply(False, 'the language model is not there')
+            reply(False, 'the node of the language model does not run')
             return
-        client.call_async(Trigger.Request()).add_done_callback(partial(_hand_over, reply))
+        client.call_async(Trigger.Request()).add_done_callback(partial(_reply_with, reply))
 
     def call(self, service: str) -> str:
         """
-        Call ~/cancel or ~/reset and wait; return what the node says of it.
+        Call ~/cancel or ~/reset and wait; return the message of the response.
 
-        :raises NodeError: there is no reply.
+        :raises NodeError: there was no response in time.
         """
         replies: list[str] = []
 
@@ -221,12 +222,12 @@ class NodeClient:
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """
-        Wait until the node serves and is at rest.
+        Wait until the node is ready and answers no prompt.
 
-        A node that is in error and takes no prompts could not be configured, and one that is
-        finalized was shut down: they are not waited for.
+        This does not wait for a node that is in error and accepts no prompts, because its
+        configuration failed, or for one that is finalized, because it was shut down.
 
-        :raises NodeError: says how far the node came.
+        :raises NodeError: it is not ready in time; says in which state it is.
         """
         began_s = time.monotonic()
         while not (self.state in AT_REST and self.is_connected()):
@@ -234,14 +235,14 @@ class NodeClient:
             left_s = began_s + limit_s - time.monotonic()
             if left_s <= 0:
                 raise NodeError(self._why_not_ready(timeout_s))
-            with self._changed:  # the graph of nodes gives no notice, so look again with each tick
+            with self._changed:  # the node graph sends no notification, so poll it
                 self._changed.wait(min(TICK_S, left_s))
 
     def statistics(self) -> Mapping[str, str]:
         """
-        Return what the node says of itself on /diagnostics: values by name.
+        Return the values of the node on /diagnostics by name.
 
-        :raises NodeError: it says nothing.
+        :raises NodeError: it publishes none.
         """
         if not self.wait_for(lambda: time.monotonic() - self._values_came_s < FRESH_S, REPLY_S):
             raise NodeError(f'{self.target} said nothing on /diagnostics within {REPLY_S:.0f} s; '
@@ -281,37 +282,37 @@ class NodeClient:
     def _on_state(self, message: String) -> None:
         self.state = message.data
         self._received()
-        self._look()
+        self._update_status()
 
     def _on_error(self, message: String) -> None:
         self.error = message.data
         self._received()
-        self._look()
+        self._update_status()
 
     def _on_diagnostics(self, array: DiagnosticArray) -> None:
         for status in array.status:
             if status.name == diagnostics_name(self.target):
                 self.values = {value.key: value.value for value in status.values}
                 self._values_came_s = time.monotonic()
-                # A node that was silent for a while does not say its state again
+                # A node that was silent for a while does not publish its state again
                 self.state = self.state or self.values.get('state', '')
                 self._received()
-                self._look()
+                self._update_status()
 
     def _received(self) -> None:
-        self._last_sign_s = time.monotonic()
+        self._last_message_s = time.monotonic()
         with self._changed:
             self._changed.notify_all()
 
-    def _look(self) -> None:
-        """Find out how the node is, and tell it where it has changed."""
+    def _update_status(self) -> None:
+        """Determine the status of the node, and report it if it has changed."""
         now_s = time.monotonic()
         is_there = (self._node.count_publishers(self._full('~/state')) > 0
-                    and now_s - self._last_sign_s < SILENCE_S)
+                    and now_s - self._last_message_s < SILENCE_S)
         if not is_there:
             self.state, self.values, self._has_history = '', {}, False
-            self._away_s = now_s
-        is_known = self._has_history or now_s - self._away_s > HISTORY_S
+            self._offline_since_s = now_s
+        is_known = self._has_history or now_s - self._offline_since_s > HISTORY_S
         is_ready = self.state in SERVING and is_known and self._is_received('~/prompt')
         numbers = {name: _number(self.values.get(key, '')) for name, key in NUMBERS.items()}
         status = Status(self.state or 'offline', is_ready, self.values.get('model', ''),
@@ -341,7 +342,7 @@ def open_client(name: str, target: str, *,
     Open a client with a ROS context, a node and a thread of its own; signals are left alone.
 
     :param name: of our node.
-    :raises ConfigError: the target is no name of a node.
+    :raises ConfigError: the target is not a valid node name.
     """
     context = rclpy.Context()
     rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
@@ -364,10 +365,10 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _hand_over(reply: Reply, future: Any) -> None:
+def _reply_with(reply: Reply, future: Any) -> None:
     try:
         answer = future.result()
-    except Exception as error:  # the edge: whatever a service raises
+    except Exception as error:  # whatever a service raises
         reply(False, str(error))
         return
     reply(answer.success, answer.message)

@@ -1,4 +1,4 @@
-"""What /diagnostics says of a node."""
+"""Makes the message that a node publishes on /diagnostics."""
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 import psutil
@@ -35,7 +35,7 @@ def describe_status(node: str, model: str, backend: str, server: Server | None,
 
 
 def describe(server: Server, conversation: Conversation) -> dict[str, str]:
-    """Return the values of the diagnostics by name, quantities with their unit."""
+    """Return the values of the diagnostics by name; the names include units."""
     statistics = server.statistics
     last = statistics.last
     return {

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from tinyllama_ros.ros.wire import ConversationEvent
 
 PAST_RUNS = 8
-"""Runs that are remembered, so that a late message of one of them is not taken for a new run."""
+"""Earlier runs that are remembered, to recognise late messages of them."""
 
 
 class EventStream:
     """
-    Joins ~/history, which is kept for late comers, and ~/event, which has the tokens as well.
+    Merges ~/history, which late subscribers receive, and ~/event, which also has the tokens.
 
-    Until the first event comes that follows what ~/history has told, the lines of ~/history are
-    passed on, and events that are ahead of them wait; from then on ~/event alone is. Every event
-    is passed on once, in the order of its run.
+    At first it passes on the lines of ~/history, and keeps events that are ahead of them. As soon
+    as an event follows the last line, it passes on ~/event only. Each event is passed on once, in
+    the order of its run.
     """
 
     def __init__(self, on_event: Callable[[ConversationEvent], None]) -> None:
@@ -27,7 +27,7 @@ class EventStream:
         self._past: deque[str] = deque(maxlen=PAST_RUNS)
 
     def add_history(self, event: ConversationEvent) -> None:
-        """Take what came on ~/history."""
+        """Process an event of ~/history."""
         if event.run in self._past or (self._is_live and event.run == self._run):
             return
         self._is_live = False
@@ -37,7 +37,7 @@ class EventStream:
             self.add_live(waiting)
 
     def add_live(self, event: ConversationEvent) -> None:
-        """Take what came on ~/event."""
+        """Process an event of ~/event."""
         if event.run in self._past:
             return
         is_known = event.run == self._run

@@ -1,4 +1,4 @@
-"""The topics and services of the node: the one table of which node, clients and docs are made."""
+"""Lists the topics and services of the node; node, clients and docs are made from this table."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ class Endpoint:
     """Class of the messages, or of the service."""
     description: str
     depth: int = 1000
-    """Of the queue of a topic: deep enough that a slow subscriber loses no token."""
+    """Depth of a topic's queue, large enough that a slow subscriber loses no token."""
     is_latched: bool = False
-    """Whether who comes late is told what the queue still holds (transient local)."""
+    """Whether late subscribers receive the messages in the queue (transient local)."""
 
     @property
     def type_name(self) -> str:
@@ -47,20 +47,19 @@ def _values(kind: object) -> str:
 
 
 ENDPOINTS: Mapping[str, Endpoint] = {
-    '~/chat_request': Endpoint('subscription', String, "JSON: a history that is not the robot's "
-                               'own, to be answered in the same queue; see '
-                               '[openai.md](openai.md).'),
-    '~/chat_cancel': Endpoint('subscription', String, 'The id of a request whose answer is not '
-                              'wanted any more.'),
-    # The prompt comes last: whoever finds its subscription finds the others, too
+    '~/chat_request': Endpoint('subscription', String, 'JSON: a request with its own message '
+                               'history, separate from the conversation of the robot; it waits in '
+                               'the same queue. See [openai.md](openai.md).'),
+    '~/chat_cancel': Endpoint('subscription', String, 'The id of a request to cancel.'),
+    # The prompt comes last: when its subscription is found, the others exist, too
     '~/prompt': Endpoint('subscription', String, 'One turn of the user, while the node is active; '
                          'up to `queue_depth` wait, one more is refused, as is one of more bytes '
                          'than the slots of the cache can hold. The depth is that of '
                          '`prompt_depth`.'),
     '~/event': Endpoint('publisher', String, 'JSON: everything that happens in the conversation, '
                         'in one order: `run`, `turn`, `seq`, `line`, `kind` (those of `~/history` '
-                        'and `token`), `text` and `why`. For programs; what follows is for people '
-                        'and speech nodes.'),
+                        'and `token`), `text` and `why`. For programs; the following topics are '
+                        'for people and speech nodes.'),
     '~/token': Endpoint('publisher', String, 'A text delta of the answer, whole characters; the '
                         'deltas joined are the response.'),
     '~/sentence': Endpoint('publisher', String, 'What a speech node says next: a '
@@ -72,14 +71,14 @@ ENDPOINTS: Mapping[str, Endpoint] = {
                               f'{_values(ResetReason)}.'),
     '~/error': Endpoint('publisher', String, 'A prompt was refused or an answer failed: what, '
                         'why, what to do.'),
-    '~/chat_event': Endpoint('publisher', String, 'JSON: what happens to a request, by its id; '
-                             'its answer is not on `~/token` and the like.'),
+    '~/chat_event': Endpoint('publisher', String, 'JSON: the events of a request, with its id; '
+                             'its answer is not on `~/token`, `~/sentence` and `~/response`.'),
     '~/history': Endpoint('publisher', String, 'JSON: the events of `~/event` without the tokens, '
-                          'for who comes late. `kind` is `begun` where the model was loaded anew '
-                          f'and a new `run` begins, or one of {_values(RecordKind)}. A text above '
-                          f'{LONGEST_RECORD} characters is cut there, with its length behind; '
+                          'for late subscribers. `kind` is `begun` when the model was loaded and '
+                          f'a new `run` begins, or one of {_values(RecordKind)}. A text of more '
+                          f'than {LONGEST_RECORD} characters is cut, and its length is appended; '
                           'so is a refused prompt on `~/event`.', depth=200, is_latched=True),
-    '~/state': Endpoint('publisher', String, f'What the node does: {_values(State)}.', depth=1,
+    '~/state': Endpoint('publisher', String, f'The state of the node: {_values(State)}.', depth=1,
                         is_latched=True),
     '/diagnostics': Endpoint('publisher', DiagnosticArray, 'Once a second, by the name of the '
                              'node: fill and capacity of the cache, resets, tok/s, time to first '
@@ -97,5 +96,5 @@ def endpoints(role: Role) -> dict[str, Endpoint]:
 
 
 def diagnostics_name(node: str) -> str:
-    """Return the name under which a node stands in the diagnostics."""
+    """Return the name of a node's status in the diagnostics."""
     return f'{node}: language model'

@@ -43,7 +43,7 @@ from tinyllama_ros.ros.wire import read_id, read_request
 
 RESET_TIMEOUT_S = 60.0
 THREADS = 4
-"""Of the executor; a reset keeps one until it is done, and the rest stays responsive beside it."""
+"""Of the executor: a reset blocks one of them, and the others stay responsive."""
 
 
 class TinyLlamaNode(ParameterMixin, LifecycleNode):
@@ -58,33 +58,33 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
         self._server: Server | None = None
         self._inputs: list[TextInput] = []  # while active
         self._lost = 0  # messages that never reached them
-        # Held by each transition, which comes in the executor's thread or in the first one
+        # Held during each transition, which runs in the executor's thread or in the main thread
         self._transition = Lock()
         self._receiving = Lock()  # held while a prompt or request is passed on
         self._publisher = NoticePublisher(self)
         self._group = ReentrantCallbackGroup()
-        self._receivers = MutuallyExclusiveCallbackGroup()  # or prompts overtake each other
+        self._receivers = MutuallyExclusiveCallbackGroup()  # keeps prompts in their order
         handlers = {'~/reset': self._on_reset, '~/cancel': self._on_cancel}
         for name, endpoint in endpoints('service').items():
             self.create_service(endpoint.type, name, handlers[name], callback_group=self._group)
         diagnostics = ENDPOINTS['/diagnostics']
         self._diagnostics = self.create_publisher(diagnostics.type, '/diagnostics',
                                                   diagnostics.qos)
-        # Steady: a clock that is simulated, set back or absent must not end the diagnostics
+        # Steady time, so that diagnostics go on if ROS time is simulated, set back or absent
         self.create_timer(1.0, self._publish_diagnostics, callback_group=self._group,
                           clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def start(self) -> bool:
         """
-        Configure and activate; False where that failed, which was logged.
+        Configure and activate; return False if that failed, which was logged.
 
-        :raises RuntimeError: the node was ended meanwhile.
+        :raises RuntimeError: the node was shut down meanwhile.
         """
         return bool(self.trigger_configure() == TransitionCallbackReturn.SUCCESS
                     and self.trigger_activate() == TransitionCallbackReturn.SUCCESS)
 
     def end(self) -> None:
-        """Shut down from whatever state, after a transition under way has ended."""
+        """Shut down from any state, after the current transition has ended."""
         try:
             self.trigger_shutdown()
         except RuntimeError:  # shut down already, or in a transition
@@ -112,11 +112,11 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
             return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Serve prompts from here on: whoever waits for a subscriber finds one that answers."""
+        """Start to serve, then subscribe to the inputs, so that every subscriber answers."""
         with self._transition:
             assert self._server is not None
             self._server.start()
-            callbacks = {'~/chat_request': self._on_request, '~/chat_cancel': self._on_cancel_of,
+            callbacks = {'~/chat_request': self._on_request, '~/chat_cancel': self._on_chat_cancel,
                          '~/prompt': self._on_prompt}
             for name, endpoint in endpoints('subscription').items():
                 depth = self.value('prompt_depth') if name == '~/prompt' else endpoint.depth
@@ -126,7 +126,7 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
             return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Cut the answer under way short and take no further prompts."""
+        """Stop the current answer and accept no further prompts."""
         with self._transition:
             self._stop()
             self._publisher.tell_state('loading')
@@ -139,13 +139,13 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
             return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop and free everything, from whatever state."""
+        """Stop and free everything, from any state."""
         with self._transition:
             self._finalize()
             return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free everything after a transition that failed in an unforeseen way."""
+        """Free everything after a transition that failed unexpectedly."""
         with self._transition:
             self._stop()
             self._fail('a transition failed and all is freed; configure the node again')
@@ -220,7 +220,7 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
         return chat_options(self.values())
 
     def _check_parameters(self, changes: Sequence[RosParameter]) -> SetParametersResult:
-        """Refuse values that the turns could not use, and what is fixed while configured."""
+        """Refuse values that a turn could not use, and changes that need another configure."""
         changed = {change.name: change.value for change in changes if change.name in PARAMETERS}
         for name in changed:
             if PARAMETERS[name].is_fixed and self._server is not None:
@@ -248,7 +248,7 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
         else:
             server.submit_request(request)
 
-    def _on_cancel_of(self, request_id: str) -> None:
+    def _on_chat_cancel(self, request_id: str) -> None:
         if (server := self._server) is not None:
             server.cancel_request(request_id)
 

@@ -20,31 +20,30 @@ from tinyllama_ros.ros.interface import endpoints
 from tinyllama_ros.ros.wire import completion_event_to_json, ConversationEvent
 
 ENDS = ('answered', 'stopped', 'failed', 'dropped')
-"""The notices with which a prompt gets its response."""
+"""The kinds of notices after which ~/response is published."""
 
 
 class NoticePublisher:
-    """Owns the publishers of type String, and numbers the events of the conversation."""
+    """Publishes on the topics of type String, and numbers the events of the conversation."""
 
     def __init__(self, node: Node) -> None:
         self._logger = node.get_logger()
         self._publishers = {name: node.create_publisher(endpoint.type, name, endpoint.qos)
                             for name, endpoint in endpoints('publisher').items()
                             if endpoint.type is String}
-        # Refusals come from another thread than answers, and the order of the numbers must be
-        # that of the topic
+        # Refusals and answers come from different threads; numbers and topic need one order
         self._numbering = Lock()
         self._run = ''
         self._seq = self._line = 0
 
     def begin_run(self) -> None:
-        """Begin the events of a conversation that has no messages yet."""
+        """Begin a new run: the events of a conversation without messages."""
         with self._numbering:
             self._run, self._seq, self._line = secrets.token_hex(8), 0, 0
         self._publish_event(0, 'begun')
 
     def tell(self, notice: Notice) -> None:
-        """Publish a notice of the server; from any thread."""
+        """Publish a notice of the server; called from any thread."""
         if isinstance(notice, StateNotice):
             self.tell_state(notice.state)
         elif isinstance(notice, ErrorNotice):

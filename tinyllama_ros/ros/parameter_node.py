@@ -17,24 +17,24 @@ from tinyllama_ros.ros.parameter_file import describe_unmatched, parameter_files
 from tinyllama_ros.ros.parameters import describe_unknown, Parameter
 
 OF_ROS = ('use_sim_time', 'start_type_description_service', 'qos_overrides.')
-"""How the names begin that rclpy looks for by itself."""
+"""Prefixes of parameters that rclpy itself uses."""
 
 
 class ParameterMixin(Node):
     """
-    Declares a table of parameters, and takes a whole number for each that is a float.
+    Declares a table of parameters, and accepts whole numbers for floats.
 
-    To be made with automatically_declare_parameters_from_overrides, which is the one public way to
-    learn what was given.
+    The node must be created with automatically_declare_parameters_from_overrides: only so it can
+    see, by rclpy's public interface, which parameters were given.
     """
 
     _table: Mapping[str, Parameter]
 
     def declare_table(self, table: Mapping[str, Parameter], *, is_read_only: bool = False) -> None:
         """
-        Declare the parameters of a table, and warn of each value that was given for none of them.
+        Declare the parameters of a table, and warn of each given parameter that is not in it.
 
-        A warning and not a refusal: a file may hold under `/**` what is meant for several nodes.
+        It is a warning only, because a file may hold parameters of several nodes under `/**`.
 
         :raises ParameterException: a given value is of another type or out of range.
         """
@@ -42,7 +42,7 @@ class ParameterMixin(Node):
         given = {name: parameter for name, parameter in self.get_parameters_by_prefix('').items()
                  if not name.startswith(OF_ROS)}
         for name in given:
-            self.undeclare_parameter(name)  # the value is kept, for who declares it
+            self.undeclare_parameter(name)  # keeps the value for the next declaration
             if name not in table:
                 self.get_logger().warning(
                     describe_unknown(name, table, self.get_fully_qualified_name()))
@@ -80,7 +80,7 @@ class ParameterMixin(Node):
             [self._as_float(parameter) for parameter in parameter_list])
 
     def _as_float(self, parameter: RosParameter) -> RosParameter:
-        """Return a parameter as it is, or as a float where the table has one and this is whole."""
+        """Return a parameter; a whole number as a float if the parameter is a float."""
         entry = self._table.get(parameter.name)
         if entry is None or type(entry.default) is not float or type(parameter.value) is not int:
             return parameter
@@ -88,7 +88,7 @@ class ParameterMixin(Node):
 
 
 class ParameterNode(ParameterMixin):
-    """A node that is all of its parameters, which are read at its start."""
+    """A node with parameters that are read at its start and cannot change."""
 
     def __init__(self, name: str, table: Mapping[str, Parameter], **options: Any) -> None:
         super().__init__(name, automatically_declare_parameters_from_overrides=True, **options)

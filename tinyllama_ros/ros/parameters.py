@@ -19,7 +19,7 @@ class Parameter:
     range: tuple[float, float] | None = None
     """Lowest and highest value, both allowed."""
     is_fixed: bool = False
-    """Read when the node is configured; cannot change afterwards."""
+    """Read when the node is configured; it cannot change afterwards."""
 
 
 PARAMETERS: Mapping[str, Parameter] = {
@@ -30,30 +30,31 @@ PARAMETERS: Mapping[str, Parameter] = {
         f'{name} ({kind.hardware})' for name, kind in BACKENDS.items()) + '.', is_fixed=True),
     **{option.parameter: Parameter(option.default, option.description, option.range,
                                    is_fixed=True) for option in OPTIONS},
-    'autostart': Parameter(True, 'Configure and activate at once; false waits for lifecycle '
-                           'transitions.', is_fixed=True),
-    'queue_depth': Parameter(16, 'Prompts that may wait; one more is refused on ~/error.',
+    'autostart': Parameter(True, 'Configure and activate at once; if false, the node waits for '
+                           'lifecycle transitions.', is_fixed=True),
+    'queue_depth': Parameter(16, 'Prompts and requests that may wait; further ones are refused.',
                              (1, 1000), is_fixed=True),
     'prompt_depth': Parameter(1000, 'Prompts that may come faster than the node takes them; one '
                               'more overwrites the oldest, which is lost, counted and told on '
                               '~/error.', (1, 100_000), is_fixed=True),
-    'system_prompt': Parameter('', "How the model should behave; empty leaves it to the model's "
-                               'template.'),
-    'max_tokens': Parameter(512, 'Tokens of an answer at most; 0 lets the model say when it ends.',
+    'system_prompt': Parameter('', "How the model should behave; if empty, the default of the "
+                               "model's chat template, if any."),
+    'max_tokens': Parameter(512, 'Maximum tokens of an answer; 0 means no limit.',
                             (0, 1_000_000)),
     'answer_room': Parameter(256, 'Slots of the cache that must be free when an answer begins.',
                              (2, 100_000)),
-    'drafting': Parameter(True, 'Verify several tokens in one pass where the conversation '
-                          'repeats itself.'),
-    'sampling.temperature': Parameter(0.2, 'Randomness; 0 takes the likeliest token.', (0, 10)),
+    'drafting': Parameter(True, 'Speculative decoding by prompt lookup: verify several tokens in '
+                          'one pass if the text repeats itself.'),
+    'sampling.temperature': Parameter(0.2, 'Randomness; 0 selects the likeliest token.', (0, 10)),
     'sampling.top_k': Parameter(0, 'Keep the k likeliest tokens; 0 keeps all.', (0, 1_000_000)),
-    'sampling.top_p': Parameter(0.9, 'Keep the likeliest tokens that hold this probability; 1 '
-                                'keeps all.', (0, 1)),
-    'sampling.min_p': Parameter(0.0, "Keep tokens with this share of the likeliest one's "
-                                'probability; 0 keeps all.', (0, 1)),
+    'sampling.top_p': Parameter(0.9, 'Keep the fewest likeliest tokens whose probabilities sum up '
+                                'to this; 1 keeps all.', (0, 1)),
+    'sampling.min_p': Parameter(0.0, 'Keep tokens at least this fraction as likely as the '
+                                'likeliest one; 0 keeps all.', (0, 1)),
     'sampling.repetition_penalty': Parameter(1.0, 'Above 1, tokens of the context become less '
                                              'likely.', (1, 10)),
-    'sampling.seed': Parameter(-1, 'Of the random numbers of each answer; -1 takes a fresh one.',
+    'sampling.seed': Parameter(-1, 'Seed of the random numbers of each answer; -1 means a new '
+                               'seed for each answer.',
                                (-1, 2**31 - 1)),
 }
 
@@ -74,12 +75,13 @@ def chat_options(values: Mapping[str, Any]) -> ChatOptions:
 
 
 def describe_unknown(name: str, known: Iterable[str], node: str) -> str:
-    """Return what is said of a parameter that was given and that the node does not have."""
+    """Return the warning about a parameter that was given and that the node does not have."""
     nearest = _nearest(name, known)
     advice = (f'did you mean {nearest}?' if nearest
               else f'ros2 param list {node} lists those that it has.')
-    return (f'the parameter {name} is ignored, {node} has none of that name: {advice} In a file, '
-            "what is meant for another node goes under that node's name in place of /**.")
+    return (f'the parameter {name} is ignored, because {node} has none of that name: {advice} If '
+            'it is meant for another node, write it in the file under the name of that node, not '
+            'under /**.')
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

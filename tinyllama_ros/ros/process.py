@@ -28,13 +28,13 @@ LAST_WORDS_S = 0.3
 
 def run_in_ros(program: str, run: Callable[[], int], args: Sequence[str] | None) -> int:
     """
-    Return the status of a run, for which ROS is up; signals are left to it.
+    Initialise ROS without its signal handlers, call `run`, and return its exit status.
 
-    :param program: what is named in front of an error, which is one line on stderr and status 1.
+    :param program: name in front of an error, which is one line on stderr and status 1.
     """
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:  # what rclpy raises on arguments that it cannot read
+    except RuntimeError as error:  # rclpy cannot parse the arguments
         print(f'{program}: {error}', file=sys.stderr)
         return 1
     try:
@@ -78,24 +78,24 @@ def end_in_time(status: int, last_words: Callable[[], None]) -> None:
 
 
 def spin(executor: Executor, node: Node, is_stopping: Callable[[], bool]) -> None:
-    """Run callbacks until the executor is shut down, also after one of them has failed."""
+    """Run callbacks until the executor is shut down; a callback that fails is logged."""
     while True:
         try:
             executor.spin()
             return
         except ExternalShutdownException:
             return
-        except InvalidHandle:  # rclpy has met a subscription that a transition destroyed meanwhile
+        except InvalidHandle:  # a transition destroyed a subscription meanwhile
             pass
-        except Exception as error:  # the edge: whatever a callback raises
-            if is_stopping():  # rclpy fails where a callback ends while the executor does
+        except Exception as error:  # whatever a callback raises
+            if is_stopping():  # rclpy fails if a callback ends during the shutdown
                 return
             node.get_logger().error(f'a callback failed: {error!r}')
 
 
 @contextmanager
 def spinning(node: Node) -> Iterator[None]:
-    """Run the callbacks of a node in one thread of its own."""
+    """Run the callbacks of a node in a separate thread."""
     executor = SingleThreadedExecutor(context=node.context)
     executor.add_node(node)
     is_over = Event()
@@ -114,10 +114,10 @@ def name_lock(node: Node) -> Iterator[None]:
     """
     Hold the name of the node on this machine.
 
-    The graph shows a namesake up to 3 s late (DDS announces itself at that period), and by then
-    both would have answered. An abstract socket is taken at once, and freed however we end.
+    The ROS graph shows another node of that name up to 3 s late, and by then both could have
+    answered. An abstract socket is exclusive at once, and the system frees it in any case.
 
-    :raises ConfigError: another process holds it.
+    :raises ConfigError: another process holds the name.
     """
     name = f'{node.context.get_domain_id()} {node.get_fully_qualified_name()}'
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as holder:
@@ -129,13 +129,13 @@ def name_lock(node: Node) -> Iterator[None]:
 
 
 def name_is_taken(node: Node) -> ConfigError:
-    """Return the error that another node has the name of this one."""
+    """Return the error for a name that another node has already."""
     return ConfigError(f'another node is called {node.get_fully_qualified_name()}; give this one '
                        'another name: --ros-args -r __node:=...')
 
 
 class RosLogHandler(logging.Handler):
-    """Hands what the layers below log to the logger of a node."""
+    """Passes log messages of the other packages to the logger of a node."""
 
     def __init__(self, node: Node) -> None:
         super().__init__()

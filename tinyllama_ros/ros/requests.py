@@ -14,40 +14,40 @@ TICK_S = 0.2
 MOST_EVENTS = 4096
 """That may wait for whoever reads the answer; with one more the request is cancelled."""
 ACCEPT_S = 5.0
-"""In which the node says that it has the request; a long queue makes it no slower."""
+"""Time in which the node must confirm a request, also with a long queue."""
 
 
 @dataclass
 class RequestClient:
-    """Publishes requests, and hands each event of the node to the request that it concerns."""
+    """Publishes requests, and passes each event of the node to its request."""
 
     target: str
     publish: Callable[[str], None]
     """Publishes a request."""
     publish_cancel: Callable[[str], None]
-    """Publishes the id of a request that is not wanted any more."""
+    """Publishes the id of a request to cancel."""
     is_ready: Callable[[], bool]
-    """Whether the node takes requests."""
+    """Whether the node accepts requests."""
     _receivers: dict[str, Callable[[CompletionEvent], None]] = field(default_factory=dict)
 
     def receive(self, data: str) -> None:
-        """Take a message of ~/chat_event; in the executor's thread."""
+        """Process a message of ~/chat_event; called in the executor's thread."""
         try:
             event = read_completion_event(data)
         except RequestError:
-            return  # whoever says that is not the node
+            return  # not a message of the node
         if (receiver := self._receivers.get(event.id)) is not None:
             receiver(event)
 
     async def complete(self, request: CompletionRequest
                        ) -> AsyncGenerator[CompletionEvent | None, None]:
         """
-        Yield what happens to a request, and None whenever nothing has happened for a moment.
+        Publish a request and yield its events, and None after each TICK_S without one.
 
-        The last event is `done` or `error`; whoever closes the generator before cancels.
+        The last event is `done` or `error`. Closing the generator earlier cancels the request.
         """
         if not self.is_ready():
-            yield self._offline(request, 'is not there')
+            yield self._offline(request, 'does not run or is not ready')
             return
         data = request_to_json(request)
         if len(data) > LONGEST_JSON:
@@ -81,7 +81,7 @@ class RequestClient:
 
     async def _follow(self, request: CompletionRequest, events: 'asyncio.Queue[CompletionEvent]'
                       ) -> AsyncGenerator[CompletionEvent | None, None]:
-        """Yield events for as long as the node is there, and None where there is none."""
+        """Yield the events of a request, None after each TICK_S without one, or an error."""
         deadline_s = time.monotonic() + ACCEPT_S
         text = StringIO()
         while True:
@@ -91,15 +91,15 @@ class RequestClient:
                 if not self.is_ready():
                     yield self._offline(request, 'went away')
                 elif time.monotonic() > deadline_s:
-                    yield self._offline(request, f'did not take it within {ACCEPT_S:.0f} s')
+                    yield self._offline(request, f'did not confirm it within {ACCEPT_S:.0f} s')
                 else:
                     yield None
                 continue
             deadline_s = float('inf')
             text.write(event.text if event.kind == 'token' else '')
             if event.kind == 'done' and event.text != text.getvalue():
-                yield CompletionEvent(request.id, 'error', 'a piece of the answer was lost on its '
-                                      'way; ask again', 'failed')
+                yield CompletionEvent(request.id, 'error', 'a part of the answer was lost in '
+                                      'transit; send the request again', 'failed')
             yield event
 
     def _offline(self, request: CompletionRequest, how: str) -> CompletionEvent:

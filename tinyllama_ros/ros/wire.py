@@ -1,16 +1,15 @@
 """
-The JSON forms of what goes over topics of type std_msgs/String.
+Writes and reads the JSON of topics of type std_msgs/String.
 
-Why JSON, and no messages, service or action of our own: types of our own would make this a package
-that compiles (rosidl knows ament_cmake only), where now pip, a wheel of ROS 2 and colcon take it
-as it is, and every tool that knows String can join in. A service could not stream its answer. The
-price is that ROS checks nothing; so everything is checked here, on both sides, and each refusal
+Why JSON and not own message types: those need rosidl, which supports ament_cmake only, so pip
+could not install this package, and each client would have to build the types. A service could not
+stream its answer. ROS does not check JSON, so both sides check everything here, and each error
 names what is wrong.
 
-A client picks an id, publishes a request on ~/chat_request and receives, among the events on
-~/chat_event, those with the id: `accepted`; then `token` for each piece of text, in between
-`reset` where the cache was cleared; in the end one `done` or one `error`, which may also be the
-first. An id on ~/chat_cancel cancels, also when it overtakes its request.
+A client chooses an id, publishes a request on ~/chat_request, and receives the events with this id
+on ~/chat_event: first `accepted`; then `token` for each text delta, and `reset` whenever the cache
+was cleared; at the end one `done` or one `error`, which may also be the first event. The id on
+~/chat_cancel cancels the request, even if it arrives before the request.
 """
 
 from dataclasses import asdict, dataclass
@@ -27,16 +26,16 @@ LONGEST_JSON = 2_000_000
 
 @dataclass(frozen=True)
 class ConversationEvent:
-    """What happens in the robot's conversation; see the topic ~/event."""
+    """An event of the robot's conversation; see the topic ~/event."""
 
     run: str
-    """Of the node's memory; another begins where the model is loaded anew."""
+    """Identifies a run: each time the model is loaded, a new run begins."""
     turn: int
-    """Number of the prompt in the run; 0 where the event belongs to none."""
+    """Number of the prompt in the run; 0 if the event belongs to no prompt."""
     seq: int
-    """Number of the event in the run, without gaps, from 1 on."""
+    """Number of the event in the run: 1, 2, 3, ..."""
     line: int
-    """How many events of the run are on ~/history, this one counted where it is."""
+    """How many events of the run were published on ~/history, with this one if it was."""
     kind: str
     """`begun`, `token`, or a RecordKind (chat/notices.py)."""
     text: str = ''
@@ -53,7 +52,7 @@ _EVENT_TYPES = {'run': str, 'turn': int, 'seq': int, 'line': int, 'kind': str, '
 
 
 def read_event(data: str) -> ConversationEvent | None:
-    """Return the event that a message of ~/event or ~/history holds, None where it holds none."""
+    """Return the event in a message of ~/event or ~/history, None if it is not valid."""
     try:
         known = read_object(data)
         fields = {name: known[name] for name in _EVENT_TYPES}
@@ -92,7 +91,7 @@ def read_request(text: str) -> CompletionRequest:
 
 
 def read_id(text: str) -> str:
-    """Return the id in the text of a request that is wrong, '' where it has none."""
+    """Return the id in the text of an invalid request, '' if it has none."""
     try:
         request_id = read_object(text).get('id')
     except RequestError:
@@ -101,7 +100,7 @@ def read_id(text: str) -> str:
 
 
 def completion_event_to_json(event: CompletionEvent) -> str:
-    """Return the text that holds an event, without what is empty; plain ASCII."""
+    """Return the text that holds an event, without empty fields; plain ASCII."""
     return json.dumps({name: value for name, value in asdict(event).items()
                        if value or name == 'id'})
 
@@ -116,7 +115,7 @@ def read_completion_event(text: str) -> CompletionEvent:
     try:
         event = CompletionEvent(**known)
     except TypeError as error:
-        raise RequestError(f'this is no event: {error}') from error
+        raise RequestError(f'this is not a valid event: {error}') from error
     for name, default in _COMPLETION_EVENT_DEFAULTS.items():
         if type(getattr(event, name)) is not type(default):
             raise RequestError(f'{name} of an event must be {type(default).__name__}', name)
@@ -137,17 +136,17 @@ def read_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RequestError(f'this is no JSON: {error}') from error
+        raise RequestError(f'this is not valid JSON: {error}') from error
     if not isinstance(value, dict):
-        raise RequestError('this is no JSON object')
+        raise RequestError('this is not a JSON object')
     return value
 
 
 def read_messages(value: object) -> tuple[Message, ...]:
     """
-    Return messages out of JSON.
+    Return the messages in a JSON value.
 
-    :raises RequestError: they are none; names the first that is wrong.
+    :raises RequestError: names the first part that is wrong.
     """
     if not isinstance(value, list):
         raise RequestError('messages must be a list of messages', 'messages')
