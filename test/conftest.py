@@ -2,12 +2,16 @@
 
 import os
 
+from hypothesis import settings
+
 from tinyllama_ros.engine.host import prefer_plain_attention, turn_off_telemetry
 
 turn_off_telemetry()  # also of what tests import and start
 prefer_plain_attention()  # as every program does that opens the CPU backend
-# Before rclpy starts: a domain of this run's own, on this machine only, so that neither a robot
-# next door nor another run of the tests takes part. 0 to 101 are safe on every platform.
+settings.register_profile('loaded machine', deadline=None)  # a slow example is not a fault
+settings.load_profile('loaded machine')
+# Before rclpy starts: a domain of this run's own, on this machine only, so that no robot in the
+# network and no other run of the tests takes part. 0 to 101 are safe on every platform.
 os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 101))
 if os.environ.get('ROS_DISTRO') == 'humble':
     os.environ.setdefault('ROS_LOCALHOST_ONLY', '1')

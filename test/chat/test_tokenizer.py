@@ -178,7 +178,7 @@ def test_damaged_content_is_refused(data: bytes, settings: TokenizerSettings, ke
 @files
 def test_content_of_another_model_is_refused(data: bytes, settings: TokenizerSettings) -> None:
     wrong = replace(settings, control_tokens={settings.eos_token: 1})
-    with pytest.raises(ModelError, match="its token 1 is '<.*>', the model has '</s>'|'<.im_end"):
+    with pytest.raises(ModelError, match="token 1 is '<.*>', but the model has '</s>'|'<.im_end"):
         load_tokenizer(data, wrong)
 
 
