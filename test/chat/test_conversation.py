@@ -392,6 +392,24 @@ def test_cancelled_answer_stays_as_far_as_it_was_yielded():
     assert len(backend.passes) == passes
 
 
+def test_cut_answer_is_kept_as_it_was_spoken_and_the_next_prompt_follows_it():
+    conversation, _ = talk(count=9)
+    answer(conversation, 'robot?')
+    conversation.cut_last_answer('one')
+    assert conversation.messages == [Message('user', 'robot?'), Message('assistant', 'one')]
+    fresh, _ = talk(count=9)
+    fresh._exchanges = [(Message('user', 'robot?'), Message('assistant', 'one'))]
+    assert answer(conversation, 'and?').text == answer(fresh, 'and?').text
+
+
+def test_answer_of_which_nothing_was_spoken_is_forgotten():
+    conversation, _ = talk(count=9)
+    answer(conversation, 'robot?')
+    conversation.cut_last_answer('')
+    conversation.cut_last_answer('')
+    assert conversation.messages == []
+
+
 def test_prompt_cancelled_during_prefill_is_forgotten():
     conversation, backend = talk()
     with closing(conversation.answer('robot ' * 8, options())) as events:

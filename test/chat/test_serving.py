@@ -1,163 +1,30 @@
 """The server answers what it accepted, in order, and tells its listener all of it."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 import gc
 from threading import Event, Thread
-from typing import Any
 
 import pytest
 from support.held_texts import longest_text
+from support.scripted_server import ANSWER, LONGEST, PIECES, READ, request, SAID, Scripted
 
-from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest
-from tinyllama_ros.chat.events import Answer, CacheReset, ChatOptions, PrefillProgress, TextDelta
-from tinyllama_ros.chat.message import Message
-from tinyllama_ros.chat.notices import (
-    beginning,
-    ErrorNotice,
-    LONGEST_RECORD,
-    Notice,
-    StateNotice,
-    TurnNotice,
-)
-from tinyllama_ros.chat.serving import EARLY_CANCELS, Server, STOPPED
+from tinyllama_ros.chat.completion import CompletionEvent
+from tinyllama_ros.chat.early_cancels import EARLY_CANCELS
+from tinyllama_ros.chat.events import Answer, CacheReset, ChatOptions, TextDelta
+from tinyllama_ros.chat.notices import beginning, LONGEST_RECORD, Notice, TurnNotice
+from tinyllama_ros.chat.serving import Server, STOPPED
 from tinyllama_ros.engine.sampling import SamplingOptions
 from tinyllama_ros.errors import BackendError, LengthError, ModelError, PromptError, RequestError
 
-LONGEST = 50_000
-SAID = 'I am one. You are two.'
-READ = [PrefillProgress(0), PrefillProgress(5)]
-PIECES = [TextDelta('I am one.'), TextDelta(' You'), TextDelta(''), TextDelta(' are two.')]
-ANSWER = Answer(SAID, 'stop', 0, 5, 4, 0.5, 2.0)
-
-
-class Script:
-    """
-    A conversation in which everything was decided beforehand.
-
-    A step is an event, an error to raise, or something to do between two events.
-    """
-
-    def __init__(self, **answers: list[Event | Exception | Callable[[], object]]) -> None:
-        self._answers = answers
-        self.prompts: list[str] = []
-        self.options: list[ChatOptions] = []
-        self.ended: list[str] = []
-        self.reset_to: list[str] = []
-        self.recovered: list[Exception | None] = []
-        self.recover_error: Exception | None = None
-
-    def answer(self, prompt: str, options: ChatOptions,
-               is_cancelled: Callable[[], bool]) -> Iterator[Event]:
-        self.prompts.append(prompt)
-        self.options.append(options)
-        try:
-            for step in self._answers.get(prompt, [*READ, *PIECES, ANSWER]):
-                if isinstance(step, Exception):
-                    raise step
-                if isinstance(step, (PrefillProgress, TextDelta, CacheReset, Answer)):
-                    yield step
-                else:
-                    step()
-        finally:
-            self.ended.append(prompt)
-
-    def complete(self, messages: tuple[Message, ...], options: ChatOptions,
-                 is_cancelled: Callable[[], bool]) -> Iterator[Event]:
-        return self.answer(messages[-1].content, options, is_cancelled)
-
-    def check_size(self, texts: Iterable[str]) -> None:
-        if any(len(text) > LONGEST for text in texts):
-            raise LengthError('it is too long; shorten it')
-
-    def reset(self, system_prompt: str) -> None:
-        self.reset_to.append(system_prompt)
-
-    def recover(self) -> None:
-        self.recovered.append(self.recover_error)
-        if self.recover_error:
-            raise self.recover_error
-
-
-@dataclass
-class Recorder:
-    """A listener that writes everything down."""
-
-    heard: list[tuple[str, str]] = field(default_factory=list)
-    record: list[tuple[str, ...]] = field(default_factory=list)
-    completions: list[CompletionEvent] = field(default_factory=list)
-    turns: list[tuple[int, str]] = field(default_factory=list)
-    then: Callable[[Notice], object] = lambda notice: None
-    """Called after each notice."""
-
-    def tell(self, notice: Notice) -> None:
-        if isinstance(notice, CompletionEvent):
-            self.completions.append(notice)
-        elif isinstance(notice, StateNotice):
-            self.heard.append(('state', notice.state))
-        elif isinstance(notice, ErrorNotice):
-            self.heard.append(('error', notice.message))
-        else:
-            self._tell_turn(notice)
-        self.then(notice)
-
-    def _tell_turn(self, notice: TurnNotice) -> None:
-        self.turns.append((notice.turn, notice.kind))
-        if notice.kind in ('token', 'sentence', 'reset'):
-            self.heard.append((notice.kind, notice.text))
-        if notice.kind not in ('token', 'sentence'):
-            why = (notice.why,) if notice.why else ()
-            self.record.append((notice.kind, notice.text, *why))
-        if notice.error:
-            self.heard.append(('error', notice.error))
-        if notice.kind in ('answered', 'stopped', 'failed'):
-            self.heard.append(('response', notice.text))
-        elif notice.kind == 'dropped':
-            self.heard.append(('response', ''))
-
-    def all(self, kind: str) -> list[str]:
-        """Return what was heard of one kind."""
-        return [text for each, text in self.heard if each == kind]
-
-
-class Stage:
-    """A server, its script and its listener."""
-
-    def __init__(self, depth: int = 3, **answers: list[Event | Exception | Callable[[], object]]
-                 ) -> None:
-        self.script, self.recorder = Script(**answers), Recorder()
-        self.server = Server(self.script, self.recorder.tell, depth=depth,
-                             options=lambda: ChatOptions(system_prompt='Be brief.'))
-
-    def serve(self, *prompts: str | CompletionRequest) -> list[tuple[str, str]]:
-        """Return what is heard while prompts are answered."""
-        for prompt in prompts:
-            if isinstance(prompt, str):
-                self.server.submit(prompt)
-            else:
-                self.server.submit_request(prompt)
-        self.server.serve()
-        return self.recorder.heard
-
-    def told(self, request_id: str = 'one') -> list[tuple[str, str]]:
-        """Return what was told of a request."""
-        return [(event.kind, event.code or event.text) for event in self.recorder.completions
-                if event.id == request_id]
-
-
-def request(text: str = 'a', name: str = 'one', **options: Any) -> CompletionRequest:
-    return CompletionRequest(name, (Message('user', text),), **options)
-
 
 def test_one_prompt_is_told_from_its_first_token_to_its_last():
-    assert Stage().serve('a') == [
+    assert Scripted().serve('a') == [
         ('state', 'reading'), ('state', 'answering'), ('token', 'I am one.'), ('token', ' You'),
         ('sentence', 'I am one.'), ('token', ' are two.'), ('sentence', 'You are two.'),
         ('response', SAID), ('state', 'idle')]
 
 
 def test_prompts_are_answered_in_order():
-    stage = Stage(depth=5)
+    stage = Scripted(depth=5)
     stage.serve('a', 'b', 'c', 'd', 'e')
     assert stage.script.prompts == ['a', 'b', 'c', 'd', 'e']
     assert stage.recorder.all('response') == [SAID] * 5
@@ -165,14 +32,14 @@ def test_prompts_are_answered_in_order():
 
 
 def test_server_is_idle_once_it_serves():
-    stage = Stage()
+    stage = Scripted()
     assert stage.server.state == 'loading'
     assert stage.serve() == [('state', 'idle')]
     assert stage.serve() == [('state', 'idle')]
 
 
 def test_prompt_beyond_the_depth_is_refused_and_the_others_are_answered():
-    stage = Stage(depth=2)
+    stage = Scripted(depth=2)
     stage.serve('a', 'b', 'c')
     assert stage.script.prompts == ['a', 'b']
     assert [error for error in stage.recorder.all('error')] == [
@@ -181,7 +48,7 @@ def test_prompt_beyond_the_depth_is_refused_and_the_others_are_answered():
 
 
 def test_prompt_and_request_that_can_never_fit_are_refused_where_they_are_submitted():
-    stage, long = Stage(depth=1), 'a' * (LONGEST + 1)
+    stage, long = Scripted(depth=1), 'a' * (LONGEST + 1)
     stage.server.submit(long)
     stage.server.submit_request(request(long))
     assert stage.server.waiting == 0
@@ -194,14 +61,14 @@ def test_refused_prompt_is_recorded_with_its_beginning():
     assert beginning('a' * LONGEST_RECORD) == 'a' * LONGEST_RECORD
     assert beginning('a' * (LONGEST_RECORD + 1)) == (
         'a' * LONGEST_RECORD + f'… ({LONGEST_RECORD + 1} characters)')
-    stage = Stage(depth=1)
+    stage = Scripted(depth=1)
     stage.serve('a' * LONGEST, 'b' * LONGEST)
     assert [text for kind, text, *_ in stage.recorder.record] == [
         beginning('b' * LONGEST), 'a' * LONGEST, SAID]
 
 
 def test_waiting_counts_the_queue():
-    stage = Stage()
+    stage = Scripted()
     stage.server.submit('a')
     stage.server.submit('b')
     assert stage.server.waiting == 2
@@ -210,7 +77,7 @@ def test_waiting_counts_the_queue():
 
 
 def test_refused_prompt_has_an_error_and_no_response():
-    stage = Stage(a=[PromptError('it is empty, or not valid UTF-8; send a text')])
+    stage = Scripted(a=[PromptError('it is empty, or not valid UTF-8; send a text')])
     stage.serve('a', 'b')
     assert stage.recorder.all('error') == [
         "the prompt 'a' was refused: it is empty, or not valid UTF-8; send a text"]
@@ -219,7 +86,7 @@ def test_refused_prompt_has_an_error_and_no_response():
 
 
 def test_long_prompt_is_quoted_in_part():
-    stage = Stage(**{'a' * 50: [PromptError('it is too long')]})
+    stage = Scripted(**{'a' * 50: [PromptError('it is too long')]})
     stage.serve('a' * 50)
     assert stage.recorder.all('error') == [f"the prompt '{'a' * 40}…' was refused: it is too long"]
 
@@ -228,7 +95,7 @@ def test_long_prompt_is_quoted_in_part():
     (BackendError('the device is gone'), 'the device is gone'),
     (ValueError('oh'), r"ValueError('oh')")], ids=['ours', 'not_ours'])
 def test_failed_answer_has_an_error_and_what_was_said(error, told):
-    stage = Stage(a=[*READ, *PIECES[:2], error])
+    stage = Scripted(a=[*READ, *PIECES[:2], error])
     stage.serve('a')
     assert stage.recorder.all('error') == [f"the answer to 'a' failed: {told}"]
     assert stage.recorder.all('response') == ['I am one. You']
@@ -236,14 +103,14 @@ def test_failed_answer_has_an_error_and_what_was_said(error, told):
 
 
 def test_answer_after_a_failure_is_whole():
-    stage = Stage(a=[BackendError('the device is gone')])
+    stage = Scripted(a=[BackendError('the device is gone')])
     stage.serve('a', 'b')
     assert stage.recorder.all('response') == ['', SAID]
     assert stage.recorder.all('state') == ['error', 'reading', 'answering', 'idle']
 
 
 def test_reset_in_an_answer_is_announced_once_and_leaves_no_seam():
-    stage = Stage(a=[*READ, PIECES[0], CacheReset(), *READ, *PIECES[1:], ANSWER])
+    stage = Scripted(a=[*READ, PIECES[0], CacheReset(), *READ, *PIECES[1:], ANSWER])
     stage.serve('a')
     assert stage.recorder.all('reset') == ['full']
     assert stage.recorder.all('response') == [SAID]
@@ -252,7 +119,7 @@ def test_reset_in_an_answer_is_announced_once_and_leaves_no_seam():
 
 
 def test_recovery_in_an_answer_is_announced_once_and_leaves_no_seam():
-    stage = Stage(a=[*READ, PIECES[0], CacheReset('recovered'), *READ, *PIECES[1:], ANSWER])
+    stage = Scripted(a=[*READ, PIECES[0], CacheReset('recovered'), *READ, *PIECES[1:], ANSWER])
     stage.serve('a')
     assert stage.recorder.all('reset') == ['recovered']
     assert stage.recorder.all('response') == [SAID]
@@ -261,8 +128,8 @@ def test_recovery_in_an_answer_is_announced_once_and_leaves_no_seam():
 
 
 def test_cancel_while_answering_stops_before_the_next_event():
-    stage = Stage(a=[*READ, PIECES[0], lambda: stage.server.cancel(), PIECES[1],
-                     AssertionError('one pass too many')])
+    stage = Scripted(a=[*READ, PIECES[0], lambda: stage.server.cancel(), PIECES[1],
+                        AssertionError('one pass too many')])
     stage.serve('a', 'b')
     assert stage.recorder.all('response') == ['I am one. You', SAID]
     assert stage.recorder.all('error') == []
@@ -270,29 +137,29 @@ def test_cancel_while_answering_stops_before_the_next_event():
 
 
 def test_cancel_while_reading_gives_an_empty_response():
-    stage = Stage(a=[lambda: stage.server.cancel(), READ[0], AssertionError('a pass too many')])
+    stage = Scripted(a=[lambda: stage.server.cancel(), READ[0], AssertionError('a pass too many')])
     stage.serve('a')
     assert stage.recorder.all('response') == ['']
     assert stage.recorder.all('state') == ['reading', 'idle']
 
 
 def test_cancelled_answer_does_not_speak_its_half_sentence():
-    stage = Stage(a=[*PIECES[:2], lambda: stage.server.cancel(), PIECES[2]])
+    stage = Scripted(a=[*PIECES[:2], lambda: stage.server.cancel(), PIECES[2]])
     stage.serve('a')
     assert stage.recorder.all('sentence') == ['I am one.']
 
 
 def test_cancel_says_whether_there_was_an_answer_to_stop():
     said = []
-    stage = Stage(a=[lambda: said.append(stage.server.cancel()), *READ])
+    stage = Scripted(a=[lambda: said.append(stage.server.cancel()), *READ])
     said.append(stage.server.cancel())
     stage.serve('a')
     said.append(stage.server.cancel())
-    assert said == [False, True, False]
+    assert [ended is not None for ended in said] == [False, True, False]
 
 
 def test_reset_clears_the_conversation_and_keeps_the_queue():
-    stage = Stage()
+    stage = Scripted()
     stage.serve()
     stage.server.submit('a')
     done = stage.server.reset()
@@ -306,16 +173,16 @@ def test_reset_clears_the_conversation_and_keeps_the_queue():
 
 
 def test_reset_cancels_the_answer_under_way():
-    stage = Stage(a=[PIECES[0], lambda: stage.server.reset(), PIECES[1],
-                     AssertionError('one pass too many')])
+    stage = Scripted(a=[PIECES[0], lambda: stage.server.reset(), PIECES[1],
+                        AssertionError('one pass too many')])
     stage.serve('a', 'b')
     assert stage.recorder.all('response') == ['I am one. You', SAID]
-    assert stage.recorder.heard.index(('reset', 'requested')) == stage.recorder.heard.index(
-        ('response', 'I am one. You')) + 1
+    end = stage.recorder.heard.index(('response', 'I am one. You'))
+    assert stage.recorder.heard[end + 1:end + 3] == [('interrupted', ''), ('reset', 'requested')]
 
 
 def test_reset_ends_a_failure():
-    stage = Stage(a=[BackendError('the device is gone')])
+    stage = Scripted(a=[BackendError('the device is gone')])
     stage.serve('a')
     stage.server.reset()
     stage.serve()
@@ -324,7 +191,7 @@ def test_reset_ends_a_failure():
 
 
 def test_reset_that_cannot_load_the_model_again_stays_an_error_and_the_next_tries_again():
-    stage = Stage(a=[BackendError('the device is gone')])
+    stage = Scripted(a=[BackendError('the device is gone')])
     stage.serve('a')
     stage.script.recover_error = BackendError('no such device')
     done = stage.server.reset()
@@ -339,14 +206,14 @@ def test_reset_that_cannot_load_the_model_again_stays_an_error_and_the_next_trie
 
 
 def test_reset_at_the_close_loads_nothing():
-    stage = Stage()
+    stage = Scripted()
     stage.server.reset()
     stage.server.close()
     assert stage.script.recovered == []
 
 
 def test_reset_that_cannot_keep_the_system_prompt_ends_all_the_same():
-    stage = Stage()
+    stage = Scripted()
 
     def fail(system_prompt: str) -> None:
         raise ModelError('the template takes none')
@@ -361,7 +228,7 @@ def test_reset_that_cannot_keep_the_system_prompt_ends_all_the_same():
 
 
 def test_close_answers_what_waits_with_nothing():
-    stage = Stage()
+    stage = Scripted()
     stage.server.submit('a')
     stage.server.submit('b')
     stage.server.close()
@@ -374,7 +241,7 @@ def test_close_answers_what_waits_with_nothing():
 
 def test_close_cuts_the_answer_under_way_short_and_waits_for_it():
     begun, closing = Event(), Event()
-    stage = Stage(a=[*READ, PIECES[0], begun.set, closing.wait, PIECES[1], *PIECES * 1000])
+    stage = Scripted(a=[*READ, PIECES[0], begun.set, closing.wait, PIECES[1], *PIECES * 1000])
     cut = stage.server._cut
     stage.server._cut = lambda end: (cut(end), closing.set())
     stage.server.submit('a')
@@ -389,7 +256,7 @@ def test_close_cuts_the_answer_under_way_short_and_waits_for_it():
 
 
 def test_answer_that_a_close_cuts_short_says_that_the_node_stops():
-    stage = Stage()
+    stage = Scripted()
     stage.script._answers['a'] = [*READ, PIECES[0], lambda: stage.server._cut(STOPPED), *PIECES]
     stage.serve('a', request())
     assert stage.recorder.record[1:] == [('stopped', 'I am one.I am one.', STOPPED.why)]
@@ -398,7 +265,7 @@ def test_answer_that_a_close_cuts_short_says_that_the_node_stops():
 
 def test_abandoned_server_tells_every_end_once_and_does_not_wait_for_the_model():
     begun, hold = Event(), Event()
-    stage = Stage(a=[*READ, PIECES[0], begun.set, hold.wait, PIECES[1], ANSWER])
+    stage = Scripted(a=[*READ, PIECES[0], begun.set, hold.wait, PIECES[1], ANSWER])
     stage.server.submit('a')
     worker = Thread(target=stage.server.serve)
     worker.start()
@@ -416,7 +283,7 @@ def test_abandoned_server_tells_every_end_once_and_does_not_wait_for_the_model()
 
 
 def test_close_may_come_twice_and_serving_go_on():
-    stage = Stage()
+    stage = Scripted()
     stage.server.close()
     stage.server.close()
     stage.server.start()
@@ -425,7 +292,7 @@ def test_close_may_come_twice_and_serving_go_on():
 
 
 def test_closed_server_refuses_prompts_and_is_silent():
-    stage = Stage()
+    stage = Scripted()
     stage.server.close()
     assert stage.serve('late') == [
         ('error', "the prompt 'late' was refused: the node is stopping; send it again when "
@@ -433,20 +300,20 @@ def test_closed_server_refuses_prompts_and_is_silent():
 
 
 def test_reset_that_waits_at_the_close_is_done():
-    stage = Stage()
+    stage = Scripted()
     done = stage.server.reset()
     stage.server.close()
     assert done.is_set()
 
 
 def test_reset_after_the_close_is_not_waited_for_in_vain():
-    stage = Stage()
+    stage = Scripted()
     stage.server.close()
     assert stage.server.reset().is_set()
 
 
 def test_reset_that_fails_in_an_unforeseen_way_ends_all_the_same():
-    stage = Stage()
+    stage = Scripted()
     stage.script.reset = lambda system_prompt: 1 / 0
     done = stage.server.reset()
     with pytest.raises(ZeroDivisionError):
@@ -455,7 +322,7 @@ def test_reset_that_fails_in_an_unforeseen_way_ends_all_the_same():
 
 
 def test_failing_listener_does_not_leave_a_finished_answer_to_cancel():
-    stage = Stage()
+    stage = Scripted()
     stage.recorder.then = lambda notice: (
         1 / 0 if isinstance(notice, TurnNotice) and notice.kind == 'answered' else None)
     with pytest.raises(ZeroDivisionError):
@@ -464,9 +331,9 @@ def test_failing_listener_does_not_leave_a_finished_answer_to_cancel():
 
 
 def test_record_has_every_turn_and_reset_in_order():
-    stage = Stage(depth=4, long=[PromptError('it is too long')], broken=[BackendError('gone')],
-                  cut=[PIECES[0], lambda: stage.server.cancel(), PIECES[1]],
-                  full=[*READ, CacheReset(), *PIECES, ANSWER])
+    stage = Scripted(depth=4, long=[PromptError('it is too long')], broken=[BackendError('gone')],
+                     cut=[PIECES[0], lambda: stage.server.cancel(), PIECES[1]],
+                     full=[*READ, CacheReset(), *PIECES, ANSWER])
     stage.serve('long', 'broken', 'cut', 'full', 'beyond')
     stage.server.reset()
     stage.serve()
@@ -483,7 +350,7 @@ def test_record_has_every_turn_and_reset_in_order():
 
 
 def test_statistics_count_what_happened():
-    stage = Stage(depth=5, bad=[PromptError('no')], broken=[BackendError('gone')],
+    stage = Scripted(depth=5, bad=[PromptError('no')], broken=[BackendError('gone')],
                   cut=[lambda: stage.server.cancel(), *PIECES])
     stage.serve('a', 'b', 'bad', 'broken', 'cut')
     found = stage.server.statistics
@@ -494,7 +361,7 @@ def test_statistics_count_what_happened():
 
 
 def test_options_are_asked_for_each_turn():
-    stage = Stage()
+    stage = Scripted()
     wanted = iter([ChatOptions('one'), ChatOptions('two')])
     stage.server = Server(stage.script, stage.recorder.tell, options=lambda: next(wanted), depth=3)
     stage.serve('a', 'b')
@@ -502,7 +369,7 @@ def test_options_are_asked_for_each_turn():
 
 
 def test_request_is_told_from_its_acceptance_to_its_end():
-    stage = Stage()
+    stage = Scripted()
     stage.serve(request())
     assert stage.recorder.completions == [
         CompletionEvent('one', 'accepted'), CompletionEvent('one', 'token', 'I am one.'),
@@ -511,7 +378,7 @@ def test_request_is_told_from_its_acceptance_to_its_end():
 
 
 def test_request_is_heard_by_nobody_else():
-    stage = Stage(a=[*READ, PIECES[0], CacheReset(), *PIECES[1:], ANSWER])
+    stage = Scripted(a=[*READ, PIECES[0], CacheReset(), *PIECES[1:], ANSWER])
     assert stage.serve(request()) == [('state', 'reading'), ('state', 'answering'),
                                       ('state', 'idle')]
     assert stage.recorder.record == []
@@ -519,21 +386,21 @@ def test_request_is_heard_by_nobody_else():
 
 
 def test_requests_and_prompts_are_answered_in_order():
-    stage = Stage(depth=4)
+    stage = Scripted(depth=4)
     stage.serve('a', request('b'), 'c', request('d', 'two'))
     assert stage.script.prompts == ['a', 'b', 'c', 'd']
     assert stage.recorder.all('response') == [SAID] * 2
 
 
 def test_request_beyond_the_depth_is_busy():
-    stage = Stage(depth=1)
+    stage = Scripted(depth=1)
     stage.serve('a', request('b'))
     assert stage.told() == [('error', 'busy')]
     assert stage.script.prompts == ['a']
 
 
 def test_request_says_how_it_is_answered():
-    stage = Stage()
+    stage = Scripted()
     stage.server = Server(stage.script, stage.recorder.tell, depth=3, options=lambda: ChatOptions(
         'Be brief.', 100, sampling=SamplingOptions(0.2, 5, 0.9)))
     stage.serve(request(temperature=0.5, seed=7, max_tokens=9, stop=('x',)))
@@ -545,7 +412,7 @@ def test_request_says_how_it_is_answered():
 @pytest.mark.parametrize(('wanted', 'allowed', 'found'), [
     (None, 5, 5), (9, 5, 5), (3, 5, 3), (9, 0, 9), (None, 0, 0)])
 def test_answer_to_a_request_is_no_longer_than_the_node_allows(wanted, allowed, found):
-    stage = Stage()
+    stage = Scripted()
     stage.server = Server(stage.script, stage.recorder.tell, depth=3,
                           options=lambda: ChatOptions(max_tokens=allowed))
     stage.serve(request(max_tokens=wanted))
@@ -555,7 +422,7 @@ def test_answer_to_a_request_is_no_longer_than_the_node_allows(wanted, allowed, 
 @pytest.mark.parametrize(('error', 'code'), [
     (LengthError('it is too long'), 'too_long'), (PromptError('no system'), 'invalid_request')])
 def test_refused_request_leaves_the_node_as_it_is(error, code):
-    stage = Stage(a=[error])
+    stage = Scripted(a=[error])
     stage.serve(request(), request('b', 'two'))
     assert stage.told()[1:] == [('error', code)]
     assert stage.told('two')[-1] == ('done', SAID)
@@ -565,7 +432,7 @@ def test_refused_request_leaves_the_node_as_it_is(error, code):
 
 @pytest.mark.parametrize('error', [BackendError('the device is gone'), ValueError('oh')])
 def test_request_that_fails_is_an_error_of_the_node(error):
-    stage = Stage(a=[*READ, PIECES[0], error])
+    stage = Scripted(a=[*READ, PIECES[0], error])
     stage.serve(request())
     assert stage.told()[1:] == [('token', 'I am one.'), ('error', 'failed')]
     assert str(error) in stage.recorder.all('error')[0]
@@ -577,8 +444,8 @@ def test_request_that_fails_is_an_error_of_the_node(error):
     lambda server: server.cancel_request('one'), lambda server: server.cancel(),
     lambda server: server.reset()], ids=['its own cancel', 'cancel', 'reset'])
 def test_cancelled_request_ends_before_the_next_pass(stop):
-    stage = Stage(a=[*READ, PIECES[0], lambda: stop(stage.server), PIECES[1],
-                     AssertionError('one pass too many')])
+    stage = Scripted(a=[*READ, PIECES[0], lambda: stop(stage.server), PIECES[1],
+                        AssertionError('one pass too many')])
     stage.serve(request())
     assert stage.told()[-2:] == [('token', ' You'), ('error', 'cancelled')]
     assert stage.script.ended == ['a']
@@ -586,7 +453,7 @@ def test_cancelled_request_ends_before_the_next_pass(stop):
 
 
 def test_cancel_of_one_request_leaves_the_others():
-    stage = Stage(depth=4, a=[lambda: stage.server.cancel_request('two'), *PIECES, ANSWER])
+    stage = Scripted(depth=4, a=[lambda: stage.server.cancel_request('two'), *PIECES, ANSWER])
     stage.serve(request(), request('b', 'two'), request('c', 'three'), 'd')
     assert stage.script.prompts == ['a', 'c', 'd']
     assert stage.told('two') == [('accepted', ''), ('error', 'cancelled')]
@@ -594,7 +461,7 @@ def test_cancel_of_one_request_leaves_the_others():
 
 
 def test_cancel_that_overtakes_its_request_counts():
-    stage = Stage()
+    stage = Scripted()
     stage.server.cancel_request('one')
     stage.serve(request(), request('b', 'two'))
     assert stage.told() == [('error', 'cancelled')]
@@ -602,7 +469,7 @@ def test_cancel_that_overtakes_its_request_counts():
 
 
 def test_cancel_that_overtakes_its_request_counts_once():
-    stage = Stage()
+    stage = Scripted()
     stage.server.cancel_request('one')
     stage.serve(request(), request())
     assert stage.told() == [('error', 'cancelled'), ('accepted', ''), *(
@@ -612,7 +479,7 @@ def test_cancel_that_overtakes_its_request_counts_once():
 @pytest.mark.parametrize('ended', [request(), request('bad'), request('a' * (LONGEST + 1))],
                          ids=['answered', 'refused', 'refused unread'])
 def test_cancel_that_comes_after_the_end_leaves_the_next_request_of_that_id(ended):
-    stage = Stage(bad=[PromptError('no')])
+    stage = Scripted(bad=[PromptError('no')])
     stage.serve(ended)
     stage.server.cancel_request('one')
     stage.serve(request('b'))
@@ -620,7 +487,7 @@ def test_cancel_that_comes_after_the_end_leaves_the_next_request_of_that_id(ende
 
 
 def test_cancel_of_what_is_no_id_is_not_remembered():
-    stage = Stage()
+    stage = Scripted()
     stage.server.cancel_request('id0')
     for number in range(EARLY_CANCELS):
         stage.server.cancel_request(f'{number}' * 1000)
@@ -634,7 +501,8 @@ def test_cancel_of_what_is_no_id_is_not_remembered():
 def test_token_of_a_long_answer_copies_nothing_of_the_answer_before_it(submit):
     lengths = []
     words = [TextDelta(f' w{number}') for number in range(1000)]
-    stage = Stage(a=[*words, Answer(''.join(word.text for word in words), 'stop', 0, 5, 4, 1, 1)])
+    answer = Answer(''.join(word.text for word in words), 'stop', 0, 5, 4, 1, 1)
+    stage = Scripted(a=[*words, answer])
     stage.recorder.then = lambda notice: lengths.append(
         longest_text(stage.server._running.job) if stage.server._running else 0)
     submit(stage.server)
@@ -643,7 +511,7 @@ def test_token_of_a_long_answer_copies_nothing_of_the_answer_before_it(submit):
 
 
 def test_only_so_many_cancels_are_remembered():
-    stage = Stage()
+    stage = Scripted()
     for number in range(EARLY_CANCELS + 1):
         stage.server.cancel_request(f'id{number}')
     stage.serve(request('a', 'id0'), request('b', 'id1'))
@@ -651,13 +519,13 @@ def test_only_so_many_cancels_are_remembered():
 
 
 def test_cancel_of_an_answered_request_stops_nothing():
-    stage = Stage(b=[lambda: stage.server.cancel_request('one'), *PIECES, ANSWER])
+    stage = Scripted(b=[lambda: stage.server.cancel_request('one'), *PIECES, ANSWER])
     stage.serve(request(), 'b')
     assert stage.recorder.all('response') == [SAID]
 
 
 def test_close_tells_the_requests_that_wait():
-    stage = Stage()
+    stage = Scripted()
     stage.server.submit_request(request())
     stage.server.close()
     stage.server.submit_request(request('b', 'two'))
@@ -667,19 +535,19 @@ def test_close_tells_the_requests_that_wait():
 
 
 def test_requests_are_counted_apart():
-    stage = Stage()
+    stage = Scripted()
     stage.serve(request(), 'b')
     assert (stage.server.statistics.answers, stage.server.statistics.completions) == (1, 1)
 
 
 def test_request_that_is_refused_for_a_full_queue_counts_as_a_prompt_does():
-    stage = Stage(depth=1)
+    stage = Scripted(depth=1)
     stage.serve('a', request('b'), 'c')
     assert stage.server.statistics.refused == 2
 
 
 def test_request_that_is_cancelled_while_it_waits_counts_as_cancelled():
-    stage = Stage()
+    stage = Scripted()
     stage.server.submit_request(request())
     stage.server.cancel_request('one')
     stage.server.cancel_request('two')
@@ -689,7 +557,7 @@ def test_request_that_is_cancelled_while_it_waits_counts_as_cancelled():
 
 
 def test_request_that_could_not_be_read_is_told_and_counted():
-    stage = Stage()
+    stage = Scripted()
     stage.server.refuse_request('one', RequestError('messages must be a list', 'messages'))
     event, = stage.recorder.completions
     assert (event.code, event.param) == ('invalid_request', 'messages')
@@ -697,7 +565,7 @@ def test_request_that_could_not_be_read_is_told_and_counted():
 
 
 def test_prompts_and_requests_that_a_closed_server_drops_count_as_failed():
-    stage = Stage()
+    stage = Scripted()
     stage.server.submit('a')
     stage.server.submit_request(request())
     stage.server.close()
@@ -706,7 +574,7 @@ def test_prompts_and_requests_that_a_closed_server_drops_count_as_failed():
 
 @pytest.mark.parametrize('kind', ['accepted', 'token', 'done', 'error'])
 def test_listener_may_submit_and_cancel_from_within_a_notice_of_a_request(kind):
-    stage = Stage(depth=2)
+    stage = Scripted(depth=2)
     called = []
 
     def call_back(notice: Notice) -> None:
@@ -726,7 +594,7 @@ def test_listener_may_submit_and_cancel_from_within_a_notice_of_a_request(kind):
 
 
 def test_listener_may_submit_from_within_a_refusal():
-    stage = Stage(depth=1)
+    stage = Scripted(depth=1)
     stage.recorder.then = lambda notice: (
         stage.server.submit('b') if isinstance(notice, TurnNotice) and notice.kind == 'refused'
         and notice.text == 'too many' else None)
@@ -739,7 +607,7 @@ def test_listener_may_submit_from_within_a_refusal():
 
 
 def test_submitted_prompt_is_answered_without_a_further_call():
-    stage, answered = Stage(), Event()
+    stage, answered = Scripted(), Event()
     stage.recorder.then = lambda notice: (
         answered.set() if isinstance(notice, TurnNotice) and notice.kind == 'answered' else None)
     stage.server.start()
@@ -752,7 +620,7 @@ def test_submitted_prompt_is_answered_without_a_further_call():
 
 
 def test_notices_of_a_turn_bear_its_number_and_each_turn_ends_once():
-    stage = Stage(depth=4, bad=[PromptError('no')])
+    stage = Scripted(depth=4, bad=[PromptError('no')])
     stage.serve('a', 'bad')
     stage.server.submit('late')
     stage.server.close()
@@ -763,21 +631,21 @@ def test_notices_of_a_turn_bear_its_number_and_each_turn_ends_once():
 
 
 def test_cancel_during_a_rendering_that_is_given_up_is_a_stop_and_no_refusal():
-    stage = Stage(a=[lambda: stage.server.cancel(), PromptError('the template takes too long')])
+    stage = Scripted(a=[lambda: stage.server.cancel(), PromptError('the template takes too long')])
     stage.serve('a')
     assert [kind for kind, *_ in stage.recorder.record] == ['asked', 'stopped']
     assert stage.recorder.all('error') == []
 
 
 def test_answer_that_yields_nothing_after_a_cancel_is_a_stop():
-    stage = Stage(a=[lambda: stage.server.cancel()])
+    stage = Scripted(a=[lambda: stage.server.cancel()])
     stage.serve('a')
     assert stage.recorder.all('response') == ['']
     assert stage.server.statistics.cancelled == 1
 
 
 def test_server_keeps_nothing_of_prompts_that_are_answered():
-    stage = Stage()
+    stage = Scripted()
 
     def objects_after(prompts: int) -> int:
         for _ in range(prompts):

@@ -8,11 +8,13 @@ import json
 import re
 import shutil
 import signal
+import time
 
 import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='no ROS 2 is sourced or installed')
 
+from std_msgs.msg import Bool  # noqa: E402
 from support.paths import SIMULATOR  # noqa: E402
 from support.robot import (  # noqa: E402
     build_model,
@@ -23,7 +25,8 @@ from support.robot import (  # noqa: E402
     split_like,
 )
 
-DEFAULTS = {'system_prompt': '', 'max_tokens': 12, 'answer_room': 32, 'sampling.temperature': 0.0,
+DEFAULTS = {'when_busy': 'queue', 'when_speaking': 'ignore', 'system_prompt': '', 'max_tokens': 12,
+            'answer_room': 32, 'sampling.temperature': 0.0,
             'sampling.top_p': 1.0, 'sampling.seed': -1}
 QUEUE_DEPTH = 5
 LONG_PROMPT = 'tell me more ' * 33
@@ -167,14 +170,16 @@ def test_cancel_while_reading_stops_before_the_next_chunk(robot):
     assert 0 < fill < len(LONG_PROMPT)
 
 
-def test_cancel_while_answering_lets_one_more_token_out_at_most(robot):
+def test_nothing_of_an_answer_is_published_after_the_reply_of_cancel(robot):
     robot.set({'max_tokens': 0})
     robot.say('hello')
     robot.wait_for_texts('token', 5)
-    robot.request('cancel')
-    heard = len(robot.texts('token'))
+    assert robot.request('cancel').message == 'the answer is stopped'
+    replied_ns = time.time_ns()
     response, = robot.wait_for_responses()
-    assert len(robot.texts('token')) <= heard + 1
+    robot.wait_for_texts('interrupted')
+    assert all(event.published_ns < replied_ns for event in robot.events
+               if event.topic in ('token', 'sentence', 'response', 'interrupted'))
     assert split_like([response], robot.texts('token')) == [response]
 
 
@@ -205,6 +210,36 @@ def test_cancelled_answer_is_remembered_as_far_as_it_was_published(robot):
     robot.request('reset')
     robot.ask('more')
     assert both >= int(robot.diagnostics()['fill (slots)']) + len('hello') + len(response)
+
+
+def test_prompt_interrupts_the_answer_under_way_where_it_is_so_configured(robot):
+    robot.set({'max_tokens': 0, 'when_busy': 'interrupt'})
+    robot.say('hello')
+    robot.wait_for_texts('token', 5)
+    robot.set({'max_tokens': 12})
+    robot.say('again')
+    cut, whole = robot.wait_for_responses(2)
+    assert cut and whole
+    order = [event.topic for event in robot.events if event.topic in ('response', 'interrupted')]
+    assert order == ['response', 'interrupted', 'response']
+
+
+def test_prompt_during_speech_is_refused_as_an_echo(robot):
+    speaking = robot.node.create_publisher(Bool, f'{robot.target}/speaking', 10)
+    poll_until(speaking.get_subscription_count, 'subscriber to the speech')
+    speaking.publish(Bool(data=True))
+    for _ in range(100):  # topics keep no order between them
+        robot.say('echo')
+        robot.wait_until(lambda: robot.texts('error') or robot.texts('response'), 'end')
+        if robot.texts('error'):
+            break
+        robot.forget()
+    assert 'the robot was speaking' in robot.texts('error')[0]
+    speaking.publish(Bool(data=False))
+    robot.set({'echo_tail': 0.0})
+    robot.forget()
+    assert robot.ask('question')
+    robot.set({'echo_tail': 0.5})
 
 
 def test_reset_while_idle_forgets_the_conversation(robot):

@@ -36,7 +36,7 @@ from tinyllama_ros.workbench.options import BuildOptions
 NODE = 'import sys; from tinyllama_ros.ros.node import main; sys.exit(main())'
 ECHO_NODE = ('import runpy; runpy.run_path('
           f'{str(ROOT / "test" / "support" / "echo_model_node.py")!r}, run_name="__main__")')
-TOPICS = ('token', 'sentence', 'response', 'cache_reset', 'error', 'state')
+TOPICS = ('token', 'sentence', 'response', 'cache_reset', 'error', 'state', 'interrupted')
 QUEUE = 5000
 """So that a test that sleeps loses nothing."""
 DEADLINE_S = 20.0
@@ -147,7 +147,7 @@ class RecordingClient(NodeClient):
         for name, endpoint in endpoints('publisher').items():
             if name[2:] in TOPICS:
                 self.node.create_subscription(
-                    String, name.replace('~', f'{namespace}/tinyllama'),
+                    endpoint.type, name.replace('~', f'{namespace}/tinyllama'),
                     functools.partial(self._record, name[2:]),
                     replace(endpoint, depth=QUEUE).qos)
         super().__init__(self.node, f'{namespace}/tinyllama', on_event=self.stream.append)
@@ -279,11 +279,12 @@ class RecordingClient(NodeClient):
         with self._changed:
             return self._changed.wait_for(future.done, 2.0)
 
-    def _record(self, topic: str, message: String, info: Mapping[str, int]) -> None:
+    def _record(self, topic: str, message: Any, info: Mapping[str, int]) -> None:
+        text = getattr(message, 'data', '')  # of ~/interrupted, which says nothing else
         with self._changed:
-            self._events.append(Event(info['source_timestamp'], topic, message.data))
+            self._events.append(Event(info['source_timestamp'], topic, text))
             if topic == 'state':
-                self._newest_state = message.data
+                self._newest_state = text
             self._changed.notify_all()
 
     def _on_diagnostics(self, array: DiagnosticArray) -> None:

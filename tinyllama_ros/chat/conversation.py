@@ -126,6 +126,12 @@ class Conversation:
         """
         yield from Turn(self._model, (), messages, options, is_cancelled).run()
 
+    def cut_last_answer(self, text: str) -> None:
+        """Keep of the last answer what was spoken; where nothing was, forget the turn."""
+        if self._exchanges:
+            *earlier, (prompt, answer) = self._exchanges
+            self._exchanges = [*earlier, *([(prompt, Message(answer.role, text))] if text else [])]
+
     def reset(self, system_prompt: str = '') -> None:
         """Forget all messages; the cache keeps the system prompt if it holds it."""
         self._exchanges = ()

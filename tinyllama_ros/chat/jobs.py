@@ -1,8 +1,9 @@
 """Defines the jobs in the queue of the server: how each is answered and reported."""
 
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import StringIO
+from threading import Event
 from typing import Any, Literal, Protocol
 
 from tinyllama_ros.chat.completion import (
@@ -13,7 +14,14 @@ from tinyllama_ros.chat.completion import (
 )
 from tinyllama_ros.chat.conversation import Conversation
 from tinyllama_ros.chat.events import Answer, ChatOptions, ResetReason, TurnEvent
-from tinyllama_ros.chat.notices import beginning, Notice, TurnKind, TurnNotice
+from tinyllama_ros.chat.interruption import Speech
+from tinyllama_ros.chat.notices import (
+    beginning,
+    InterruptedNotice,
+    Notice,
+    TurnKind,
+    TurnNotice,
+)
 from tinyllama_ros.chat.sentences import Piece, SentenceStream
 from tinyllama_ros.chat.spoken_text import spoken
 
@@ -81,16 +89,33 @@ class Job(Protocol):
         """Report how the job ended."""
 
 
+@dataclass(eq=False)
+class RunningJob:
+    """The job that is being answered."""
+
+    job: Job
+    cut: End | None = None
+    """How it is to end at once, where somebody wants that."""
+    is_over: bool = False
+    """Its end is told, or being told."""
+    ended: Event = field(default_factory=Event)
+    """Set when the last of it was told."""
+
+    def is_cut(self) -> bool:
+        return self.cut is not None
+
+
 class PromptJob:
     """A turn of the robot's own conversation."""
 
     kind: JobKind = 'prompt'
     id: str | None = None
 
-    def __init__(self, turn: int, prompt: str, tell: Tell) -> None:
+    def __init__(self, turn: int, prompt: str, speech: Speech, tell: Tell) -> None:
         self._turn = turn
         self._prompt = prompt
         self.texts: Iterable[str] = [prompt]
+        self._speech = speech
         self._tell_all = tell
         self._sentences = SentenceStream()
         self._answer = StringIO()
@@ -98,6 +123,8 @@ class PromptJob:
 
     def events(self, conversation: Conversation, options: ChatOptions,
                is_cancelled: Callable[[], bool]) -> Generator[TurnEvent, None, None]:
+        if (spoken := self._speech.begin_answer()) is not None:
+            conversation.cut_last_answer(spoken)
         return conversation.answer(self._prompt, options, is_cancelled)
 
     def accept(self) -> None:
@@ -121,7 +148,9 @@ class PromptJob:
             self._tell_sentences(self._sentences.finish())
             self._tell('answered', self._answer.getvalue())
         elif end.outcome == 'cancelled':
+            self._speech.interrupt()
             self._tell('stopped', self._answer.getvalue(), end.why)
+            self._tell_all(InterruptedNotice())
         elif end.outcome == 'failed':
             self._tell('failed', self._answer.getvalue(), end.why,
                        f'the answer to {quoted} failed: {end.why}')
@@ -135,6 +164,7 @@ class PromptJob:
     def _tell_sentences(self, pieces: list[Piece]) -> None:
         for piece in pieces:
             if said := spoken(piece.text, piece.is_code):
+                self._speech.add_sentence()
                 self._tell('sentence', said)
 
     def _tell(self, kind: TurnKind, text: str, why: str = '', error: str = '') -> None:

@@ -50,13 +50,18 @@ class TurnNotice:
 
 
 @dataclass(frozen=True)
+class InterruptedNotice:
+    """An answer was cut short: nothing more comes of it, and whoever speaks it should stop."""
+
+
+@dataclass(frozen=True)
 class ErrorNotice:
     """A failure that belongs to no prompt."""
 
     message: str
 
 
-Notice = StateNotice | TurnNotice | ErrorNotice | CompletionEvent
+Notice = StateNotice | TurnNotice | InterruptedNotice | ErrorNotice | CompletionEvent
 """Requests are reported by CompletionEvents only."""
 
 

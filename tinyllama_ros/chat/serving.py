@@ -10,15 +10,17 @@ may call the server. Nothing here depends on ROS.
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import count
 import logging
 from threading import Event, Lock
 
-from tinyllama_ros.chat.completion import CompletionRequest, ErrorCode, ID
+from tinyllama_ros.chat.completion import CompletionRequest, ErrorCode
 from tinyllama_ros.chat.conversation import Conversation
+from tinyllama_ros.chat.early_cancels import EarlyCancels
 from tinyllama_ros.chat.events import Answer, CacheReset, ChatOptions, TextDelta, TurnEvent
+from tinyllama_ros.chat.interruption import InterruptionOptions, Speech, WhenBusy
 from tinyllama_ros.chat.jobs import (
     End,
     Job,
@@ -27,56 +29,51 @@ from tinyllama_ros.chat.jobs import (
     PromptJob,
     request_error,
     RequestJob,
+    RunningJob,
     Tell,
 )
-from tinyllama_ros.chat.notices import ErrorNotice, State, StateNotice, TurnNotice
+from tinyllama_ros.chat.notices import (
+    ErrorNotice,
+    InterruptedNotice,
+    State,
+    StateNotice,
+    TurnNotice,
+)
 from tinyllama_ros.chat.statistics import Statistics
 from tinyllama_ros.chat.worker import Worker
 from tinyllama_ros.errors import LengthError, PromptError, RequestError, TinyLlamaError
 
-EARLY_CANCELS = 64
-"""Cancels that are kept for requests that have not arrived: topics have no common order."""
-ENDED_REQUESTS = 256
-"""Requests that are remembered as ended, so that a cancel which comes too late is none at all."""
 CANCELLED = End('cancelled', code='cancelled')
 STOPPED = End('cancelled', 'the node is stopping; send it again', 'stopping')
 """How an answer ends that is under way when the server is closed."""
+REPLACED = End('refused', 'a newer prompt took its place (when_busy)')
+ECHO = End('refused', 'the robot was speaking, and it may be its own voice (when_speaking)')
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(eq=False)
-class _Running:
-    """The job that is being answered."""
-
-    job: Job
-    cut: End | None = None
-    """How it is to end at once, where somebody wants that."""
-    is_over: bool = False
-    """Its end is told, or being told."""
-
-    def is_cut(self) -> bool:
-        return self.cut is not None
 
 
 class Server:
     """Answers prompts and requests in their order of arrival."""
 
     def __init__(self, conversation: Conversation, tell: Tell, *,
-                 options: Callable[[], ChatOptions], depth: int) -> None:
+                 options: Callable[[], ChatOptions], depth: int,
+                 interruption: Callable[[], InterruptionOptions] = InterruptionOptions) -> None:
         """
         Serve a conversation.
 
         :param tell: called with each notice, in the thread that serves, submits or cancels.
         :param options: called at the start of each turn.
         :param depth: prompts and requests that may wait; one more is refused.
+        :param interruption: asked for each prompt.
         """
         self.statistics = Statistics()
+        self.speech = Speech()
         self.state: State = 'loading'
         self._conversation = conversation
         self._tell = tell
         self._options = options
         self._depth = depth
+        self._interruption = interruption
         self._turns = count(1)
         self._worker: Worker | None = None
         self._serving = Lock()  # held by the thread that serves
@@ -85,9 +82,8 @@ class Server:
         self._queue: deque[Job] = deque()
         self._entering = 0  # jobs that have room in the queue and are being accepted
         self._resets: deque[Event] = deque()
-        self._running: _Running | None = None
-        self._early_cancels: deque[str] = deque(maxlen=EARLY_CANCELS)
-        self._ended: deque[str] = deque(maxlen=ENDED_REQUESTS)
+        self._running: RunningJob | None = None
+        self._early_cancels = EarlyCancels()
 
     @property
     def waiting(self) -> int:
@@ -102,8 +98,12 @@ class Server:
         self._wake()  # the first call of `serve` says that the server is idle
 
     def submit(self, prompt: str) -> None:
-        """Queue a prompt, or report why it is refused."""
-        self._submit(PromptJob(next(self._turns), prompt, self._tell))
+        """Queue a prompt, or report why it is refused; it may interrupt or replace others."""
+        job = PromptJob(next(self._turns), prompt, self.speech, self._tell)
+        if (when_busy := self.speech.when_busy(self._interruption())) is None:
+            self._end(job, ECHO)
+        else:
+            self._submit(job, when_busy)
 
     def submit_request(self, request: CompletionRequest) -> None:
         """Queue a request, or report why it is refused."""
@@ -122,15 +122,22 @@ class Server:
                 self._queue.remove(job)
             if self._running is not None and self._running.job.id == request_id:
                 self._cut(CANCELLED)
-            elif not waiting and request_id not in self._ended and ID.fullmatch(request_id):
-                self._early_cancels.append(request_id)
+            elif not waiting:
+                self._early_cancels.add(request_id)
         for job in waiting:
             self._end(job, CANCELLED)
 
-    def cancel(self) -> bool:
-        """Stop the current answer before its next forward pass; False where there is none."""
+    def cancel(self) -> Event | None:
+        """
+        Stop the answer under way before its next forward pass, or what is spoken of the last one.
+
+        :return: is set when the last of the answer was told; None where there is none.
+        """
         with self._lock:
-            return self._cut(CANCELLED)
+            ended = self._cut(CANCELLED)
+        if ended is None:
+            self._interrupt_speech()
+        return ended
 
     def reset(self) -> Event:
         """
@@ -158,7 +165,9 @@ class Server:
                     task()
                 finally:
                     with self._lock:
-                        self._running = None
+                        running, self._running = self._running, None
+                    if running is not None:
+                        running.ended.set()
             if self._is_open and self.state != 'error':
                 self._set_state('idle')
 
@@ -187,14 +196,14 @@ class Server:
             self._end_running(running, STOPPED)
         self._drop_waiting()
 
-    def _submit(self, job: Job) -> None:
+    def _submit(self, job: Job, when_busy: WhenBusy = 'queue') -> None:
         try:
             self._conversation.check_size(job.texts)
         except PromptError as error:
             self._end(job, _refusal(error))
             return
         with self._lock:
-            refusal = self._refusal(job)
+            refusal = self._refusal(job, when_busy)
             self._entering += refusal is None
         if refusal is not None:
             self._end(job, refusal)
@@ -206,41 +215,62 @@ class Server:
                 self._entering -= 1
         with self._lock:
             is_open = self._is_open
-            is_cancelled = is_open and self._take_early_cancel(job)
+            is_cancelled = is_open and self._early_cancels.take(job.id)
+            replaced: list[Job] = []
             if is_open and not is_cancelled:
+                replaced = self._make_way(when_busy)
                 self._queue.append(job)
+        for other in replaced:
+            self._end(other, REPLACED)
         if is_cancelled:
             self._end(job, CANCELLED)
         elif is_open:
+            if when_busy == 'interrupt' and self._running is None:
+                self._interrupt_speech()
             self._wake()
         else:
             self._drop(job)
 
-    def _refusal(self, job: Job) -> End | None:
+    def _make_way(self, when_busy: WhenBusy) -> list[Job]:
+        """Take those jobs out of the queue that a new prompt replaces, and return them."""
+        if when_busy == 'interrupt' and self._running and self._running.job.kind == 'prompt':
+            self._cut(CANCELLED)
+        replaced = self._replaceable(when_busy)
+        self._queue = deque(job for job in self._queue if job not in replaced)
+        return replaced
+
+    def _replaceable(self, when_busy: WhenBusy) -> list[Job]:
+        return [job for job in self._queue
+                if when_busy in ('latest', 'interrupt') and job.kind == 'prompt']
+
+    def _interrupt_speech(self) -> None:
+        """Have the speech node stop, where it still speaks an answer that has come to its end."""
+        if self.speech.is_speaking():
+            self.speech.interrupt()
+            self._tell(InterruptedNotice())
+
+    def _refusal(self, job: Job, when_busy: WhenBusy) -> End | None:
         """Return why a job may not enter the queue, None where it may."""
-        if self._take_early_cancel(job):
+        if self._early_cancels.take(job.id):
             return CANCELLED
         if not self._is_open:
             return End('refused', 'the node is stopping; send it again when it is idle',
                        'stopping')
-        if len(self._queue) + self._entering >= self._depth:
+        waiting = len(self._queue) + self._entering
+        if when_busy == 'refuse' and (waiting or self._running is not None):
+            return End('refused', 'another answer is under way (when_busy); send it again when '
+                       'the state is idle', 'busy')
+        if waiting - len(self._replaceable(when_busy)) >= self._depth:
             return End('refused', f'{self._depth} prompts are waiting already; send it again when '
                        'an answer has come, or raise queue_depth', 'busy')
         return None
 
-    def _cut(self, end: End) -> bool:
-        """End the current answer before its next forward pass; False where there is none."""
+    def _cut(self, end: End) -> Event | None:
+        """End the current answer before its next forward pass; the lock is held."""
         if self._running is None:
-            return False
+            return None
         self._running.cut = self._running.cut or end
-        return True
-
-    def _take_early_cancel(self, job: Job) -> bool:
-        """Return whether a job was cancelled before it came, and forget the cancel."""
-        if job.id is None or job.id not in self._early_cancels:
-            return False
-        self._early_cancels.remove(job.id)
-        return True
+        return self._running.ended
 
     def _wake(self) -> None:
         if (worker := self._worker) is not None:
@@ -251,11 +281,11 @@ class Server:
             if self._resets:
                 return partial(self._clear, self._resets.popleft())
             if self._queue and self._is_open:
-                self._running = _Running(self._queue.popleft())
+                self._running = RunningJob(self._queue.popleft())
                 return partial(self._answer, self._running)
             return None
 
-    def _answer(self, running: _Running) -> None:
+    def _answer(self, running: RunningJob) -> None:
         job, answer = running.job, None
         job.begin()
         try:
@@ -296,7 +326,7 @@ class Server:
         elif not job.has_text:
             self._set_state('reading')
 
-    def _end_running(self, running: _Running, end: End) -> None:
+    def _end_running(self, running: RunningJob, end: End) -> None:
         """Tell how the current answer ended, where nobody has done so."""
         with self._lock:
             if running.is_over:
@@ -308,7 +338,7 @@ class Server:
         self._count_end(job.kind, end.outcome)
         if job.id is not None:
             with self._lock:
-                self._ended.append(job.id)
+                self._early_cancels.end(job.id)
         job.end(end)
         if job.kind == 'request' and end.outcome == 'failed':
             self._tell(ErrorNotice(f'the answer to a request failed: {end.why}'))

@@ -6,10 +6,11 @@ from typing import Any, get_args, Literal
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from std_msgs.msg import String
+from std_msgs.msg import Bool, Empty, String
 from std_srvs.srv import Trigger
 
 from tinyllama_ros.chat.events import ResetReason
+from tinyllama_ros.chat.interruption import SPEAKING_EXPIRES_S
 from tinyllama_ros.chat.notices import LONGEST_RECORD, RecordKind, State
 
 Role = Literal['subscription', 'publisher', 'service']
@@ -51,6 +52,13 @@ ENDPOINTS: Mapping[str, Endpoint] = {
                                'history, separate from the conversation of the robot; it waits in '
                                'the same queue. See [openai.md](openai.md).'),
     '~/chat_cancel': Endpoint('subscription', String, 'The id of a request to cancel.'),
+    '~/speaking': Endpoint('subscription', Bool, 'From a speech node: whether it is speaking. '
+                           'True is repeated while it lasts: after '
+                           f'{SPEAKING_EXPIRES_S:.0f} s without a message the node counts as '
+                           'silent. See `when_speaking`.'),
+    '~/spoken': Endpoint('subscription', String, 'From a speech node: what it has spoken so far '
+                         'of the newest answer. If the answer is interrupted, the conversation '
+                         'keeps this.'),
     # The prompt comes last: when its subscription is found, the others exist, too
     '~/prompt': Endpoint('subscription', String, 'One turn of the user, while the node is active; '
                          'up to `queue_depth` wait, one more is refused, as is one of more bytes '
@@ -69,6 +77,8 @@ ENDPOINTS: Mapping[str, Endpoint] = {
                            'prompt, also when cut short.'),
     '~/cache_reset': Endpoint('publisher', String, 'The cache was cleared, and why: '
                               f'{_values(ResetReason)}.'),
+    '~/interrupted': Endpoint('publisher', Empty, 'An answer was cut short: no token or sentence '
+                              'of it comes after this, and whoever speaks it should stop.'),
     '~/error': Endpoint('publisher', String, 'A prompt was refused or an answer failed: what, '
                         'why, what to do.'),
     '~/chat_event': Endpoint('publisher', String, 'JSON: the events of a request, with its id; '

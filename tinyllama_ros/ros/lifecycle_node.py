@@ -1,6 +1,6 @@
 """The lifecycle node: topics, services, parameters and diagnostics around one conversation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 import sys
 from threading import Event, Lock, Thread
@@ -27,7 +27,7 @@ from tinyllama_ros.ros.diagnostics import describe_status
 from tinyllama_ros.ros.interface import ENDPOINTS, endpoints
 from tinyllama_ros.ros.notice_publisher import NoticePublisher
 from tinyllama_ros.ros.parameter_node import ParameterMixin
-from tinyllama_ros.ros.parameters import chat_options, PARAMETERS
+from tinyllama_ros.ros.parameters import chat_options, interruption_options, PARAMETERS
 from tinyllama_ros.ros.process import (
     end_in_time,
     log_through,
@@ -38,9 +38,10 @@ from tinyllama_ros.ros.process import (
     spin,
     stop_on_signals,
 )
-from tinyllama_ros.ros.text_input import TextInput
+from tinyllama_ros.ros.topic_input import TopicInput
 from tinyllama_ros.ros.wire import read_id, read_request
 
+CANCEL_TIMEOUT_S = 10.0
 RESET_TIMEOUT_S = 60.0
 THREADS = 4
 """Of the executor: a reset blocks one of them, and the others stay responsive."""
@@ -56,7 +57,7 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
         self.add_on_set_parameters_callback(self._check_parameters)
         self._conversation: Conversation | None = None
         self._server: Server | None = None
-        self._inputs: list[TextInput] = []  # while active
+        self._inputs: list[TopicInput] = []  # while active
         self._lost = 0  # messages that never reached them
         # Held during each transition, which runs in the executor's thread or in the main thread
         self._transition = Lock()
@@ -116,11 +117,13 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
         with self._transition:
             assert self._server is not None
             self._server.start()
-            callbacks = {'~/chat_request': self._on_request, '~/chat_cancel': self._on_chat_cancel,
-                         '~/prompt': self._on_prompt}
+            callbacks: dict[str, Callable[[Any], None]] = {
+                '~/chat_request': self._on_request, '~/chat_cancel': self._on_chat_cancel,
+                '~/speaking': self._on_speaking, '~/spoken': self._on_spoken,
+                '~/prompt': self._on_prompt}
             for name, endpoint in endpoints('subscription').items():
                 depth = self.value('prompt_depth') if name == '~/prompt' else endpoint.depth
-                self._inputs.append(TextInput(
+                self._inputs.append(TopicInput(
                     self, name, callbacks[name], busy=self._receiving, group=self._receivers,
                     depth=depth))
             return super().on_activate(state)
@@ -187,7 +190,8 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
     def _serve(self, conversation: Conversation) -> None:
         self._conversation = conversation
         self._server = Server(conversation, self._publisher.tell, options=self._options,
-                              depth=self.value('queue_depth'))
+                              depth=self.value('queue_depth'),
+                              interruption=lambda: interruption_options(self.values()))
 
     def _fail(self, message: str) -> TransitionCallbackReturn:
         self._release()
@@ -227,7 +231,9 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
                 return SetParametersResult(successful=False, reason=f'{name} is read when the '
                                            'node is configured; clean it up first')
         try:
-            options = chat_options(self.values() | changed)
+            values = self.values() | changed
+            interruption_options(values)
+            options = chat_options(values)
             if self._conversation is not None:
                 self._conversation.check(options)
         except ConfigError as error:
@@ -252,6 +258,14 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
         if (server := self._server) is not None:
             server.cancel_request(request_id)
 
+    def _on_speaking(self, is_speaking: bool) -> None:
+        if (server := self._server) is not None:
+            server.speech.set_speaking(is_speaking)
+
+    def _on_spoken(self, text: str) -> None:
+        if (server := self._server) is not None:
+            server.speech.set_spoken(text)
+
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         server = self._server
         if server is None or not self._inputs:
@@ -269,9 +283,14 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
 
     def _on_cancel(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         server = self._server
-        is_stopped = server is not None and server.cancel()
-        response.success = True
-        response.message = 'the answer is stopped' if is_stopped else 'nothing was being answered'
+        ended = server.cancel() if server is not None else None
+        response.success = ended is None or ended.wait(CANCEL_TIMEOUT_S)
+        if ended is None:
+            response.message = 'nothing was being answered'
+        elif response.success:
+            response.message = 'the answer is stopped'
+        else:
+            response.message = f'not stopped within {CANCEL_TIMEOUT_S:.0f} s; see ~/error'
         return response
 
     def _tell_lost(self) -> None:

@@ -5,12 +5,13 @@ import secrets
 from threading import Lock
 
 from rclpy.node import Node
-from std_msgs.msg import String
+from std_msgs.msg import Empty, String
 
 from tinyllama_ros.chat.completion import CompletionEvent
 from tinyllama_ros.chat.notices import (
     beginning,
     ErrorNotice,
+    InterruptedNotice,
     Notice,
     State,
     StateNotice,
@@ -24,13 +25,13 @@ ENDS = ('answered', 'stopped', 'failed', 'dropped')
 
 
 class NoticePublisher:
-    """Publishes on the topics of type String, and numbers the events of the conversation."""
+    """Publishes on the topics of the conversation, and numbers its events."""
 
     def __init__(self, node: Node) -> None:
         self._logger = node.get_logger()
         self._publishers = {name: node.create_publisher(endpoint.type, name, endpoint.qos)
                             for name, endpoint in endpoints('publisher').items()
-                            if endpoint.type is String}
+                            if endpoint.type in (Empty, String)}
         # Refusals and answers come from different threads; numbers and topic need one order
         self._numbering = Lock()
         self._run = ''
@@ -46,6 +47,8 @@ class NoticePublisher:
         """Publish a notice of the server; called from any thread."""
         if isinstance(notice, StateNotice):
             self.tell_state(notice.state)
+        elif isinstance(notice, InterruptedNotice):
+            self._publishers['~/interrupted'].publish(Empty())
         elif isinstance(notice, ErrorNotice):
             self.tell_error(notice.message)
         elif isinstance(notice, CompletionEvent):

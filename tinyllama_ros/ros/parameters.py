@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from tinyllama_ros.chat.events import ChatOptions
+from tinyllama_ros.chat.interruption import InterruptionOptions
 from tinyllama_ros.engine.backend import BACKENDS, OPTIONS
 from tinyllama_ros.engine.sampling import SamplingOptions
 
@@ -37,6 +38,13 @@ PARAMETERS: Mapping[str, Parameter] = {
     'prompt_depth': Parameter(1000, 'Prompts that may come faster than the node takes them; one '
                               'more overwrites the oldest, which is lost, counted and told on '
                               '~/error.', (1, 100_000), is_fixed=True),
+    'when_busy': Parameter('queue', 'What a prompt does that comes during an answer: queue (it '
+                           'waits), latest (it waits in place of others), interrupt (it also cuts '
+                           'the answer short), refuse.'),
+    'when_speaking': Parameter('ignore', 'What a prompt does that comes while ~/speaking is true: '
+                               'ignore (it is refused as an echo), answer, interrupt.'),
+    'echo_tail': Parameter(0.5, 'Seconds after the speech in which a prompt still counts as an '
+                           'echo.', (0, 60)),
     'system_prompt': Parameter('', "How the model should behave; if empty, the default of the "
                                "model's chat template, if any."),
     'max_tokens': Parameter(512, 'Maximum tokens of an answer; 0 means no limit.',
@@ -72,6 +80,16 @@ def chat_options(values: Mapping[str, Any]) -> ChatOptions:
     return ChatOptions(system_prompt=values['system_prompt'], max_tokens=values['max_tokens'],
                        answer_room=values['answer_room'], sampling=sampling,
                        drafting=values['drafting'])
+
+
+def interruption_options(values: Mapping[str, Any]) -> InterruptionOptions:
+    """
+    Return what a new prompt does to an answer.
+
+    :param values: of every parameter by name.
+    :raises ConfigError: names the value that is none of the choices.
+    """
+    return InterruptionOptions(values['when_busy'], values['when_speaking'], values['echo_tail'])
 
 
 def describe_unknown(name: str, known: Iterable[str], node: str) -> str:

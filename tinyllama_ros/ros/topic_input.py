@@ -1,4 +1,4 @@
-"""Subscribes to a topic of texts, and counts the messages that the middleware has lost."""
+"""Subscribes to an input of the node, and counts the messages that the middleware has lost."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,7 +8,6 @@ from typing import Any
 from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 from rclpy.subscription import Subscription
-from std_msgs.msg import String
 
 from tinyllama_ros.ros.interface import ENDPOINTS
 
@@ -47,23 +46,24 @@ class SequenceNumbers:
         return number - 1 - before if before else 0
 
 
-class TextInput:
+class TopicInput:
     """
-    A subscription, which passes each text on to a function.
+    A subscription, which passes the value of each message on to a function.
 
-    What comes while its queue is full overwrites the oldest text there. The event `message_lost`
-    of ROS does not tell that: rmw_fastrtps raises it for what never reached the queue alone,
+    What comes while its queue is full overwrites the oldest message. The event `message_lost` of
+    ROS does not tell that: rmw_fastrtps raises it for what never reached the queue alone,
     rmw_cyclonedds never (ros2/demos#642). The sequence numbers tell both; rclpy has them since
     Iron, and rmw_cyclonedds has none.
     """
 
-    def __init__(self, node: Node, name: str, receive: Callable[[str], None], *,
+    def __init__(self, node: Node, name: str, receive: Callable[[Any], None], *,
                  busy: Lock, group: CallbackGroup, depth: int) -> None:
         """
         Subscribe.
 
         :param name: of the topic, as in ENDPOINTS.
-        :param busy: is held while a text that has come is passed on.
+        :param receive: takes the field `data` of each message.
+        :param busy: is held while a message that has come is passed on.
         """
         self.name = name
         self._lost = self._told = 0
@@ -75,16 +75,17 @@ class TextInput:
             max(0, node.count_publishers(node.resolve_topic_name(name)) - 1))
         takes_info = hasattr(Subscription, 'CallbackType')
         self._subscription: Any = node.create_subscription(
-            endpoint.type, name, self._take if takes_info else lambda text: self._take(text, {}),
-            endpoint.qos, callback_group=group)
+            endpoint.type, name,
+            self._take if takes_info else lambda message: self._take(message, {}), endpoint.qos,
+            callback_group=group)
 
     @property
     def depth(self) -> int:
-        """Texts that its queue holds."""
+        """Messages that its queue holds."""
         return int(self._subscription.qos_profile.depth)
 
     def newly_lost(self) -> int:
-        """Return how many texts were lost since the last call, which one thread makes."""
+        """Return how many messages were lost since the last call, which one thread makes."""
         new = self._lost - self._told
         self._told += new
         return new
@@ -92,13 +93,14 @@ class TextInput:
     def end(self) -> None:
         """Pass on what the queue still holds, and destroy the subscription."""
         for _ in range(self.depth):  # others may go on publishing
-            if (received := self._subscription.handle.take_message(String, False)) is None:
+            received = self._subscription.handle.take_message(self._subscription.msg_type, False)
+            if received is None:
                 break
             self._receive(received[0].data)
         self._node.destroy_subscription(self._subscription)
 
-    def _take(self, text: String, info: dict[str, Any]) -> None:
+    def _take(self, message: Any, info: dict[str, Any]) -> None:
         if (number := info.get('publication_sequence_number')) is not None:
             self._lost += self._numbers.add(number)
         with self._busy:
-            self._receive(text.data)
+            self._receive(message.data)

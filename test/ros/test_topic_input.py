@@ -6,7 +6,7 @@ import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='no ROS 2 is sourced or installed')
 
-from tinyllama_ros.ros.text_input import MOST_PUBLISHERS, SequenceNumbers  # noqa: E402
+from tinyllama_ros.ros.topic_input import MOST_PUBLISHERS, SequenceNumbers  # noqa: E402
 
 
 def lost(*numbers, unheard=0):
