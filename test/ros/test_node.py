@@ -289,13 +289,22 @@ def test_diagnostics_warn_before_a_model_is_loaded(node, robots):
     assert (status.level, status.message) == (b'\1', 'no model is loaded')
 
 
+def cancel_under_way(node, client):
+    """Return the future of a cancel that the node has got, and that waits for the pass to end."""
+    future = client.call_async('cancel')
+    poll_until(lambda: node._server._running.is_cut(), 'cancel')
+    assert not future.done()
+    return future
+
+
 def test_cancel_while_reading_begins_no_further_pass(serving):
-    _, client, gate = serving
+    node, client, gate = serving
     gate.shut()
     client.say(LONG_PROMPT)
     assert gate.let(1)
-    assert client.request('cancel').success
+    cancel = cancel_under_way(node, client)
     gate.open()
+    assert client.reply(cancel, 'cancel').success
     assert client.wait_for_responses() == ['']
     assert gate.begun == 2
 
@@ -306,8 +315,9 @@ def test_cancel_while_answering_begins_no_further_pass(serving):
     gate.shut()
     client.say('hello')
     assert gate.let(4)
-    assert client.request('cancel').success
+    cancel = cancel_under_way(node, client)
     gate.open()
+    assert client.reply(cancel, 'cancel').success
     client.wait_for_responses()
     assert gate.begun == 5
 
@@ -329,12 +339,11 @@ def test_services_answer_while_resets_wait_for_a_pass(serving):
     gate.shut()
     client.say('hello')
     assert gate.let(1)
-    resets = [client.call_async('reset') for _ in range(THREADS - 1)]
+    calls = [client.call_async(name) for name in ['cancel', *['reset'] * (THREADS - 2)]]
     assert client.set({'max_tokens': 3}) == ''
-    assert client.request('cancel').message == 'the answer is stopped'
-    assert not any(reset.done() for reset in resets)
+    assert not any(call.done() for call in calls)
     gate.open()
-    assert all(client.reply(reset, 'reset').success for reset in resets)
+    assert all(client.reply(call, 'reply').success for call in calls)
 
 
 @pytest.mark.parametrize('failure', [BackendError('the device is gone'), RuntimeError('a bug')],

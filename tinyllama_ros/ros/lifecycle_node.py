@@ -43,8 +43,8 @@ from tinyllama_ros.ros.wire import read_id, read_request
 
 CANCEL_TIMEOUT_S = 10.0
 RESET_TIMEOUT_S = 60.0
-THREADS = 4
-"""Of the executor: a reset blocks one of them, and the others stay responsive."""
+THREADS = 8
+"""Of the executor: a reset and a cancel block one each, and the others stay responsive."""
 
 
 class TinyLlamaNode(ParameterMixin, LifecycleNode):
