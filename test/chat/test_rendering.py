@@ -12,9 +12,10 @@ from tinyllama_ros.chat import rendering
 from tinyllama_ros.chat.conversation import Conversation
 from tinyllama_ros.chat.events import ChatOptions
 from tinyllama_ros.chat.notices import TurnNotice
-from tinyllama_ros.chat.rendering import Cancelled, EndlessTemplate, Renderer
+from tinyllama_ros.chat.rendering import Cancelled, Renderer
 from tinyllama_ros.chat.serving import Server
 from tinyllama_ros.chat.template import ChatTemplate
+from tinyllama_ros.chat.template_sizes import EndlessTemplate
 from tinyllama_ros.chat.tokenizer import BpeTokenizer
 from tinyllama_ros.engine.engine import Engine
 from tinyllama_ros.errors import ModelError
@@ -81,10 +82,32 @@ def test_template_that_takes_too_long_is_ended(monkeypatch):
     pytest.param('{% set ns = namespace(n=3) %}{% for a in range(60) %}'
                  '{% set ns.n = ns.n * ns.n %}{% endfor %}', id='number'),
     pytest.param(f"{MANY}{'0123456789' * 10}{{% endfor %}}", id='output'),
+    pytest.param('{% set ns = namespace(x=1) %}{% for a in range(60) %}'
+                 '{% set ns.x = [ns.x, ns.x] %}{% endfor %}', id='lists'),
+    pytest.param('{% set ns = namespace(x=1) %}{% for a in range(60) %}'
+                 '{% set ns.x = {1: ns.x, 2: (ns.x, ns.x)} %}{% endfor %}', id='mappings'),
+    "{{ 'x'.center(10**11) }}", "{{ 'x' | center(10**9) }}", "{{ 'a'.zfill(10**10) }}",
+    "{{ range(99999) | join('x' * 4000000) }}", "{{ ('a' * 9999).join('b' * 99999) }}",
+    "{{ '%1000000000d' | format(1) }}", "{{ '%.1000000000f' % 1 }}",
+    "{{ '%*d' % (10**9, 1) }}", "{{ '%(a)1000000000s' % {'a': 1} }}",
+    "{{ '{:>1000000000}'.format(1) }}", "{{ '{:{}}'.format(1, 10**9) }}",
+    "{{ '{a:>1000000000}'.format_map({'a': 1}) }}",
+    "{{ ('a\n' * 1000000) | indent(100000) }}", "{{ ('\t' * 1000000).expandtabs(100000) }}",
+    "{{ ('a' * 4000000) | replace('a', 'b' * 4000000) }}", "{{ 'aa'.replace('', 'b' * 4000000) }}",
+    "{{ ('a' * 1000000).translate({97: 'b' * 100000}) }}", "{{ (1).to_bytes(10**9, 'big') }}",
+    '{{ [1] | batch(10**9, 0) | list }}', '{{ [1] | slice(10**9) | list }}',
+    "{{ 1.5 | round(10**9, 'floor') }}", '{{ range(99999) | map("center", 1000) | list }}',
+    "{{ [['a' * 1000000] * 1000] * 1000 }}", '{{ range(99999) | list | tojson(indent=10**9) }}',
 ])
 def test_template_that_makes_too_much_is_ended(source):
     with pytest.raises(EndlessTemplate, match='does not end: .* more than 4000000 characters'):
         render(source)
+
+
+@pytest.mark.parametrize('name', ['pprint', 'urlize', 'wordwrap', 'xmlattr'])
+def test_filter_that_takes_long_and_that_no_conversation_needs_is_refused_by_name(name):
+    with pytest.raises(ModelError, match=f"not valid Jinja: No filter named '{name}'"):
+        render(f'{{{{ x | {name} }}}}', x='a')
 
 
 @pytest.mark.parametrize('source', [FOREVER, TWICE], ids=['loop', 'macro'])
@@ -99,9 +122,32 @@ def test_rendering_that_is_cancelled_stops(source):
     ('{{ 2 ** 10 + 3 * 4 }}', '1036'), ("{{ 'a' * 3 + 'b' ~ 4 }}", 'aaab4'),
     ('{{ [1] * 2 + [3] }}', '[1, 1, 3]'), ("{{ 'a' ~ 'b' ~ x }}", 'ab7'),
     ('{{ 2 ** -1 }}', '0.5'), ('{{ 1.5 * 2 + 1 }}', '4.0'),
+    ("{{ '%05d' % 1700000000 }}", '1700000000'), ("{{ '{a:,}'.format(a=12345) }}", '12,345'),
+    ('{{ 7 % 4 }}{{ 7 // 2 }}', '33'),
 ])
 def test_operators_work(source, text):
     assert render(source, x=7) == text
+
+
+@pytest.mark.parametrize(('source', 'text'), [
+    ("{{ x | map(attribute='content') | join('|') }}", 'a b|c'),
+    ("{{ (x | map(attribute='content') | list)[0].split(' ') | last | upper }}", 'B'),
+    ("{{ x | selectattr('role', 'equalto', 'user') | map(attribute='content') | first }}", 'c'),
+    ("{% for role, each in x | groupby('role') %}{{ role }}{{ each | length }}{% endfor %}",
+     'system1user1'),
+    ("{{ x[0].content.replace(' ', '') | center(6) | indent(2, true) }}", '    ab  '),
+    ("{{ '%s-%(a)s' if false else '%s-%s' | format('a', 'b') }}", 'a-b'),
+    ('{{ x[0] | dictsort | map("last") | list | length }}', '2'),
+    ('{% for a in [1, 2, 3] | batch(2, 0) %}{{ a | sum }},{% endfor %}', '3,3,'),
+    ('{% macro f(a, b=2) %}{{ a + b }}{{ caller() }}{% endmacro %}'
+     '{% call f(1) %}!{% endcall %}', '3!'),
+    ('{% for a in "ab" %}{{ loop.cycle("x", "y") }}{{ loop.index }}{% endfor %}', 'x1y2'),
+    ('{% set ns = namespace(a=1) %}{% set ns.a = ns %}{{ ns }}', '<Namespace>'),
+    ("{{ 'ok' if x | map(attribute='role') | unique | list == ['system', 'user'] }}", 'ok'),
+])
+def test_filters_methods_and_macros_work(source, text):
+    messages = [{'role': 'system', 'content': 'a b'}, {'role': 'user', 'content': 'c'}]
+    assert render(source, x=messages) == text
 
 
 def test_generation_block_renders_what_is_in_it():
@@ -154,4 +200,5 @@ def test_stop_of_a_server_ends_a_template_that_does_not_end(monkeypatch, stop):
     server.submit('loop')
     server.serve()
     stopper.join(DEADLINE_S)
-    assert (ends, backend.passes) == ([('stopped', '', '')], [])
+    why = 'the node is stopping; send it again' if stop == 'close' else ''
+    assert (ends, backend.passes) == ([('stopped', '', why)], [])

@@ -2,12 +2,13 @@
 Renders chat templates as Hugging Face's Transformers does, in a sandbox and within bounds.
 
 A template comes with the model, so its code is not trusted. Each body of a loop, branch or macro
-counts as a step. Rendering ends after too many steps, after too long a time, or when it is
-cancelled.
+and each call counts as a step. Rendering ends after too many steps, after too long a time, or when
+it is cancelled. What one step makes is bounded by template_sizes.py.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import wraps
 import json
 import time
 from typing import Any, NoReturn
@@ -16,25 +17,33 @@ from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import Context
+from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
+from tinyllama_ros.chat.template_sizes import (
+    check_call,
+    check_operator,
+    concat,
+    EndlessTemplate,
+    ITEM,
+    MOST_CHARACTERS,
+    require_small,
+    size_of,
+)
 from tinyllama_ros.errors import ModelError, PromptError
 
 MOST_STEPS = 1_000_000
 LONGEST_S = 5.0
-MOST_CHARACTERS = 4_000_000
-"""Of each text that a template makes; also the limit for the bits of a number."""
+UNUSED = ('pprint', 'urlize', 'wordwrap', 'xmlattr')
+"""Filters for web pages, which are slow and which no chat template needs."""
+WIDEST_INDENT = 100
 LONGEST_MESSAGE = 500
 """Characters of a template's own error message that are passed on."""
 
 
 class Cancelled(Exception):
     """Rendering was cancelled."""
-
-
-class EndlessTemplate(ModelError):
-    """A chat template takes too many steps or too long, or makes too much text."""
 
 
 class Renderer:
@@ -50,7 +59,8 @@ class Renderer:
             raise ModelError('the model has no chat template; use the instruct or chat form of '
                              'the model, or build it with --template FILE')
         try:
-            self._template = _Environment().from_string(source)
+            self._environment = _Environment()
+            self._template = self._environment.from_string(source)
         except Exception as error:  # not TemplateError alone: nested too deeply for Python, ...
             raise ModelError('the chat template of the model is not valid Jinja: '
                              f'{_one_line(error)}; give another one with --template FILE'
@@ -66,11 +76,10 @@ class Renderer:
         :raises EndlessTemplate: it takes too many steps, or makes too much text.
         :raises ModelError: it fails.
         """
-        context = self._template.new_context(dict(variables))
-        assert isinstance(context, _Context)
-        context.bounds = _Bounds(is_cancelled)
+        self._environment.bounds = _Bounds(is_cancelled)
         try:
-            text = _concat(self._template.root_render_func(context))
+            text = concat(self._template.root_render_func(
+                self._template.new_context(dict(variables))))
             text.encode()  # fails on half of a surrogate pair, which no tokenizer accepts
             return text
         except (Cancelled, PromptError, EndlessTemplate):
@@ -99,34 +108,34 @@ class _Bounds:
         if self._is_cancelled():
             raise Cancelled
         if self._steps > MOST_STEPS:
-            _refuse(f'it took {MOST_STEPS} steps')
+            raise EndlessTemplate(f'it took {MOST_STEPS} steps')
         if time.monotonic() > self._end_s:
-            _refuse(f'it took {LONGEST_S:g} s')
-
-
-def _refuse(reason: str) -> NoReturn:
-    raise EndlessTemplate(f'the chat template of the model does not end: {reason}; build the '
-                          'model again with another one (--template FILE)')
-
-
-class _Context(Context):
-    """The variables of one rendering, and its bounds."""
-
-    bounds: _Bounds
-
-    def derived(self, locals: dict[str, Any] | None = None) -> Context:  # noqa: A002
-        context = super().derived(locals)
-        assert isinstance(context, _Context)
-        context.bounds = self.bounds
-        return context
+            raise EndlessTemplate(f'it took {LONGEST_S:g} s')
 
 
 class _CodeGenerator(CodeGenerator):
-    """Makes every block (the body of a loop, a branch or a macro) count a step."""
+    """Makes blocks (the body of a loop, branch or macro) count a step, and bounds literals."""
 
     def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
-        self.writeline('context.bounds.step()')
+        self.writeline('environment.bounds.step()')
         super().blockvisit(nodes, frame)
+
+    def visit_List(self, node: nodes.List, frame: Frame) -> None:
+        self.write('environment.require_small(')
+        super().visit_List(node, frame)
+        self.write(')')
+
+    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:
+        self.write('environment.require_small(')
+        super().visit_Dict(node, frame)
+        self.write(')')
+
+    def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:
+        if node.ctx == 'load':
+            self.write('environment.require_small(')
+        super().visit_Tuple(node, frame)
+        if node.ctx == 'load':
+            self.write(')')
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         self.write('environment.concat((')
@@ -145,49 +154,75 @@ class _Generation(Extension):
         return scope
 
 
-def _concat(texts: Iterable[str]) -> str:
-    """Return texts as one."""
-    parts, size = [], 0
-    for text in texts:
-        size += len(text)
-        if size > MOST_CHARACTERS:
-            _refuse(f'it makes a text of more than {MOST_CHARACTERS} characters')
-        parts.append(text)
-    return ''.join(parts)
+class _Namespace(Namespace):
+    """One that does not show its values, which may lie in each other."""
+
+    def __repr__(self) -> str:
+        return '<Namespace>'
 
 
 class _Environment(ImmutableSandboxedEnvironment):
     """The environment in which Transformers renders chat templates."""
 
     code_generator_class = _CodeGenerator
-    context_class = _Context
-    intercepted_binops = frozenset(('+', '*', '**'))
-    concat = staticmethod(_concat)
+    intercepted_binops = frozenset(('+', '*', '**', '%', '//'))
+    concat = staticmethod(concat)
+    require_small = staticmethod(require_small)
+    bounds: _Bounds
+    """Of the rendering that is under way; there is one at a time."""
 
     def __init__(self) -> None:
         # Not optimized: constants would be computed while compiling, without the limits
         super().__init__(trim_blocks=True, lstrip_blocks=True, optimized=False,
                          extensions=[loopcontrols, _Generation])
         self.filters['tojson'] = _to_json
-        self.globals |= {'raise_exception': _raise_exception, 'strftime_now': _strftime_now}
+        self.filters = {name: self._bounded(name, function)
+                        for name, function in self.filters.items() if name not in UNUSED}
+        self.globals |= {'raise_exception': _raise_exception, 'strftime_now': _strftime_now,
+                         'namespace': _Namespace}
+        del self.globals['lipsum']
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if _size(operator, left, right) > MOST_CHARACTERS:
-            _refuse(f'{operator} makes a value of more than {MOST_CHARACTERS} characters or bits')
-        return super().call_binop(context, operator, left, right)
+        check_operator(operator, left, right)
+        return require_small(super().call_binop(context, operator, left, right))
 
+    def call(__self, __context: Context, __obj: Any,  # noqa: B902 - as Jinja's own
+             *args: Any, **kwargs: Any) -> Any:
+        method = getattr(__obj, '__wrapped__', __obj)  # Jinja wraps str.format
+        name, owner = getattr(method, '__name__', ''), getattr(method, '__self__', None)
+        args, kwargs = __self._prepare(name, [owner], args, kwargs)
+        return require_small(super().call(__context, __obj, *args, **kwargs))
 
-def _size(operator: str, left: Any, right: Any) -> int:
-    """Return the length or the bits of an operator's result; 0 if it cannot be large."""
-    if isinstance(left, int) and isinstance(right, int):
-        bits = left.bit_length()
-        return bits * abs(right) if operator == '**' else bits + right.bit_length()
-    if operator == '*' and isinstance(left, int):
-        left, right = right, left
-    length = len(left) if hasattr(left, '__len__') else 0
-    if operator == '*' and isinstance(right, int):
-        return length * right
-    return length + len(right) if length and hasattr(right, '__len__') else 0
+    def _bounded(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a filter that counts as a step, and whose arguments and result are bounded."""
+        skipped = int(hasattr(function, 'jinja_pass_arg'))
+
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            values, kwargs = self._prepare(name, [], args[skipped:], kwargs)
+            return require_small(function(*args[:skipped], *values, **kwargs))
+        return call
+
+    def _prepare(self, name: str, owner: list[Any], args: Iterable[Any], kwargs: dict[str, Any]
+                 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of a call, every generator as a list; they are not too large."""
+        self.bounds.step()
+        args = tuple(map(self._listed, args))
+        kwargs = {key: self._listed(value) for key, value in kwargs.items()}
+        check_call(name, [*owner, *args, *kwargs.values()])
+        return args, kwargs
+
+    def _listed(self, value: Any) -> Any:
+        if not isinstance(value, Iterator) or isinstance(value, LoopContext):
+            return value
+        items, size = [], 0
+        for item in value:
+            self.bounds.step()
+            items.append(item)
+            size += ITEM + size_of(item)
+            if size > MOST_CHARACTERS:
+                require_small(items)
+        return items
 
 
 def _raise_exception(message: str) -> NoReturn:
@@ -201,6 +236,8 @@ def _strftime_now(form: str) -> str:
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None,
              separators: tuple[str, str] | None = None, sort_keys: bool = False) -> str:
-    """Return JSON as Transformers does; Jinja's own filter would escape it for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators,
-                      sort_keys=sort_keys)
+    """Return JSON as Transformers does: not escaped for HTML as Jinja's own."""
+    if isinstance(indent, int):
+        indent = min(indent, WIDEST_INDENT)
+    return concat(json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators,
+                                   sort_keys=sort_keys).iterencode(value))

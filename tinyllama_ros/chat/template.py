@@ -26,7 +26,8 @@ import re
 
 from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
 from tinyllama_ros.chat.message import Message, ROLES
-from tinyllama_ros.chat.rendering import Cancelled, EndlessTemplate, Renderer
+from tinyllama_ros.chat.rendering import Cancelled, Renderer
+from tinyllama_ros.chat.template_sizes import EndlessTemplate
 from tinyllama_ros.chat.tokenizer import Tokenizer
 from tinyllama_ros.errors import ModelError, PromptError
 
