@@ -1,5 +1,7 @@
 """Defines the errors that a user can fix; a message says what, where, the value, what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 import shutil
 
 LONGEST_MESSAGE = 2000
@@ -76,3 +78,13 @@ def model_command() -> str:
     """Return what starts `tinyllama-model` here: colcon puts it on no PATH, pip does."""
     name = 'tinyllama-model'
     return name if shutil.which(name) else f'ros2 run tinyllama_ros {name}'
+
+
+@contextmanager
+def missing_package(who: str, kind: type[TinyLlamaError]) -> Iterator[None]:
+    """Turn the absence of a Python package into an error that says who needs it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise kind(f'{who} needs the Python package {error.name}, which is missing here; run: '
+                   f'pip install {error.name}') from error

@@ -12,7 +12,7 @@ from tinyllama_ros.artifact.disk import read_file
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
 from tinyllama_ros.chat.byte_alphabet import BYTE_TO_CHARACTER, CHARACTER_TO_BYTE
-from tinyllama_ros.errors import ArtifactError, ConfigError, ModelError
+from tinyllama_ros.errors import ArtifactError, ConfigError, missing_package, ModelError
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -188,11 +188,8 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 def _bpe_model(data: bytes) -> 'BpeModel':
-    try:
+    with missing_package('a byte-level BPE vocabulary', ConfigError):
         from tokenizers import Tokenizer as BpeModel
-    except ImportError as error:
-        raise ConfigError('this model has a byte-level BPE vocabulary, which needs the package '
-                          'tokenizers: pip install tokenizers') from error
     model = BpeModel.from_str(data.decode())
     if hasattr(model.model, '_resize_cache'):  # from tokenizers 0.20.4 on
         # Its cache of 10,000 words takes up to 80 MB, and saves 0.1 us for each character
@@ -201,9 +198,6 @@ def _bpe_model(data: bytes) -> 'BpeModel':
 
 
 def _sentencepiece_model(data: bytes) -> 'SentencePieceProcessor':
-    try:
+    with missing_package('a SentencePiece vocabulary', ConfigError):
         from sentencepiece import SentencePieceProcessor
-    except ImportError as error:
-        raise ConfigError('this model has a SentencePiece vocabulary, which needs the package '
-                          'sentencepiece: pip install sentencepiece') from error
     return SentencePieceProcessor(model_proto=data)

@@ -14,7 +14,7 @@ was cleared; at the end one `done` or one `error`, which may also be the first e
 
 from dataclasses import asdict, dataclass
 import json
-from typing import Any
+from typing import Any, get_type_hints
 
 from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest, ID, RANGES
 from tinyllama_ros.chat.message import Message
@@ -47,8 +47,7 @@ class ConversationEvent:
         return json.dumps(asdict(self))
 
 
-_EVENT_TYPES = {'run': str, 'turn': int, 'seq': int, 'line': int, 'kind': str, 'text': str,
-                'why': str}
+_EVENT_TYPES = get_type_hints(ConversationEvent)
 
 
 def read_event(data: str) -> ConversationEvent | None:

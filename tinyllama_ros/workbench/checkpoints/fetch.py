@@ -19,7 +19,7 @@ import zlib
 
 from tinyllama_ros.artifact.disk import disk_errors, locked, replacing, sha256_of
 from tinyllama_ros.artifact.places import CACHE_VARIABLE
-from tinyllama_ros.errors import FetchError
+from tinyllama_ros.errors import FetchError, missing_package
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _AGAIN = 'it was deleted: fetch again, and if that repeats, check the index it is from'
@@ -91,12 +91,12 @@ class HubModel:
 
     def _download(self, staging: Path, names: list[str]) -> None:
         try:
-            from huggingface_hub import snapshot_download
-            snapshot_download(self.repository, revision=self.revision, local_dir=staging,
-                              allow_patterns=names)
-        except ModuleNotFoundError as error:
-            raise FetchError(f'{self.repository} needs the Python package {error.name}, which is '
-                             f'missing here; pip install {error.name}') from error
+            with missing_package(self.repository, FetchError):
+                from huggingface_hub import snapshot_download
+                snapshot_download(self.repository, revision=self.revision, local_dir=staging,
+                                  allow_patterns=names)
+        except FetchError:
+            raise
         except Exception as error:  # the hub raises its own, and those of its HTTP library
             if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
                 raise

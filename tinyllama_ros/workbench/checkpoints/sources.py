@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tinyllama_ros.artifact.disk import required_text
 from tinyllama_ros.artifact.fields import shorten
-from tinyllama_ros.errors import ModelError
+from tinyllama_ros.errors import missing_package, ModelError
 from tinyllama_ros.workbench.checkpoints.checkpoint import Checkpoint
 from tinyllama_ros.workbench.checkpoints.fetch import fetch, KNOWN_MODELS
 
@@ -22,10 +22,8 @@ def open_checkpoint(source: str | Path, cache: Path, template: Path | None = Non
     known = str(source) in KNOWN_MODELS
     try:
         path = fetch(str(source), cache) if known else Path(source).expanduser()
-        checkpoint = _open_path(path)
-    except ModuleNotFoundError as error:
-        raise ModelError(f'{source} needs the Python package {error.name}, which is missing here; '
-                         f'pip install {error.name}') from error
+        with missing_package(str(source), ModelError):
+            checkpoint = _open_path(path)
     except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a NUL
         raise ModelError(f'the model {shorten(str(source))} cannot be opened: '
                          f'{shorten(str(error))}') from error
