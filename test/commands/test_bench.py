@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from support.tiny_models import tiny
 
@@ -41,8 +43,13 @@ def test_share_of_the_bandwidth_is_that_of_the_bytes_read(tmp_path, monkeypatch)
 @pytest.mark.parametrize(('size', 'count'), [(1, 1), (1 << 20, 1), (5 << 19, 3)])
 def test_every_thread_reads_its_own_part_of_all_the_memory(monkeypatch, size, count):
     passes = []
-    monkeypatch.setattr(bench, '_read', lambda pool, parts: passes.append(
-        [part.nbytes for part in parts]))
+
+    class Pool(ThreadPoolExecutor):
+        def map(self, reader, parts):
+            passes.append([part.nbytes for part in parts])
+            return super().map(reader, parts)
+
+    monkeypatch.setattr(bench, 'ThreadPoolExecutor', Pool)
     monkeypatch.setattr(bench.time, 'perf_counter', iter((10.0, 12.0)).__next__)
     assert bench._read_bandwidth(3, size) == pytest.approx(count * (1 << 20) / 2e9)
     assert [(len(sizes), sum(sizes)) for sizes in passes] == count * [(3, 1 << 20)]
