@@ -155,7 +155,7 @@ class Ledger:
     def fault(self, text: str) -> None:
         self.faults.append(text)
         if len(self.faults) <= SHOWN_FAULTS:
-            print(f'FAULT: {text[:300]}', flush=True)
+            print(f'FAULT: {text[-2000:]}', flush=True)
 
     def _check_number(self, event: ConversationEvent) -> None:
         if event.kind == 'begun':
@@ -207,13 +207,13 @@ class Ledger:
 class Soak:
     """The node under test, and our end of its topics and services."""
 
-    def __init__(self, node: Node, target: str, process: subprocess.Popen[bytes],
+    def __init__(self, node: Node, target: str, process: subprocess.Popen[bytes], log: Path,
                  seed: int) -> None:
         self.ledger = Ledger()
         self.is_over = Event()
         self.slowest_s: dict[str, float] = {'~/cancel': 0.0, '/diagnostics': 0.0}
         """The longest that a cancel took, and the longest between two diagnostics."""
-        self._node, self._target, self._process = node, target, process
+        self._node, self._target, self._process, self._log = node, target, process, log
         self._seed = seed
         self._sending = Lock()  # held while something is sent, and while nothing may be
         self._numbers: dict[str, int] = {}
@@ -342,6 +342,8 @@ class Soak:
     def _wait_for(self, condition: Callable[[], Any], what: str) -> None:
         deadline_s = time.monotonic() + DEADLINE_S
         while not condition():
+            if self._process.poll() is not None:
+                raise ChildProcessError(f'the node has ended; its log: {self._log.read_text()}')
             if time.monotonic() > deadline_s:
                 raise TimeoutError(f'no {what} within {DEADLINE_S:.0f} s')
             time.sleep(0.02)
@@ -442,7 +444,7 @@ def run(minutes: float, seed: int, folder: Path) -> list[str]:
     node = rclpy.create_node('soak', start_parameter_services=False)
     try:
         with running_node(folder, namespace) as process, spinning(node):
-            soak = Soak(node, f'{namespace}/tinyllama', process, seed)
+            soak = Soak(node, f'{namespace}/tinyllama', process, folder / 'log', seed)
             memory = soak.run(minutes)
             began_s = time.monotonic()
             process.send_signal(signal.SIGTERM)

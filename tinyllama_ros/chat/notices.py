@@ -11,7 +11,7 @@ RecordKind = Literal['asked', 'answered', 'stopped', 'failed', 'refused', 'dropp
 TurnKind = Literal[RecordKind, 'token', 'sentence']
 
 
-LONGEST_RECORD = 20_000
+LONGEST_RECORD = 4_000
 """Characters of a text in the record of the conversation."""
 
 

@@ -15,7 +15,7 @@ import secrets
 from typing import Any, Literal
 
 from tinyllama_ros.errors import PromptError
-from tinyllama_ros.ros.client import clean_text, ConversationEvent
+from tinyllama_ros.ros.client import beginning, clean_text, ConversationEvent
 
 MOST_ITEMS = 200
 """When there are more, the oldest are removed."""
@@ -209,7 +209,7 @@ class ConversationLog:
     def _find_turn(self, prompt: str) -> Item:
         """Return the turn of a prompt that we sent; a new one if another client sent it."""
         for item in self._sent:
-            if item.prompt == prompt:
+            if prompt in (item.prompt, beginning(item.prompt)):
                 self._sent.remove(item)
                 return item
         return self._add(Item(f'{self._run}:{self._seq}', 'turn', prompt=prompt,
