@@ -1,5 +1,6 @@
 from hypothesis import given, strategies
 import pytest
+from support.held_texts import longest_text
 from wcwidth import wcswidth
 
 from tinyllama_ros.terminal.wrapping import LineWrapper, wrapped
@@ -63,3 +64,11 @@ def test_terminal_that_became_narrow_is_followed():
 @pytest.mark.parametrize('width', [0, 1, 3])
 def test_window_without_room_breaks_at_four(width):
     assert wrapped('abcdef', width) == 'abcd\nef'
+
+
+@pytest.mark.parametrize('character', [' ', '\t', '\u0301'], ids=ascii)
+def test_what_is_held_back_does_not_grow_for_ever(character):
+    wrapper = LineWrapper()
+    for _ in range(1000):
+        wrapper.push(character, 40)
+        assert longest_text(wrapper) <= 201

@@ -3,6 +3,8 @@
 from wcwidth import wcswidth, wcwidth
 
 TAB_STOP = 8
+LONGEST_WORD = 200
+"""Characters; those without a width could go on for ever."""
 LEAST_WIDTH = 4
 """Cells; a narrower terminal breaks the lines itself."""
 JOINER = '\u200d'
@@ -50,9 +52,10 @@ class LineWrapper:
         if character in ' \t':
             placed = self._place(width)
             reached = self._column + len(self._gap)
-            self._gap += ' ' if character == ' ' else ' ' * (TAB_STOP - reached % TAB_STOP)
+            if len(self._gap) <= width:  # a longer one becomes a line break anyway
+                self._gap += ' ' if character == ' ' else ' ' * (TAB_STOP - reached % TAB_STOP)
             return placed
-        is_full = cells(self._word + character) > width
+        is_full = len(self._word) > LONGEST_WORD or cells(self._word + character) > width
         placed = self._place(width) if is_full or can_break(self._word, character) else ''
         self._word += character
         return placed
