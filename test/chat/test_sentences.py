@@ -1,7 +1,10 @@
+import re
 import sys
+from typing import Any
 
 from hypothesis import given, strategies as st
 import pytest
+from support.golden import GOLDEN
 from support.paths import DATA
 
 from tinyllama_ros.chat.sentence_ends import LOOKAHEAD
@@ -149,6 +152,16 @@ def test_first_clause_leaves_with_the_word_after_it() -> None:
     stream = SentenceStream()
     words = ['Of', ' course', ',', ' I', ' can']
     assert [texts(stream.push(word)) for word in words] == [[], [], [], ['Of course,'], []]
+
+
+@pytest.mark.parametrize('case', GOLDEN['cases'], ids=range(len(GOLDEN['cases'])))
+def test_first_piece_leaves_within_eight_tokens_where_the_text_allows_it(case: Any) -> None:
+    stream = SentenceStream()
+    tokens = re.findall(r' ?[A-Za-z]+| ?\d|.', case['greedy_text'], re.DOTALL)
+    needed = next(number for number, token in enumerate(tokens, 1) if stream.push(token))
+    clause = re.match(r'.{9,}?[.,:;!?\n]', case['greedy_text'])
+    own = len(re.findall(r'[A-Za-z]+|\d|[^\w\s]', clause[0]))
+    assert needed <= max(8, own + 2)  # in a list of numbers two tokens more show where one ends
 
 
 def test_sentence_comes_as_soon_as_the_next_begins() -> None:

@@ -23,6 +23,16 @@ def test_one_prompt_is_told_from_its_first_token_to_its_last():
         ('response', SAID), ('state', 'idle')]
 
 
+def test_sentences_are_without_markup_and_tokens_and_response_are_raw():
+    text = '**Two** things:\n1. 2*3*4 is `24`.\n---\n2. [Done](https://x.y). 🙂'
+    deltas = [text[start:start + 3] for start in range(0, len(text), 3)]
+    stage = Stage(a=[*map(TextDelta, deltas), ANSWER])
+    stage.serve('a')
+    assert stage.recorder.all('sentence') == ['Two things:', '1. 2*3*4 is 24.', '2. Done.']
+    assert stage.recorder.all('token') == deltas
+    assert stage.recorder.all('response') == [text]
+
+
 def test_prompts_are_answered_in_order():
     stage = Scripted(depth=5)
     stage.serve('a', 'b', 'c', 'd', 'e')
