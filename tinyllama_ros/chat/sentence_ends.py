@@ -43,6 +43,8 @@ _NEXT = re.compile(r'(\s*)((?:[–—-]\s?)?["\'“‘«‹„¿¡(\[{*_`~<（�
 _BEFORE = re.compile(r'[^\s()\[\]{}"\'“”‘’«»„*_`~,;:!?/（）「」。，、！？；：]+$')
 _WORD_BEFORE = re.compile(r'(\w+|:|\d\.)\s+\S+$')
 _LIST_NUMBER = re.compile(r'\W*(?:\d{1,3}|[^\W\d_]|[ivxIVX]{1,4})')
+_ITEM = re.compile(r'\W*(\d{1,3})[.)]\s')
+_NUMBER_BEFORE = re.compile(r'\s(\d{1,3})$')
 _ORDINAL = re.compile(r'\d{1,3}(?:st|nd|rd|th)?')
 _DOTTED = re.compile(r'(?:[^\W\d_]{1,2}\.)+[^\W\d_]{1,2}')  # U.S, Ph.D, т.е
 _GOES_ON = '.,;:!?)]}&%…，、；：'
@@ -92,8 +94,8 @@ def sentence_end(text: str, at: int, start: int, is_final: bool) -> int | None:
     :param at: index of the stop.
     :param start: index where the sentence begins.
     :param is_final: nothing will follow the text.
-    :return: the index after the stop and what closes behind it; 0: it ends no sentence; None:
-        more text is needed.
+    :return: the index after the stop and what closes behind it, or before the number of the next
+        item of a list; 0: it ends no sentence; None: more text is needed.
     """
     stops = _STOPS.match(text, at)
     assert stops is not None, text[at:at + 1]
@@ -106,12 +108,22 @@ def sentence_end(text: str, at: int, start: int, is_final: bool) -> int | None:
         end, following = end + closer.end(), following[closer.end():]
     if not following or needs_more and _UNDECIDED.fullmatch(following):
         return None if needs_more else end
+    if item := following[0].isspace() and _next_item(text, at, start):
+        return item
     ends: bool | None = True
     if not following[0].isspace():
         ends = _ends_before_a_letter(text, stops, start, following)
     elif text[stops.start(1) - 1] in SPACED_STOPS:
         ends = _ends_before_space(text, stops, start, following, needs_more)
     return None if ends is None else end if ends else 0
+
+
+def _next_item(text: str, at: int, start: int) -> int:
+    """Return where the second item begins in "1. Red 2. Blue", at whose number a stop stands."""
+    item = _ITEM.match(text, start, at)
+    number = _NUMBER_BEFORE.search(text[max(start, at - LOOKBACK):at])
+    is_next = item and number and int(number[1]) == int(item[1]) + 1
+    return at - len(number[1]) if number and is_next else 0
 
 
 def clause_end(text: str, at: int, is_final: bool) -> int | None:
