@@ -26,7 +26,7 @@ def test_one_prompt_is_told_from_its_first_token_to_its_last():
 def test_sentences_are_without_markup_and_tokens_and_response_are_raw():
     text = '**Two** things:\n1. 2*3*4 is `24`.\n---\n2. [Done](https://x.y). 🙂'
     deltas = [text[start:start + 3] for start in range(0, len(text), 3)]
-    stage = Stage(a=[*map(TextDelta, deltas), ANSWER])
+    stage = Scripted(a=[*map(TextDelta, deltas), ANSWER])
     stage.serve('a')
     assert stage.recorder.all('sentence') == ['Two things:', '1. 2*3*4 is 24.', '2. Done.']
     assert stage.recorder.all('token') == deltas
