@@ -6,7 +6,8 @@ from tinyllama_ros.errors import ModelError
 
 _LARGEST = (1 << 31) - 1
 """Graphs count in 32 bits; the bases of RoPE that are in use are far below."""
-
+_MOST_LAYERS = 1000
+"""Lists are made of them before a file is read; the largest models have some 130."""
 
 EMBEDDING, FINAL_NORM, HEAD = 'model.embed_tokens.weight', 'model.norm.weight', 'lm_head.weight'
 _IN_A_LAYER = ('input_layernorm', 'self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj',
@@ -53,9 +54,10 @@ class Architecture:
     def __post_init__(self) -> None:
         for name in ('layers', 'hidden', 'ffn', 'heads', 'kv_heads', 'head_dim', 'vocab_size',
                      'context_length', 'rope_base', 'norm_eps'):
-            if not 0 < getattr(self, name) <= _LARGEST:
+            most = _MOST_LAYERS if name == 'layers' else _LARGEST
+            if not 0 < getattr(self, name) <= most:
                 raise ModelError(f'{name} is {getattr(self, name)!s:.40}; it must be above 0 and '
-                                 f'at most {_LARGEST}')
+                                 f'at most {most}')
         if self.heads % self.kv_heads:
             raise ModelError(f'{self.heads} query heads cannot share {self.kv_heads} key/value '
                              'heads evenly')

@@ -58,10 +58,9 @@ def _require_regular(path: Path, status: os.stat_result) -> None:
 def read_file(path: Path) -> bytes:
     """Return the content of a regular file; OSError where there is none, or it is too large."""
     with open_file(path) as file:
-        content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise OSError(errno.EFBIG, f'Larger than {MOST_BYTES} bytes', str(path))
-    return content
+        if os.fstat(file.fileno()).st_size > MOST_BYTES:
+            raise OSError(errno.EFBIG, f'Larger than {MOST_BYTES} bytes', str(path))
+        return file.read(MOST_BYTES)
 
 
 def read_text(path: Path) -> str:

@@ -73,11 +73,6 @@ class Artifact:
         except ArtifactError as error:
             raise ArtifactError(f'{path} {error}; build the artifact again') from error
         artifact = cls(folder, manifest)
-        layers, size = manifest.architecture.layers, sum(
-            manifest.files[name].size for name in (GRAPH, WEIGHTS, OM) if name in manifest.files)
-        if layers > size:  # others make a list of them
-            raise ArtifactError(f'{path} says that there are {layers} layers, in files of {size} '
-                                'bytes; build the artifact again')
         sources = {GRAPH, WEIGHTS}
         artifact._require({manifest.tokenizer.file_name} | ({OM} if manifest.om else sources))
         not_needed = sources if manifest.om else set()

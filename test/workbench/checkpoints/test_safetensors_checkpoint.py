@@ -62,10 +62,10 @@ def test_weights_without_the_prefix_of_the_model_are_read(tmp_path):
         np.testing.assert_array_equal(read.tensor(name), written.tensor(name))
 
 
-@pytest.mark.parametrize('layers', [10 ** 9, 2 ** 40])
-def test_more_layers_than_weights_are_refused_before_they_are_listed(tmp_path, layers):
+@pytest.mark.parametrize('layers', [1001, 10 ** 6, 2 ** 40])
+def test_more_layers_than_any_model_has_are_refused(tmp_path, layers):
     write_folder(tmp_path, tiny(), num_hidden_layers=layers)
-    with pytest.raises(ModelError, match=rf'{layers}(;| layers and has \d+ weights)'):
+    with pytest.raises(ModelError, match=rf'layers is {layers}; .* at most 1000'):
         SafetensorsCheckpoint(tmp_path)
 
 

@@ -1,8 +1,10 @@
 """From a name or a path to the reader that opens it."""
 
+import os
 import sys
 
 import pytest
+from support.special_files import put_in_place, SPECIAL_FILES
 from support.tiny_models import tiny, write_folder, write_gguf, write_tokenizer
 
 from tinyllama_ros.errors import ModelError
@@ -68,6 +70,30 @@ def test_home_folder_is_found_in_a_path(tmp_path, monkeypatch):
 def test_path_that_no_file_can_have_is_refused(tmp_path, source):
     with pytest.raises(ModelError, match=r'the model .* cannot be opened|there is no model'):
         open_checkpoint(source, tmp_path)
+
+
+@pytest.mark.parametrize('kind', SPECIAL_FILES)
+@pytest.mark.parametrize('name', ['config.json', 'model.safetensors', 'tokenizer.json',
+                                  'tokenizer_config.json', 'generation_config.json'])
+def test_what_is_no_regular_file_is_refused_by_name_and_never_opened(tmp_path, name, kind):
+    write_folder(tmp_path, tiny())
+    put_in_place(kind, tmp_path / name)
+    with pytest.raises(ModelError, match=rf'{name} cannot be read: .*Not a regular file'):
+        open_checkpoint(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize('kind', set(SPECIAL_FILES) - {'folder'})
+def test_checkpoint_that_is_no_regular_file_is_never_opened(tmp_path, kind):
+    put_in_place(kind, tmp_path / 'm.gguf')
+    with pytest.raises(ModelError, match=r'there is no model .*m\.gguf'):
+        open_checkpoint(tmp_path / 'm.gguf', tmp_path)
+
+
+def test_file_that_is_too_large_to_be_read_whole_is_refused(tmp_path):
+    write_folder(tmp_path, tiny())
+    os.truncate(tmp_path / 'config.json', 10 ** 12)  # takes no room on the disk
+    with pytest.raises(ModelError, match=r'config\.json cannot be read: .*Larger than \d+ bytes'):
+        open_checkpoint(tmp_path, tmp_path)
 
 
 def test_anything_else_says_what_it_can_be(tmp_path):
