@@ -108,7 +108,7 @@ def sentence_end(text: str, at: int, start: int, is_final: bool) -> int | None:
         end, following = end + closer.end(), following[closer.end():]
     if not following or needs_more and _UNDECIDED.fullmatch(following):
         return None if needs_more else end
-    if item := following[0].isspace() and _next_item(text, at, start):
+    if text[at:end] == '.' and following[0].isspace() and (item := _next_item(text, at, start)):
         return item
     ends: bool | None = True
     if not following[0].isspace():
