@@ -296,3 +296,19 @@ def test_cancel_stops_the_encoding_of_a_long_text_at_its_next_piece(monkeypatch)
     with pytest.raises(Cancelled):
         chatml.encode([Message('user', 'a' * 1000)], is_cancelled=lambda: len(encoded) >= 3)
     assert len(encoded) == 3
+
+
+@given(st.lists(st.text('ab<', min_size=1, max_size=30), min_size=1), st.text('ab<', max_size=40))
+def test_pattern_finds_the_longest_of_the_texts_wherever_one_begins(texts, text):
+    at = next((at for at in range(len(text)) if text.startswith(tuple(texts), at)), None)
+    longest = max((each for each in texts if at is not None and text.startswith(each, at)),
+                  key=len, default=None)
+    found = re.search(template_module._any_of(texts), text)
+    assert (found and (found.start(), found[0])) == (longest and (at, longest))
+
+
+def test_markers_that_begin_alike_are_compared_once():
+    names = [f'<|reserved_{number}|>' for number in range(200)]
+    assert template_module._any_of(names).count('reserved') == 1
+    nested = ['<' + 'a' * length for length in range(1, 500)]
+    assert re.fullmatch(template_module._any_of(nested), nested[-1])

@@ -4,7 +4,7 @@ import random
 
 from hypothesis import given, strategies as st
 
-from tinyllama_ros.ros.event_stream import EventStream
+from tinyllama_ros.ros.event_stream import EventStream, MOST_EARLY
 from tinyllama_ros.ros.wire import ConversationEvent
 
 KINDS = ('begun', 'asked', 'token', 'token', 'answered', 'reset', 'asked', 'token', 'stopped')
@@ -92,3 +92,9 @@ def test_client_that_comes_after_two_runs_gets_both_of_the_history():
     assert [event.text for event in out] == [
         *(event.text for event in first if event.kind != 'token'),
         *(event.text for event in second if event.kind != 'token' or event.seq > 7)]
+
+
+def test_events_that_wait_for_a_history_are_no_more_than_a_queue_holds():
+    events = run_of('a', ('begun', 'asked', *['token'] * 3 * MOST_EARLY))
+    waited = [('live', event) for event in events[2:]]
+    assert received([*waited, *history(events)]) == [*events[:2], *events[-MOST_EARLY:]]

@@ -9,7 +9,13 @@ from support.held_texts import longest_text
 
 from tinyllama_ros.errors import PromptError
 from tinyllama_ros.ros.wire import ConversationEvent
-from tinyllama_ros.web.log import ConversationLog, LONGEST_PROMPT, MOST_ITEMS, MOST_WAITING
+from tinyllama_ros.web.log import (
+    ConversationLog,
+    LONGEST_PROMPT,
+    MOST_CHARACTERS,
+    MOST_ITEMS,
+    MOST_WAITING,
+)
 
 
 class FollowedLog:
@@ -273,6 +279,16 @@ def test_oldest_items_are_forgotten():
         followed.turn(str(number), 'yes')
     assert len(followed.items) == MOST_ITEMS
     assert followed.items[0]['prompt'] == '5'
+
+
+def test_oldest_items_are_forgotten_where_all_are_too_long_together():
+    followed = FollowedLog()
+    for number in range(5):
+        followed.turn(str(number), 'a' * (MOST_CHARACTERS // 3))
+    assert followed.shown('prompt') == [('2',), ('3',), ('4',)]
+    followed.turn('long', 'a' * (MOST_CHARACTERS + 1))
+    followed.line('asked', 'next')
+    assert followed.shown('prompt') == [('next',)]
 
 
 def test_log_of_another_epoch_is_given_whole():

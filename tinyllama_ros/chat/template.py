@@ -22,6 +22,8 @@ tag that begins like a marker.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import groupby
+from os.path import commonprefix
 import re
 
 from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
@@ -45,6 +47,8 @@ SEAMS = range(0xF0000, 0x10FFFE)
 """Code points for private use, which no script has."""
 LONGEST_PIECE = 16_384
 """Characters that are encoded in one call, about 20 ms, in which no other thread runs."""
+MOST_NESTED = 20
+"""Groups of a pattern, which Python compiles by recursion."""
 BETWEEN_WORDS = re.compile(r'(?<=[^\W\d_]) (?=[^\W\d_])')
 """A place that no token spans."""
 
@@ -200,5 +204,20 @@ def _pieces(text: str) -> Iterator[str]:
 
 def _any_of(texts: Iterable[str], gap: str = '') -> str:
     """Return a pattern that matches the longest of the texts; `gap` matches between characters."""
-    longest_first = sorted(texts, key=lambda text: (-len(text), text))
-    return '|'.join(gap.join(map(re.escape, text)) for text in longest_first) or NOTHING
+    return _alternatives(sorted(texts), gap) or NOTHING
+
+
+def _alternatives(texts: list[str], gap: str, depth: int = 0) -> str:
+    """Return the pattern of sorted texts; what several begin with is compared only once."""
+    if depth == MOST_NESTED:
+        return '|'.join(gap.join(map(re.escape, text)) for text in reversed(texts))
+    patterns = []
+    for _, group in groupby(texts, key=lambda text: text[0]):
+        alike = list(group)
+        prefix = commonprefix(alike)
+        pattern = gap.join(map(re.escape, prefix))
+        if longer := [text[len(prefix):] for text in alike if text != prefix]:
+            pattern += f'(?:{gap}(?:{_alternatives(longer, gap, depth + 1)}))'
+            pattern += '?' if prefix in alike else ''
+        patterns.append(pattern)
+    return '|'.join(patterns)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 from tinyllama_ros.ros.wire import ConversationEvent
 
+MOST_EARLY = 1000
+"""Events that wait for ~/history: as many as a topic's queue holds."""
 PAST_RUNS = 8
 """Earlier runs that are remembered, to recognise late messages of them."""
 
@@ -23,7 +25,7 @@ class EventStream:
         self._run = ''
         self._seq = self._line = 0  # of the last event that was passed on
         self._is_live = False
-        self._early: list[ConversationEvent] = []
+        self._early: deque[ConversationEvent] = deque(maxlen=MOST_EARLY)
         self._past: deque[str] = deque(maxlen=PAST_RUNS)
 
     def add_history(self, event: ConversationEvent) -> None:
@@ -32,7 +34,8 @@ class EventStream:
             return
         self._is_live = False
         self._pass_on(event)
-        early, self._early = self._early, []
+        early = list(self._early)
+        self._early.clear()
         for waiting in early:
             self.add_live(waiting)
 
@@ -43,7 +46,8 @@ class EventStream:
         is_known = event.run == self._run
         if event.seq == 1 or (is_known and (self._is_live or self._lines_before(event)
                                             <= self._line)):
-            self._is_live, self._early = True, []
+            self._is_live = True
+            self._early.clear()
             self._pass_on(event)
         else:
             self._is_live = False

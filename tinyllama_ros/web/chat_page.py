@@ -37,6 +37,8 @@ ITEMS_AT_ONCE = 4
 """Items in one message of a log, so that no whole log is in memory for each slow page."""
 LONGEST_MESSAGE = 4 * LONGEST_PROMPT + 1000
 """Bytes."""
+LONGEST_KEY = 100
+"""Characters of a page's identifier of a prompt, which all pages are sent."""
 MOST_PAGES = 32
 PER_SECOND = 20
 """Messages of a page."""
@@ -109,7 +111,7 @@ class ChatPage:
             if page.start(self._status_message):
                 return self._conversation.listen(page.put)
         if kind == 'prompt':
-            self._publish(page, _text(message, 'text'), _text(message, 'key'))
+            self._publish(page, _text(message, 'text'), _text(message, 'key')[:LONGEST_KEY])
         elif kind in ('stop', 'reset'):
             self._trigger(page, kind)
         return None

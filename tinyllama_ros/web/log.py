@@ -19,6 +19,8 @@ from tinyllama_ros.ros.client import beginning, clean_text, ConversationEvent
 
 MOST_ITEMS = 200
 """When there are more, the oldest are removed."""
+MOST_CHARACTERS = 4_000_000
+"""Of all items; the oldest beyond are removed, too."""
 MOST_WAITING = 16
 LONGEST_PROMPT = 20_000
 """Characters; the node itself refuses a shorter prompt that does not fit the cache."""
@@ -220,7 +222,8 @@ class ConversationLog:
 
     def _add(self, item: Item) -> Item:
         self._items.append(item)
-        if len(self._items) > MOST_ITEMS:
+        while len(self._items) > MOST_ITEMS or (
+                len(self._items) > 1 and sum(map(_size, self._items)) > MOST_CHARACTERS):
             self._items.pop(0)
         self._place(item)
         self._changed(item)
@@ -244,3 +247,7 @@ class ConversationLog:
     def _notify(self, message: Message) -> None:
         for listener in list(self._listeners):
             listener(message)
+
+
+def _size(item: Item) -> int:
+    return len(item.prompt) + item.length
