@@ -51,7 +51,7 @@ deb: $(STAMP)  ## a Debian package of the same, for robots without a network
 	$(BIN)/python tools/deb.py --python $(PYTHON)
 
 test: $(STAMP) $(if $(NPM),node_modules/.package-lock.json)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
 lint: $(STAMP)
 	echo 'make: checking style with ruff and types with mypy' >&2

@@ -50,6 +50,7 @@ EXTRAS = {
         'mypy',  # checks types
         'openai',  # the real client of the API server
         'pytest',  # runs the tests
+        'pytest-xdist',  # runs them on every processor of the machine
         'ruff',  # checks style
         'selenium',  # drives a real browser over the page
     ],

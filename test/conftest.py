@@ -11,8 +11,10 @@ prefer_plain_attention()  # as every program does that opens the CPU backend
 settings.register_profile('loaded machine', deadline=None)  # a slow example is not a fault
 settings.load_profile('loaded machine')
 # Before rclpy starts: a domain of this run's own, on this machine only, so that no robot in the
-# network and no other run of the tests takes part. 0 to 101 are safe on every platform.
-os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 101))
+# network and no other run of the tests takes part; each worker of pytest-xdist has one of its own.
+# 0 to 101 are safe on every platform.
+if 'PYTEST_XDIST_WORKER' in os.environ or 'ROS_DOMAIN_ID' not in os.environ:
+    os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 101)
 if os.environ.get('ROS_DISTRO') == 'humble':
     os.environ.setdefault('ROS_LOCALHOST_ONLY', '1')
 else:
