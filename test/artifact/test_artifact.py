@@ -133,7 +133,7 @@ def test_manifest_that_names_what_is_not_in_its_folder_is_refused(folder, name):
 
 
 def test_folder_without_manifest_is_no_artifact(tmp_path):
-    with pytest.raises(ArtifactError, match=rf'{tmp_path} is no artifact: make one with'):
+    with pytest.raises(ArtifactError, match=rf'{tmp_path} is not an artifact; make one with'):
         Artifact.open(tmp_path)
 
 
@@ -141,7 +141,7 @@ def test_folder_without_manifest_is_no_artifact(tmp_path):
                                      b'[' * 100000], ids=lambda content: str(content[:9]))
 def test_manifest_that_is_none_is_refused(folder, content):
     (folder / MANIFEST).write_bytes(content)
-    with pytest.raises(ArtifactError, match=r'manifest\.json (is no manifest|cannot be read)'):
+    with pytest.raises(ArtifactError, match=r'manifest\.json (is not a valid|cannot be read)'):
         Artifact.open(folder)
 
 

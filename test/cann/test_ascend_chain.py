@@ -63,7 +63,7 @@ def test_several_chunk_lengths_become_gears(toolkit, capsys):
 def test_chip_that_atc_does_not_know_is_explained(toolkit, capsys):
     main(['random', 'tiny', '--target', 'ascend', '--quant', 'fp16'])
     assert main(['atc', 'random-tiny-fp16-ascend', '--soc-version', 'Ascend999']) == 1
-    assert 'the chip is not one that this CANN knows: give --soc-version' in (
+    assert 'this CANN does not know that chip: give --soc-version' in (
         capsys.readouterr().err)
 
 

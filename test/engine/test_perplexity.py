@@ -93,8 +93,8 @@ def test_plot_is_drawn_on_request(artifact, text, tmp_path):
 
 
 @pytest.mark.parametrize(('name', 'message'), [
-    ('loss.txt', r'loss\.txt does not end as a picture does; give one of .*png'),
-    ('nowhere/loss.png', 'there is no folder .*nowhere for the plot')])
+    ('loss.txt', r'loss\.txt has no known file extension of a picture; use one of .*png'),
+    ('nowhere/loss.png', 'the folder .*nowhere for the plot does not exist')])
 def test_plot_that_could_not_be_drawn_is_refused_before_measuring(
         artifact, text, tmp_path, capsys, name, message):
     assert main(['perplexity', str(artifact.folder), '--text', str(text), '--plot',

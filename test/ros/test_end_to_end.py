@@ -507,7 +507,7 @@ LENGTHS = {'onnx': 'key.0 has the shape', 'acl': 'kv_length is 512 in the .om, 2
     (cut, WEIGHTS, 'cut short'),
     (alter, GRAPH, 'was altered'),
     (lambda path: path.unlink(), 'tokenizer.json', 'is missing'),
-    (cut, 'manifest.json', 'is no manifest'),
+    (cut, 'manifest.json', 'is not a valid manifest'),
     (other_version, 'manifest.json', 'has format version 99'),
     (other_length, 'manifest.json', LENGTHS),
 ], ids=['cut short', 'altered', 'missing', 'manifest', 'version', 'kv_length'])

@@ -71,7 +71,7 @@ def test_adopted_om_that_is_altered_is_refused(om, words, tmp_path):
 
 
 def test_missing_om_is_named(words, tmp_path):
-    with pytest.raises(ArtifactError, match=r'nope\.om is not there; give the path'):
+    with pytest.raises(ArtifactError, match=r'nope\.om does not exist; give the path'):
         adopt(tmp_path / 'nope.om', words, tmp_path / 'out', kv_length=48)
 
 
@@ -84,7 +84,7 @@ def test_folder_that_lacks_a_file_is_refused_by_name(om, words, tmp_path, name):
 
 
 def test_folder_that_holds_something_else_is_left_alone(om, words, tmp_path):
-    with pytest.raises(ArtifactError, match='holds something that is no artifact'):
+    with pytest.raises(ArtifactError, match='exists and is not an artifact'):
         adopt(om, words, words, kv_length=48)
 
 

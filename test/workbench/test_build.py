@@ -176,7 +176,7 @@ def test_head_dim_of_any_multiple_of_16_runs_on_a_cpu(tmp_path, head_dim):
 
 def test_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / 'diary.txt').write_text('dear diary')
-    with pytest.raises(ArtifactError, match='holds something that is no artifact; choose'):
+    with pytest.raises(ArtifactError, match='exists and is not an artifact.*; choose'):
         make(tmp_path, tiny())
     assert os.listdir(tmp_path) == ['diary.txt']
 

@@ -50,7 +50,7 @@ def test_template_may_refuse_a_system_prompt():
 def test_tokenizer_with_more_tokens_than_the_model_is_refused():
     size = open_tokenizer(bpe_tokenizer()).vocab_size
     check_chat(bpe_tokenizer(), size)
-    with pytest.raises(ModelError, match=f'has {size} tokens, the model knows {size - 1}; use'):
+    with pytest.raises(ModelError, match=f'has {size} tokens, but the model has {size - 1}; use'):
         check_chat(bpe_tokenizer(), size - 1)
 
 

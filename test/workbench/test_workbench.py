@@ -261,7 +261,7 @@ def test_template_that_cannot_be_rendered_is_refused_before_a_weight_is_read(mak
 
 def test_what_cannot_be_built_is_refused_before_the_calibration(tmp_path):
     (tmp_path / 'diary.txt').write_text('dear diary')
-    with pytest.raises(ArtifactError, match='holds something that is no artifact'):
+    with pytest.raises(ArtifactError, match='exists and is not an artifact'):
         make_artifact(tiny(), tmp_path, BuildOptions(
             name='tiny', quantization='w8a8', kv_length=64))
     with pytest.raises(ModelError, match='kv_length is 4096'):

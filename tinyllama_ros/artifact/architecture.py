@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from tinyllama_ros.errors import ModelError
 
 _LARGEST = (1 << 31) - 1
-"""Graphs count in 32 bits; the bases of RoPE that are in use are far below."""
+"""Graphs use 32-bit numbers; known RoPE bases are far below this."""
 _MOST_LAYERS = 1000
-"""Lists are made of them before a file is read; the largest models have some 130."""
+"""Limits lists that are made before a file is read; the largest models have about 130 layers."""
+
 
 EMBEDDING, FINAL_NORM, HEAD = 'model.embed_tokens.weight', 'model.norm.weight', 'lm_head.weight'
 _IN_A_LAYER = ('input_layernorm', 'self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj',

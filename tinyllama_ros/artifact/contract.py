@@ -1,7 +1,7 @@
 """
 Names the inputs and outputs that each model graph (CPU or Ascend) must have, with shapes.
 
-Graphs are written by these tables, ATC is given the shapes in them, and a graph is compared with
+Graphs are written from these tables, ATC gets its shapes from them, and a graph is compared with
 them when it is loaded.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from tinyllama_ros.artifact.architecture import Architecture
 
 Dim = int | str
-"""Length of an axis; a name where it differs from pass to pass."""
+"""Length of an axis; a name if it differs from pass to pass."""
 DType = type[np.generic]
 
 CHUNK, ROWS = 'S', 'R'
@@ -28,12 +28,12 @@ ASCEND_OUTPUTS = (LOGITS, 'out_key_values')
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What an input or an output of the graph is."""
+    """Type and shape of an input or an output of the graph."""
 
     dtypes: tuple[DType, ...]
-    """The type in graphs of this project, then others that are taken in compiled graphs."""
+    """The type in graphs of this project, then further types that compiled graphs may have."""
     axes: Mapping[str, Dim]
-    """Lengths by what the axes are, in order."""
+    """Length of each axis by its meaning, in order."""
 
     @property
     def dtype(self) -> DType:
@@ -64,7 +64,7 @@ def ascend_inputs(architecture: Architecture, kv_length: int, chunk: Dim) -> Ten
 
 
 def ascend_outputs(architecture: Architecture, chunk: Dim) -> Tensors:
-    """Return the outputs of the Ascend dialect by name, in order; of the cache the new rows."""
+    """Return the outputs of the Ascend dialect by name, in order: logits and new cache rows."""
     logits = TensorSpec((np.float32, np.float16), {
         'batch': 1, 'chunk length': chunk, 'vocab_size': architecture.vocab_size})
     rows = _ascend_rows(architecture, {'chunk length': chunk})

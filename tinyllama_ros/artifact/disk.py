@@ -30,7 +30,7 @@ _LOGGER = logging.getLogger(__name__)
 
 @contextmanager
 def disk_errors(path: Path, kind: type[TinyLlamaError] = ArtifactError) -> Iterator[None]:
-    """Turn an OSError into an error of a kind that names the path and the remedy."""
+    """Turn an OSError into a `kind` of error that names the path and the remedy."""
     try:
         yield
     except OSError as error:
@@ -87,7 +87,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """
     Hold the lock of a folder, so that two processes never write into it at once.
 
-    :param wait: wait for the other process, where there is one.
+    :param wait: wait for another process that holds the lock.
     :raises ArtifactError: another process holds the lock, and `wait` is False.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -101,9 +101,9 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """
-    Give the path to write a file under; it gets its final name when it is whole and on disk.
+    Yield a temporary path to write a file to; then sync the file and give it its final name.
 
-    Where the block raises, the file that was there before stays, and the new one is deleted.
+    If the block raises, the new file is deleted, and an earlier file of that name stays.
     """
     part = part_of(path)
     try:
@@ -147,7 +147,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def part_of(path: Path) -> Path:
-    """Return the name under which a file lies until it is whole; it keeps its suffix."""
+    """Return the name of a file while it is written; it keeps its suffix."""
     return path.with_name(f'.{path.stem}.part{path.suffix}')
 
 
@@ -174,7 +174,7 @@ def digest_of(file: BufferedReader) -> str:
 
 
 def _lock(descriptor: int, folder: Path, *, wait: bool) -> None:
-    """Lock an open folder, which must still be the one of that path afterwards."""
+    """Lock an open folder, and check that its path still names the same folder."""
     busy = f'another process is writing {folder}'
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,8 +1,8 @@
 """
 Builds dataclasses from parsed JSON, and checks the type of each value.
 
-A file comes from elsewhere, so nothing is converted in silence: text for a number, a fraction for
-a count or an unknown field is refused by name.
+A file may come from anywhere, so no value is converted silently: a text in place of a number, a
+fraction in place of a count, and an unknown field are refused by name.
 """
 
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ def parse_json(content: bytes | str) -> Any:
     """
     Return what a JSON text holds.
 
-    :raises ValueError: it is no JSON, nested too deeply, or holds half a character.
+    :raises ValueError: it is not valid JSON, is nested too deeply, or holds half a character.
     """
     try:
         value = json.loads(content)
-        json.dumps(value, ensure_ascii=False).encode()  # "\\ud800" alone is no character
+        json.dumps(value, ensure_ascii=False).encode()  # refuses half a character ("\\ud800")
     except RecursionError as error:
         raise ValueError('it is nested too deeply') from error
     return value
@@ -54,7 +54,7 @@ def from_fields(kind: type[T], values: Any, where: str = '') -> T:
 
 
 def shorten(value: Any) -> str:
-    """Return a value as a message can hold it, in one line."""
+    """Return a value for a message, in one line and not too long."""
     text = repr(value)
     return text if len(text) <= 80 else f'{text[:77]}...'
 
@@ -64,7 +64,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if is_dataclass(kind):
         return from_fields(kind, value, where)  # type: ignore[arg-type]
-    if origin in (Union, types.UnionType):  # only `... | None` is in use
+    if origin in (Union, types.UnionType):  # only `... | None` is used
         return None if value is None else _value(arguments[0], value, where)
     if origin is tuple:
         return tuple(_value(arguments[0], item, f'{where}[{i}]')

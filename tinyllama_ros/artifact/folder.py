@@ -9,8 +9,8 @@ Opens and writes artifacts (folders with one prepared model), and verifies their
     decoder.om             the static graph as ATC compiled it; only in the Ascend dialect
     tokenizer.json | tokenizer.model
 
-Once there is a decoder.om, the two files that it was compiled from are only needed to compile
-again: they may be deleted, and opening the artifact does not read them.
+If there is a decoder.om, the ONNX files are needed only to compile again: they may be deleted, and
+opening the artifact does not read them.
 """
 
 from collections.abc import Iterator
@@ -58,7 +58,7 @@ class Artifact:
     @classmethod
     def open(cls, folder: Path) -> 'Artifact':
         """
-        Return the artifact in a folder, every file of it that is needed to run verified.
+        Return the artifact in a folder, after verifying every file that is needed to run it.
 
         :raises ArtifactError: names the file that is missing, cut short or altered.
         """
@@ -66,8 +66,8 @@ class Artifact:
         try:
             manifest = Manifest.from_json(read_file(path).decode())
         except FileNotFoundError as error:
-            raise ArtifactError(f'{path} is missing; {folder} is no artifact: make one with '
-                                f'{model_command()} build') from error
+            raise ArtifactError(f'{path} is missing, so {folder} is not an artifact; make one '
+                                f'with {model_command()} build') from error
         except (OSError, UnicodeDecodeError) as error:
             raise ArtifactError(f'{path} cannot be read ({error})') from error
         except ArtifactError as error:
@@ -123,7 +123,7 @@ class Artifact:
 
     @property
     def om(self) -> Path:
-        """Path of the static graph as ATC compiled it, whether there is one or not."""
+        """Path of the static graph as ATC compiled it; the file need not exist."""
         return self.folder / OM
 
     @property
@@ -172,12 +172,12 @@ def _record(path: Path) -> FileRecord:
 
 
 def refuse_other(folder: Path) -> None:
-    """Raise ArtifactError where a folder is in use, but not as an artifact."""
+    """Raise ArtifactError if a path exists and is neither an artifact nor an empty folder."""
     with disk_errors(folder):
         is_something = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
         if is_something and not (folder / MANIFEST).exists():
-            raise ArtifactError(f'{folder} is or holds something that is no artifact; choose '
-                                'another folder')
+            raise ArtifactError(f'{folder} exists and is not an artifact, so it is not '
+                                'overwritten; choose another folder')
 
 
 @contextmanager

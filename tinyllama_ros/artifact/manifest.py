@@ -51,11 +51,11 @@ class CompiledGraph:
     """How a decoder.om was compiled."""
 
     soc_version: str
-    """The chip that it is for, such as ``Ascend310B4``; empty where that is unknown."""
+    """The chip that it is for, such as ``Ascend310B4``; empty if unknown."""
     command: tuple[str, ...]
-    """The command that compiled it; empty where that is unknown."""
+    """The command that compiled it; empty if unknown."""
     toolkit: str
-    """Version of CANN; empty where it could not be read."""
+    """Version of CANN; empty if it could not be read."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Manifest:
     quantization: str
     """``fp32``, ``fp16`` (only in the Ascend dialect) or ``w8a8``."""
     recipe: str
-    """What it was made from and how, to tell whether it has to be made again."""
+    """From what and how it was built, to find out whether it must be built again."""
     dialect: str
     """``cpu``: what the ONNX Runtime backend runs; ``ascend``: what ATC compiles."""
     kv_length: int
@@ -80,11 +80,11 @@ class Manifest:
     tokenizer: TokenizerSettings
     files: Mapping[str, FileRecord]
     w8a16: str = ''
-    """Of w8a8: linears, out of quantize.W8A16_CHOICES, whose activations have nearly 16 bits."""
+    """For w8a8: the linears, out of quantize.W8A16_CHOICES, with activations of 16 bits."""
     held_out: HeldOutLoss | None = None
-    """What the quantisation lost where the build measured it."""
+    """The loss of the quantised model, if the build measured it."""
     om: CompiledGraph | None = None
-    """How decoder.om was compiled, where there is one."""
+    """How decoder.om was compiled, if there is one."""
 
     def __post_init__(self) -> None:
         if self.dialect not in DIALECTS:
@@ -113,7 +113,7 @@ class Manifest:
                                  f'embedding ends at {self.architecture.vocab_size - 1}')
 
     def to_json(self) -> str:
-        """Return the manifest as it stands in its file."""
+        """Return the content of manifest.json."""
         return json.dumps({'format_version': FORMAT_VERSION} | asdict(self), indent=1,
                           ensure_ascii=False) + '\n'
 
@@ -127,9 +127,9 @@ class Manifest:
         try:
             fields = parse_json(text)
         except ValueError as error:
-            raise ArtifactError(f'is no manifest ({error})') from error
+            raise ArtifactError(f'is not a valid manifest ({error})') from error
         if not isinstance(fields, dict) or 'format_version' not in fields:
-            raise ArtifactError('is no manifest (it has no format_version)')
+            raise ArtifactError('is not a valid manifest (it has no format_version)')
         version = fields.pop('format_version')
         if type(version) is not int or version != FORMAT_VERSION:
             raise ArtifactError(f'has format version {shorten(version)}; this program reads '
@@ -143,7 +143,7 @@ class Manifest:
 
 
 def check_cpu_head_dim(architecture: Architecture, remedy: str) -> None:
-    """Raise a ModelError with the remedy where the CPU dialect cannot have such heads."""
+    """Raise a ModelError, with the remedy, if the CPU dialect does not support head_dim."""
     if architecture.head_dim % CPU_HEAD_DIM:
         raise ModelError(f'head_dim is {architecture.head_dim}; ONNX Runtime on a CPU runs only '
                          f'multiples of {CPU_HEAD_DIM}: {remedy}')

@@ -22,7 +22,7 @@ def artifacts_folder() -> Path:
 
 
 def shipped_artifacts() -> list[Path]:
-    """Return the folders of artifacts by name that come with the package in a sourced ROS 2."""
+    """Return the folders of named artifacts that were installed with packages of a sourced ROS."""
     prefixes = os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)
     return [Path(prefix, 'share', 'tinyllama_ros', 'models') for prefix in prefixes if prefix]
 
@@ -43,7 +43,7 @@ def find_artifact(model: str) -> Path:
                 return folder
     except (OSError, RuntimeError, ValueError) as error:  # no permission, no such user, a NUL
         raise ArtifactError(f'the model {model!r} cannot be looked up: {error}; give the path of '
-                            'an artifact that may be read') from error
+                            'an artifact that this user can read') from error
     target = ' --target ascend' if model.endswith('-ascend') else ''
     known = sorted({path.parent.name for place in places
                     for path in place.glob(f'[!.]*/{MANIFEST}')})

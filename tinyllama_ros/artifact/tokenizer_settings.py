@@ -22,20 +22,20 @@ class TokenizerSettings:
     chat_template: str
     """Jinja, as the model's authors wrote it."""
     bos_token: str
-    """The text of the begin token, '' where there is none."""
+    """The text of the begin token, '' if there is none."""
     eos_token: str
     add_bos: bool
-    """Whether a conversation begins with the begin token even where the template has none."""
+    """Whether a conversation gets a begin token even if the template has none."""
     control_tokens: Mapping[str, int] = field(default_factory=dict)
-    """Ids, by their text, of the tokens that structure a conversation; text never becomes one."""
+    """Ids by text of the tokens that structure a conversation; plain text never becomes one."""
     stop_tokens: tuple[int, ...] = ()
     """
-    Ids of the tokens that end an answer, as the model's files name them; the end token always is.
+    Ids of the tokens that end an answer: the end token, and those that the model's files name.
 
     The chat adds the token with which the chat template ends a turn of the assistant.
     """
     text_tokens: tuple[int, ...] = ()
-    """Ids of control tokens that the model's files do not mark as special: text in an answer."""
+    """Ids of control tokens that are not marked as special; in an answer they are text."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(TokenizerKind):

@@ -1,4 +1,4 @@
-"""The conversion of a graph in the Ascend dialect to a .om, by the toolkit's compiler ATC."""
+"""Converts a graph of the Ascend dialect to an .om file with the toolkit's compiler ATC."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -18,7 +18,7 @@ from tinyllama_ros.artifact.contract import ascend_inputs, CHUNK
 from tinyllama_ros.artifact.disk import link_or_copy, scratch_beside
 from tinyllama_ros.artifact.folder import Artifact, record_om
 from tinyllama_ros.artifact.manifest import CompiledGraph, Manifest, WEIGHTS
-from tinyllama_ros.cann.atc_errors import find_failure, last_words, MEMORY
+from tinyllama_ros.cann.atc_errors import find_failure, last_line, MEMORY
 from tinyllama_ros.cann.toolkit import installed_version, Toolkit
 from tinyllama_ros.errors import ConfigError, ConversionError, model_command
 
@@ -34,27 +34,27 @@ _STAGE = re.compile(r'\[GEPERFTRACE\] The time cost of (\S+) is')
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a conversion is."""
+    """The progress of a conversion."""
 
     seconds: float
     memory: int
-    """Bytes that ATC and the compilers that it starts hold."""
+    """Bytes of ATC and the compilers that it started."""
     stage: str
-    """The stage that ended last, where ATC logs it."""
+    """The stage that ended last, if ATC logs it."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """How a graph is converted; nothing is run yet."""
+    """The command and the environment of a conversion."""
 
     command: tuple[str, ...]
     soc_version: str
     settings: Mapping[str, str] = field(default_factory=dict)
-    """Environment variables on top of those that there are."""
+    """Additional environment variables."""
 
     @property
     def shell_line(self) -> str:
-        """The command as one would type it."""
+        """The command as it is typed in a shell."""
         return ' '.join(map(_quoted, self.command))
 
 
@@ -64,10 +64,10 @@ def plan_conversion(manifest: Manifest, soc_version: str = DEFAULT_SOC, *, jobs:
     Return how an artifact's graph is converted.
 
     :param soc_version: the chip, such as ``Ascend310B4``.
-    :param jobs: operators that are compiled at once; None leaves that to ATC, or takes one on a
-        machine with little memory.
-    :param log: level of ATC's log, which then goes where its output goes.
-    :param memory: of this machine, bytes; None looks.
+    :param jobs: operators that are compiled at once; None means 1 on a machine with little memory,
+        else ATC's default.
+    :param log: level of ATC's log, which is then part of its output.
+    :param memory: of this machine, in bytes; None: it is measured.
     :raises ConfigError: an option is outside its range, or the artifact is of another dialect.
     """
     if manifest.dialect != 'ascend':
@@ -96,7 +96,7 @@ def plan_conversion(manifest: Manifest, soc_version: str = DEFAULT_SOC, *, jobs:
 
 
 def _shapes(manifest: Manifest) -> Iterator[str]:
-    """Yield the options that fix every shape: one chunk length, or a gear for each of several."""
+    """Yield the options that fix all shapes; several chunk lengths become gears."""
     sizes, slots = manifest.chunk_sizes, manifest.kv_length
     arch = manifest.architecture
     inputs = ascend_inputs(arch, slots, sizes[0] if len(sizes) == 1 else CHUNK)
@@ -122,14 +122,14 @@ def _quoted(argument: str) -> str:
 def convert(artifact: Artifact, conversion: Conversion,
             report: Callable[[Progress], None] = lambda progress: None) -> Artifact:
     """
-    Run ATC and put the .om into the artifact, in place of the one that was there.
+    Run ATC and move the .om into the artifact, in place of an earlier one.
 
-    ATC litters its working folder; it is given one beside the artifact, which goes afterwards.
+    ATC leaves files in its working folder, so it gets a temporary one beside the artifact.
 
     :param report: called about once a second.
     :return: the artifact as it is now.
-    :raises ArtifactError: the graph is not there or was altered; no space; no permission.
-    :raises ConversionError: there is no ATC here, it failed, or what it wrote is not whole.
+    :raises ArtifactError: the graph is missing or was altered; no space; no permission.
+    :raises ConversionError: there is no ATC here, it failed, or its output is incomplete.
     """
     artifact.verify_graph()
     executable = find_atc()
@@ -151,7 +151,7 @@ def find_atc() -> str:
     """
     Return the path of ATC.
 
-    :raises ConversionError: says how to get at it.
+    :raises ConversionError: it is not on PATH; says how to get it.
     """
     if found := shutil.which('atc'):
         return found
@@ -165,7 +165,7 @@ def find_atc() -> str:
 
 def _run(command: list[str], folder: Path, log: Path, environment: Mapping[str, str],
          report: Callable[[Progress], None]) -> int:
-    """Return ATC's exit status, its output written to a file; whatever it started ends with it."""
+    """Run ATC with its output in a file; return its exit status, and end its child processes."""
     began = time.monotonic()
     with log.open('wb') as output:
         try:
@@ -173,8 +173,8 @@ def _run(command: list[str], folder: Path, log: Path, environment: Mapping[str, 
                                        stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                                        start_new_session=True)
         except OSError as error:
-            raise ConversionError(f'{command[0]} cannot be run: {error.strerror}; is it of this '
-                                  "machine's architecture?") from error
+            raise ConversionError(f'{command[0]} cannot be run: {error.strerror}; is it made for '
+                                  'the architecture of this machine?') from error
         try:
             with log.open(errors='replace') as printed:
                 stage = ''
@@ -191,30 +191,30 @@ def _run(command: list[str], folder: Path, log: Path, environment: Mapping[str, 
 
 def _memory(pid: int) -> int:
     """Return the bytes that a process and its descendants hold."""
-    held = 0
+    size = 0
     with suppress(psutil.Error):
         process = psutil.Process(pid)
         for each in (process, *process.children(recursive=True)):
             with suppress(psutil.Error):
-                held += each.memory_info().rss
-    return held
+                size += each.memory_info().rss
+    return size
 
 
 def _check(status: int, om: Path, artifact: Artifact, log: Path) -> None:
-    """Refuse what ATC has not done, with the reason that its output gives."""
+    """Raise ConversionError if ATC failed, with the reason from its output."""
     output = log.read_text(errors='replace')
     whole = f"ATC's whole output is in {log}"
     if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
         raise ConversionError(f'atc was killed, most likely for lack of memory; {_more_memory()}; '
                               f'{whole}')
     if status:
-        line, remedy = find_failure(output) or (last_words(output), '')
+        line, remedy = find_failure(output) or (last_line(output), '')
         remedy = _more_memory() if remedy == MEMORY else remedy
         raise ConversionError('; '.join(filter(None, (
             f'atc failed with status {status}: {line.rstrip(".")}', remedy, whole))))
     if not om.is_file():
-        raise ConversionError(f'atc ended well and wrote no {om.name}: {last_words(output)}; is '
-                              f'{find_atc()} the ATC of CANN? {whole}')
+        raise ConversionError(f'atc ended with status 0 but wrote no {om.name}: '
+                              f'{last_line(output)}; is {find_atc()} the ATC of CANN? {whole}')
     size, weights = om.stat().st_size, artifact.manifest.files[WEIGHTS].size
     if size < weights // 4:
         raise ConversionError(f'atc wrote {om.name} of {size} bytes for {weights} bytes of '

@@ -12,8 +12,8 @@ from tinyllama_ros.cann.atc import Conversion, convert, DEFAULT_SOC, plan_conver
 from tinyllama_ros.cann.npu import Npu, read_npu
 from tinyllama_ros.cann.toolkit import installed_version, Toolkit
 
-NEWS_S = 60
-"""Between two lines of news where there is no terminal to show a moving one."""
+REPORT_PERIOD_S = 60
+"""Between two progress lines if stderr is not a terminal."""
 
 _logger = logging.getLogger(__name__)
 
@@ -21,10 +21,10 @@ _logger = logging.getLogger(__name__)
 def plan(artifact: Artifact, soc_version: str | None = None, *, jobs: int | None = None,
          log: str | None = None) -> tuple[Conversion, list[str]]:
     """
-    Return how an artifact is compiled on this machine, and what its user should know first.
+    Return the conversion of an artifact on this machine, and notes for the user.
 
-    :param soc_version: the chip; None takes that of this machine if it is a 310B, the chip of the
-        boards that models are made for, else the 8T board's.
+    :param soc_version: the chip; None: the chip of this machine if it is a 310B, else that of the
+        8T board.
     :param jobs: see plan_conversion, as for log.
     """
     npu = read_npu()
@@ -56,22 +56,23 @@ def _notes(artifact: Artifact, conversion: Conversion, npu: Npu | None, asked: s
 
 def compile_artifact(artifact: Artifact, conversion: Conversion, *, force: bool = False) -> None:
     """
-    Compile an artifact, with news on stderr, unless that has been done just so.
+    Compile an artifact and show progress on stderr, unless it was compiled the same way before.
 
     :raises ArtifactError: see convert, as for ConversionError.
     """
     made = artifact.manifest.om
     if not force and made and (made.command, made.toolkit) == (
             conversion.command, installed_version()):
-        _logger.info('%s has been compiled so already; --force compiles it again', artifact.om)
+        _logger.info('%s was compiled with the same command already; --force compiles it again',
+                     artifact.om)
         return
-    with _news() as report:
+    with _progress() as report:
         convert(artifact, conversion, report)
 
 
 @contextmanager
-def _news() -> Iterator[Callable[[Progress], None]]:
-    """Give what shows progress: a moving line on a terminal, else one line a minute."""
+def _progress() -> Iterator[Callable[[Progress], None]]:
+    """Yield a function that shows progress: one changing line on a terminal, else lines."""
     shown = sys.stderr.isatty()
     last = 0.0
     with tqdm(bar_format='{desc}', disable=not shown) as line:
@@ -80,7 +81,7 @@ def _news() -> Iterator[Callable[[Progress], None]]:
             minutes, seconds = divmod(int(progress.seconds), 60)
             text = f'ATC {minutes}:{seconds:02}, {progress.memory / 1e9:.1f} GB {progress.stage}'
             line.set_description_str(text.rstrip())
-            if not shown and progress.seconds - last >= NEWS_S:
+            if not shown and progress.seconds - last >= REPORT_PERIOD_S:
                 last = progress.seconds
                 _logger.info('%s', text.rstrip())
         yield report

@@ -16,7 +16,7 @@ class Npu:
     """The first NPU of this machine."""
 
     name: str
-    """As npu-smi has it, such as ``310B4``."""
+    """As npu-smi shows it, such as ``310B4``."""
     health: str
     temperature_c: int | None
     memory_used: int
@@ -26,12 +26,12 @@ class Npu:
 
     @property
     def soc_version(self) -> str:
-        """What ATC and pyACL call it."""
+        """The name of the chip in ATC and pyACL."""
         return f'Ascend{self.name}'
 
     @property
     def is_310b(self) -> bool:
-        """Whether it is of the kind that the boards have; the graphs are made for no other."""
+        """Whether it is the chip of the boards, for which the graphs are made."""
         return self.name.startswith('310B')
 
 

@@ -19,13 +19,13 @@ class Toolkit:
 
     home: Path
     opp: Path
-    """Its operators."""
+    """Folder of its operators."""
     custom: tuple[Path, ...] = ()
-    """Folders of operators beside it, of $ASCEND_CUSTOM_OPP_PATH."""
+    """Further folders of operators, from $ASCEND_CUSTOM_OPP_PATH."""
 
     @classmethod
     def find(cls, environment: Mapping[str, str] = os.environ) -> 'Toolkit | None':
-        """Return the toolkit that an environment names, else the one in a usual place."""
+        """Return the toolkit that the environment names, else one in a usual place."""
         places = [environment.get(variable, '') for variable in VARIABLES] + list(PLACES)
         found = (Path(place).expanduser() for place in places if place)
         home = next((place for place in found if (place / 'opp').is_dir()), None)
@@ -38,12 +38,12 @@ class Toolkit:
 
     @property
     def set_env(self) -> Path:
-        """Path of the script that makes a shell use this toolkit."""
+        """Path of the script that sets the environment of this toolkit."""
         beside = self.home / 'set_env.sh', self.home.parent / 'set_env.sh'
         return next((path for path in beside if path.exists()), beside[0])
 
     def version(self) -> str:
-        """Return the version of CANN, such as ``8.1.RC1``; empty where it cannot be read."""
+        """Return the version of CANN, such as ``8.1.RC1``; empty if it cannot be read."""
         machine = f'{platform.machine()}-linux'
         for name in ('ascend_toolkit_install.info', f'{machine}/ascend_toolkit_install.info',
                      'compiler/version.info', 'opp/version.info'):
@@ -56,13 +56,13 @@ class Toolkit:
         return ''
 
     def plugin(self) -> Path | None:
-        """Return the plugin that knows MatMulInteger, of those that ATC loads."""
+        """Return the plugin for MatMulInteger, among the plugins that ATC loads."""
         for folder in (*self.custom, *self._vendors()):
             for library in sorted((folder / 'framework').rglob('*.so')):
                 try:
                     if CUSTOM_OPERATOR in library.read_bytes():
                         return library
-                except OSError:  # nor could ATC read it
+                except OSError:  # ATC could not read it either
                     continue
         return None
 
@@ -90,7 +90,7 @@ def installed_version() -> str:
 
 def newest_python(version: str) -> tuple[int, int] | None:
     """
-    Return the newest Python that a version of CANN takes; None where the version says nothing.
+    Return the newest Python that a version of CANN supports; None if the version is unknown.
 
     Source: the installation guides of CANN, hiascend.com: 7.0 names 3.7 to 3.9, 8.0.RC2 adds 3.10,
     8.0.0 goes to 3.11, 8.5 to 3.13.

@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     atc.add_argument('--log', choices=('debug', 'info', 'warning', 'error'),
                      help='let ATC log at this level, too (default: no log)')
     atc.add_argument('--force', action='store_true',
-                     help='compile again where it has been compiled so already')
+                     help='compile again even if it was compiled with the same command')
     atc.add_argument('--dry-run', action='store_true', help='only print the command')
     atc.set_defaults(run=_atc)
 
@@ -159,7 +159,7 @@ def _add_build_options(parser: argparse.ArgumentParser) -> None:
                         help=f'slots of the cache (default: {KV_LENGTH}, or what the model was '
                         'trained on where that is less)')
     parser.add_argument('--force', action='store_true',
-                        help='build again where the artifact is there already')
+                        help='build again even if the artifact exists')
 
 
 def _chunk_sizes(text: str) -> tuple[int, ...]:

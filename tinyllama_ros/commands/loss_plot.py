@@ -1,4 +1,4 @@
-"""A picture of how well a model predicts at each position of its windows."""
+"""Draws the loss of a model at each position of its windows."""
 
 from pathlib import Path
 
@@ -12,21 +12,22 @@ from tinyllama_ros.commands.perplexity import Loss
 from tinyllama_ros.errors import ConfigError
 
 BANDS = 64
-"""Positions are averaged in so many bands at most, to tell the curve from its noise."""
+"""Maximum number of bands in which positions are averaged, to reduce the noise."""
 
 
 def check_plot(path: Path) -> None:
     """
-    Refuse, before anything is measured, what could not be drawn in the end.
+    Check, before anything is measured, that the plot can be written.
 
-    :raises ConfigError: the ending of the name is no kind of picture, or its folder is not there.
+    :raises ConfigError: the file extension is not that of a picture, or the folder is missing.
     """
     kinds = matplotlib.figure.Figure().canvas.get_supported_filetypes()
     if path.suffix[1:].lower() not in kinds:
-        raise ConfigError(f'{path} does not end as a picture does; give one of '
+        raise ConfigError(f'{path} has no known file extension of a picture; use one of '
                           f'{", ".join(sorted(kinds))}')
     if not path.absolute().parent.is_dir():
-        raise ConfigError(f'there is no folder {path.absolute().parent} for the plot; make it')
+        raise ConfigError(f'the folder {path.absolute().parent} for the plot does not exist; '
+                          'create it')
 
 
 def plot(loss: Loss, title: str, path: Path) -> None:

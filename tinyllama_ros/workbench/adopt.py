@@ -16,18 +16,18 @@ def adopt(om: Path, tokenizer: Path, folder: Path, *, kv_length: int,
     """
     Write an artifact that holds an .om of the Ascend dialect.
 
-    What the .om really is shows when a device loads it, which holds it against the manifest.
+    The .om itself is compared with the manifest when a device loads it.
 
     :param tokenizer: a Hugging Face folder: config.json, tokenizer_config.json, and
         tokenizer.model or tokenizer.json; no weights.
     :param kv_length: slots of the cache that the .om was compiled for.
     :param chunk_sizes: chunk lengths that it was compiled for, ascending.
-    :param soc_version: chip that it was compiled for; '' where nobody knows.
-    :raises ModelError: the folder cannot be read, or describes no model that fits.
+    :param soc_version: chip that it was compiled for; '' if unknown.
+    :raises ModelError: the folder cannot be read, or does not describe such a model.
     :raises ArtifactError: there is no such .om, or the artifact cannot be written.
     """
     if not om.is_file():
-        raise ArtifactError(f'{om} is not there; give the path of a compiled model (.om)')
+        raise ArtifactError(f'{om} does not exist; give the path of a compiled model (.om)')
     words, architecture = tokenizer_from_folder(tokenizer), read_architecture(tokenizer)
     check_chat(words, architecture.vocab_size)
     manifest = Manifest(

@@ -25,10 +25,10 @@ ASCEND_LINEARS: Mapping[str, type[AscendLinear]] = {
 
 def build(checkpoint: Checkpoint, folder: Path, options: BuildOptions) -> None:
     """
-    Write the artifact of a checkpoint as it is; weights pass through memory one at a time.
+    Write the artifact of a checkpoint; only one weight at a time is in memory.
 
     :raises ModelError: the checkpoint cannot be read or built, or the options do not fit it.
-    :raises ArtifactError: the folder cannot be written, or holds something else.
+    :raises ArtifactError: the folder cannot be written, or is not an artifact.
     """
     tokenizer = checkpoint.tokenizer
     manifest = options.manifest(checkpoint.architecture, tokenizer.settings)

@@ -1,8 +1,8 @@
 """
 Checks tokenizer and chat template at the start of a build, before the weights are read.
 
-The chat on the robot loads the same tokenizer and renders the same template, so what it would
-refuse there is refused here, minutes earlier.
+The node loads the same tokenizer and renders the same template, so an error that would occur there
+is found here, before minutes of work.
 """
 
 from tinyllama_ros.chat.message import Message
@@ -13,7 +13,7 @@ from tinyllama_ros.workbench.checkpoints.checkpoint import TokenizerFile
 
 _SAMPLES = tuple(tuple(Message(role, 'Hello, robot.') for role in roles) for roles in (
     ('user',), ('user', 'assistant', 'user'), ('system', 'user')))
-"""Conversations that a template is rendered with; it may refuse the last, with a system prompt."""
+"""Sample conversations; a template may refuse the last one, which has a system prompt."""
 
 
 def open_tokenizer(file: TokenizerFile) -> Tokenizer:
@@ -33,8 +33,8 @@ def check_chat(file: TokenizerFile, vocab_size: int) -> None:
     """
     Load a tokenizer and render its chat template with sample conversations.
 
-    :param vocab_size: tokens that the model knows.
-    :raises ModelError: the chat could not use one of them.
+    :param vocab_size: tokens that the model has.
+    :raises ModelError: the node could not use the tokenizer or the template.
     """
     if not file.settings.chat_template:
         raise ModelError('the model has no chat template; use its instruct or chat form, or give '
@@ -42,8 +42,8 @@ def check_chat(file: TokenizerFile, vocab_size: int) -> None:
                          'a Hugging Face folder')
     tokenizer = open_tokenizer(file)
     if tokenizer.vocab_size > vocab_size:
-        raise ModelError(f'the tokenizer has {tokenizer.vocab_size} tokens, the model knows '
-                         f'{vocab_size}; use the tokenizer that the model was trained with')
+        raise ModelError(f'the tokenizer has {tokenizer.vocab_size} tokens, but the model '
+                         f'has {vocab_size}; use the tokenizer that the model was trained with')
     template = ChatTemplate(file.settings, tokenizer)
     for messages in _SAMPLES:
         try:

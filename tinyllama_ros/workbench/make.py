@@ -32,12 +32,12 @@ def make_artifact(checkpoint: Checkpoint, folder: Path, options: BuildOptions) -
     """
     Write the artifact of a checkpoint; w8a8 is calibrated, smoothed and rounded by GPTQ.
 
-    Without smoothing nothing is calibrated, and weights are rounded to the nearest.
+    With smoothing none, nothing is calibrated, and weights are rounded to the nearest step.
 
     :raises ConfigError: the calibration text cannot be read, or is too short.
     :raises ModelError: the checkpoint cannot be read or built, the options do not fit it, or the
         chat could not use its tokenizer or its chat template.
-    :raises ArtifactError: the folder cannot be written, or holds something else.
+    :raises ArtifactError: the folder cannot be written, or is not an artifact.
     """
     manifest = options.manifest(checkpoint.architecture, checkpoint.tokenizer.settings)
     refuse_other(folder)
@@ -46,7 +46,7 @@ def make_artifact(checkpoint: Checkpoint, folder: Path, options: BuildOptions) -
         build(checkpoint, folder, options)
         return
     check_cpu_head_dim(checkpoint.architecture, 'the model is calibrated on a CPU whatever the '
-                       'target is, so take the quantization fp16, or the smoothing none')
+                       'target is, so use --quant fp16 or --smoothing none')
     pieces = calibration_pieces(checkpoint, options.text)
     path = folder.with_name(f'{options.name}.calibration.safetensors')
     calibration = calibrate(checkpoint, pieces, path)
@@ -57,8 +57,8 @@ def make_artifact(checkpoint: Checkpoint, folder: Path, options: BuildOptions) -
     if options.target == 'cpu':
         loss = _measured(folder, calibration, pieces)
     else:
-        # The same codes and scales in a graph that runs here. Its W8A8 linears have an activation
-        # scale per group, where an NPU has one per token, so that their loss is a little smaller.
+        # A CPU graph with the same codes and scales runs here. Its W8A8 linears have an activation
+        # scale per group, an NPU's have one per token, so the measured loss is a little too small.
         with scratch_beside(folder, 'measured') as scratch:
             build(rounded, scratch / 'cpu', replace(options, target='cpu', chunk_sizes=(),
                                                     w8a16=manifest.w8a16))
@@ -68,7 +68,7 @@ def make_artifact(checkpoint: Checkpoint, folder: Path, options: BuildOptions) -
 
 def calibration_pieces(checkpoint: Checkpoint, text: Path | None) -> list[list[int]]:
     """
-    Return the tokens of each piece of a calibration text; None is the project's own.
+    Return the tokens of each piece of a calibration text; None means the project's own text.
 
     :raises ConfigError: the text cannot be read.
     """
@@ -78,7 +78,7 @@ def calibration_pieces(checkpoint: Checkpoint, text: Path | None) -> list[list[i
 
 
 def _measured(folder: Path, calibration: Calibration, pieces: list[list[int]]) -> HeldOutLoss:
-    """Return what a finished graph of the CPU dialect loses on the text that was held out."""
+    """Return the loss of a finished CPU graph on the pieces that were held out."""
     artifact = Artifact.open(folder)
     backend = open_backend('onnx', artifact)
     slots, pieces_held_out = backend.shape.kv_length, held_out(pieces)

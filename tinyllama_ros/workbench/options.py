@@ -1,7 +1,7 @@
 """
 Defines and checks the options of a build.
 
-It knows the targets and their defaults, and nothing of how a graph is written.
+It also defines the targets and their defaults.
 """
 
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ from tinyllama_ros.workbench.quantization.quantize import check_w8a16, GROUP
 from tinyllama_ros.workbench.quantization.smooth import check_smoothing
 
 KV_LENGTH = 1024
-"""Slots of a cache by default."""
+"""Default number of slots of the cache."""
 PIPELINE = 'recipe 5'
-"""To be raised with a change after which the same options give other numbers."""
+"""Part of the recipe; increase it when the same options give other numbers than before."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +56,21 @@ class BuildOptions:
     """
 
     name: str
-    """Of the artifact, noted in its manifest."""
+    """Name of the artifact in its manifest."""
     quantization: str = 'w8a8'
     target: str = 'cpu'
     kv_length: int | None = None
-    """Slots; by default 1024, or what the model was trained on where that is less."""
+    """Slots; by default 1024, or the model's context length if that is shorter."""
     chunk_sizes: tuple[int, ...] = ()
-    """Ascending; the target's own by default."""
+    """Chunk lengths, ascending; by default those of the target."""
     w8a16: str = ''
-    """Of w8a8: out of quantize.W8A16_CHOICES; the target's own by default."""
+    """For w8a8: out of quantize.W8A16_CHOICES; by default that of the target."""
     smoothing: str = 'refined'
-    """Of w8a8: refined, searched, an alpha in 0..1, or none, which calibrates nothing."""
+    """For w8a8: refined, searched, an alpha in 0..1, or none (no calibration)."""
     text: Path | None = None
-    """UTF-8 text to calibrate on; the project's own by default."""
+    """UTF-8 text to calibrate on; by default the project's own text."""
     source: str = ''
-    """What identifies the version of the checkpoint."""
+    """Identifies the checkpoint and its version."""
 
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
@@ -90,13 +90,13 @@ class BuildOptions:
 
     @property
     def recipe(self) -> str:
-        """What it is made from and how, in one line for the manifest."""
+        """One line for the manifest that says from what and how the artifact is built."""
         text = [f'text {identity(self.text)}'] if self.text else []
         return ', '.join([self.source, f'smoothing {self.smoothing}', *text, PIPELINE])
 
     def manifest(self, architecture: Architecture, tokenizer: TokenizerSettings) -> Manifest:
         """
-        Return the manifest of the artifact that is to be made; its files are not known yet.
+        Return the manifest of the artifact to build, without its files.
 
         :raises ModelError: the options do not fit the model.
         """
@@ -104,7 +104,7 @@ class BuildOptions:
                         **self._fields(architecture))
 
     def describes(self, manifest: Manifest) -> bool:
-        """Return whether a build with these options would make what a manifest describes."""
+        """Return whether a build with these options would give an artifact with this manifest."""
         return manifest == replace(manifest, **self._fields(manifest.architecture))
 
     def _fields(self, architecture: Architecture) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class BuildOptions:
 
 
 def identity(path: Path) -> str:
-    """Return what tells one version of a file, or of the files in a folder, from another."""
+    """Return a text that changes when a file, or a file in a folder, changes."""
     path = path.resolve()
     files = sorted(file for file in (path, *path.glob('*')) if file.is_file())
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 Item = TypeVar('Item')
 PERIOD_S = 5.0
-"""Between two lines where stderr is no terminal."""
+"""Between two lines if stderr is not a terminal."""
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ def track(items: Iterable[Item], title: str, total: int | None = None) -> Iterat
     """
     Yield the items, and show on stderr how many of them are done.
 
-    Silent where messages of level INFO are: only a program that wants them sees any of it.
+    Without log messages of level INFO, as in a library, it shows nothing.
 
     :param total: how many there will be, of items that are made one after the other.
     """

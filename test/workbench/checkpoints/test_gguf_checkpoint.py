@@ -55,11 +55,11 @@ def test_weights_may_be_changed_by_the_caller(tmp_path):
 
 @pytest.mark.parametrize(('metadata', 'message'), [
     ({'general__architecture': 'qwen2'}, r"architecture 'qwen2'; supported: llama"),
-    ({'llama__rope__scaling__type': 'linear'}, r"type is 'linear', .* where it is 'none'"),
+    ({'llama__rope__scaling__type': 'linear'}, r"type is 'linear', .* in which it is 'none'"),
     ({'llama__expert_count': 8}, r'expert_count is 8, which is not supported'),
-    ({'llama__rope__dimension_count': 8}, r'dimension_count is 8, a head has 16'),
+    ({'llama__rope__dimension_count': 8}, r'dimension_count is 8, but head_dim is 16'),
     ({'llama__block_count': None}, r'llama\.block_count is missing'),
-    ({'llama__block_count': 'two'}, r"block_count is 'two'; it must be of kind int"),
+    ({'llama__block_count': 'two'}, r"block_count is 'two'; it must be of type int"),
     ({'llama__block_count': 3}, r'model\.layers\.2\.\S+ is missing'),
     ({'llama__block_count': 1}, r'blk\.1|model\.layers\.1\.\S+ has no place'),
     ({'llama__feed_forward_length': 64}, r'gate_proj\.weight has shape \(160, 64\)'),

@@ -78,23 +78,23 @@ def test_head_that_repeats_tied_embeddings_is_left_aside(tmp_path):
 @pytest.mark.parametrize(('config', 'message'), [
     ({'model_type': 'mistral'}, r"model_type is 'mistral'; supported: llama"),
     ({'rope_scaling': {'factor': 2.0}}, r'rope_scaling\.factor is 2\.0, which is not supported'),
-    ({'rope_scaling': 2.0}, r'rope_scaling is 2\.0; it must be of kind dict'),
+    ({'rope_scaling': 2.0}, r'rope_scaling is 2\.0; it must be of type dict'),
     ({'rope_parameters': {'rope_type': 'llama3'}}, r"rope_parameters\.rope_type is 'llama3', wh"),
     ({'rope_parameters': {'type': 'linear', 'factor': 4.0}},
-     r"rope_parameters\.type is 'linear', .* use a checkpoint where it is 'default'"),
+     r"rope_parameters\.type is 'linear', .* use a checkpoint in which it is 'default'"),
     ({'rope_parameters': {'rope_type': 'default', 'factor': 4.0}},
-     r'rope_parameters\.factor is 4\.0, .* use a checkpoint where it is 1'),
+     r'rope_parameters\.factor is 4\.0, .* use a checkpoint in which it is 1'),
     ({'rope_parameters': {'low_freq_factor': 1.0}},
      r'rope_parameters\.low_freq_factor is 1\.0, .* use a checkpoint without it'),
     ({'rope_parameters': {'rope_theta': 'far'}}, r"rope_parameters\.rope_theta is 'far'; it must"),
     ({'rope_parameters': {'rope_theta': 5e5}}, r'rope_theta is 10000\.0 and 500000\.0 in diff'),
     ({'partial_rotary_factor': 0.5}, r'partial_rotary_factor is 0\.5, which is not supported'),
-    ({'attention_bias': True}, r'attention_bias is True.*use a checkpoint where it is False'),
+    ({'attention_bias': True}, r'attention_bias is True.*use a checkpoint in which it is False'),
     ({'mlp_bias': True}, r'mlp_bias is True, which is not supported'),
-    ({'hidden_act': 'gelu'}, r"hidden_act is 'gelu', .* where it is 'silu' or 'swish'"),
+    ({'hidden_act': 'gelu'}, r"hidden_act is 'gelu', .* in which it is 'silu' or 'swish'"),
     ({'hidden_size': None}, r'config\.json: hidden_size is missing'),
     ({'num_hidden_layers': 3}, r'weight model\.layers\.2\.\S+ is missing'),
-    ({'intermediate_size': 64}, r'gate_proj\.weight has shape \(160, 64\); .* asks for \(64,'),
+    ({'intermediate_size': 64}, r'gate_proj\.weight has shape \(160, 64\); .* must be \(64,'),
     ({'num_key_value_heads': 3}, r'config\.json: 4 query heads cannot share 3'),
 ], ids=lambda value: next(iter(value)) if isinstance(value, dict) else '')
 def test_unfit_configuration_is_refused(tmp_path, config, message):
@@ -161,7 +161,7 @@ def test_folder_without_weights_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(('content', 'message'), [
-    (b'{', r'config\.json is no JSON'), (b'[]', r'config\.json holds no JSON object')])
+    (b'{', r'config\.json is not valid JSON'), (b'[]', r'config\.json does not hold a JSON')])
 def test_damaged_configuration_is_refused(tmp_path, content, message):
     write_folder(tmp_path, tiny())
     (tmp_path / 'config.json').write_bytes(content)

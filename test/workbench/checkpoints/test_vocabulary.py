@@ -96,7 +96,7 @@ def test_gguf_bpe_finds_user_defined_text_but_nothing_that_looks_special(text, i
     ({'tokenizer__ggml__eos_token_id': 9999}, r'eos_token_id is 9999, the vocabulary ends at'),
     ({'tokenizer__ggml__eos_token_id': None}, r'eos_token_id is missing'),
     ({'tokenizer__ggml__merges': ['nope nope']}, r'm\.gguf: the vocabulary cannot be used'),
-    ({'tokenizer__ggml__token_type': [1]}, r'tokens, 1 types and \d+ scores; they must be as'),
+    ({'tokenizer__ggml__token_type': [1]}, r'tokens, 1 types and \d+ scores; their numbers must'),
 ], ids=lambda value: next(iter(value)) if isinstance(value, dict) else '')
 def test_unfit_gguf_vocabulary_is_refused(tmp_path, metadata, message):
     path = write_gguf(tmp_path / 'm.gguf', tiny(), **metadata)
@@ -335,7 +335,7 @@ def test_folder_without_a_template_for_conversations_gives_none(tmp_path, templa
 @pytest.mark.parametrize(('config', 'message'), [
     ({'eos_token': None}, r"eos_token is '', which the vocabulary does not have"),
     ({'bos_token': '<nope>'}, r"bos_token is '<nope>', which the vocabulary does not have"),
-    ({'add_bos_token': 'yes'}, r"add_bos_token is 'yes'; it must be of kind bool"),
+    ({'add_bos_token': 'yes'}, r"add_bos_token is 'yes'; it must be of type bool"),
 ], ids=['end', 'begin', 'kind'])
 def test_unfit_folder_configuration_is_refused(tmp_path, config, message):
     write_tokenizer(tmp_path, bpe_tokenizer(), **config)
@@ -346,7 +346,7 @@ def test_unfit_folder_configuration_is_refused(tmp_path, config, message):
 def test_folder_with_ids_left_out_is_refused(tmp_path):
     write_tokenizer(tmp_path, sentencepiece_tokenizer(),
                     added_tokens_decoder={'9999': {'content': '<|a|>'}})
-    with pytest.raises(ModelError, match=r'added_tokens_decoder leaves ids out after \d+'):
+    with pytest.raises(ModelError, match=r'added_tokens_decoder has a gap in its ids after \d+'):
         tokenizer_from_folder(tmp_path)
 
 
@@ -364,7 +364,7 @@ def test_tokenizer_json_of_another_kind_is_refused(tmp_path, model):
 
 @pytest.mark.parametrize(('change', 'message'), [
     ({'model': {'type': 'BPE', 'merges': []}}, r'model\.vocab is missing'),
-    ({'model': {'type': 'BPE', 'vocab': ['a'], 'merges': []}}, r'model\.vocab is .* of kind dict'),
+    ({'model': {'type': 'BPE', 'vocab': ['a'], 'merges': []}}, r'model\.vocab is .* of type dict'),
     ({'added_tokens': [{'id': 1}]}, r"added_tokens has \{'id': 1\}; it must be a token with"),
     ({'added_tokens': [{'content': 'x'}]}, r"the token 'x' has the id None; it must be"),
     ({'added_tokens': ['x']}, r"added_tokens has 'x'; it must be a token"),
@@ -405,7 +405,7 @@ def test_added_token_that_is_no_text_is_refused(tmp_path):
     size = len(read_pieces(sentencepiece_file())[0])
     write_tokenizer(tmp_path, sentencepiece_tokenizer(),
                     added_tokens_decoder={str(size): {'content': '\ud800'}})
-    with pytest.raises(ModelError, match=r'config\.json is no JSON, .* surrogates'):
+    with pytest.raises(ModelError, match=r'config\.json is not valid JSON, .* surrogates'):
         tokenizer_from_folder(tmp_path)
 
 

@@ -16,22 +16,22 @@ from tinyllama_ros.errors import ModelError
 
 @dataclass(frozen=True)
 class TokenizerFile:
-    """A tokenizer as the artifact will hold it."""
+    """A tokenizer in the form in which the artifact holds it."""
 
     settings: TokenizerSettings
     content: bytes
 
 
 class Checkpoint(Protocol):
-    """Weights by name, one at a time, so that a build never holds them all."""
+    """Reads weights by name, one at a time, so that a build does not hold all in memory."""
 
     architecture: Architecture
     tokenizer: TokenizerFile
     tied_gain: NDArray[np.float32] | None = None
     """
-    Factors (hidden,) that make the head's rows the embedding's, where they were tied and are not.
+    Factors (hidden,) by which the head's rows give the embedding's, if smoothing untied them.
 
-    Whatever wraps a checkpoint hands its own on.
+    A checkpoint that wraps another one passes its factors on.
     """
 
     def tensor(self, name: str) -> NDArray[np.float32]:
@@ -46,7 +46,7 @@ class Checkpoint(Protocol):
 
 
 def architecture_of(path: Path, **numbers: Any) -> Architecture:
-    """Return an architecture; ModelError names the file whose numbers make none."""
+    """Return an architecture; ModelError names the file whose numbers are invalid."""
     try:
         return Architecture(**numbers)
     except ModelError as error:
@@ -54,7 +54,7 @@ def architecture_of(path: Path, **numbers: Any) -> Architecture:
 
 
 def tokenizer_settings_of(path: Path, **settings: Any) -> TokenizerSettings:
-    """Return the settings of a tokenizer; ModelError names the file that holds no such ones."""
+    """Return the settings of a tokenizer; ModelError names the file if they are invalid."""
     try:
         return TokenizerSettings(**settings)
     except ModelError as error:
@@ -73,9 +73,9 @@ def check_weights(path: Path, architecture: Architecture,
     """
     Refuse weights that are not exactly those of the architecture.
 
-    :param path: the file or folder they lie in, for the message.
-    :param stored: shapes by name. A weight too many is refused as well: left out, it would change
-        the answers in silence.
+    :param path: the file or folder of the weights, for the message.
+    :param stored: shapes by name. An additional weight is refused as well, because the answers
+        would be wrong without it.
     """
     expected = architecture.weight_shapes()
     for name, shape in expected.items():
@@ -84,7 +84,7 @@ def check_weights(path: Path, architecture: Architecture,
                              'of the Llama family')
         if stored[name] != shape:
             raise ModelError(f'{path}: {name} has shape {stored[name]}; '
-                             f'the rest of the checkpoint asks for {shape}')
+                             f'by the other weights it must be {shape}')
     extra = sorted(stored.keys() - expected.keys())
     if extra:
         raise ModelError(f'{path}: the weight {extra[0]} has no place in a Llama decoder '

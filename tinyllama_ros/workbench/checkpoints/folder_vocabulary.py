@@ -1,4 +1,4 @@
-"""The tokenizer of a Hugging Face folder: tokenizer.model or tokenizer.json, and its settings."""
+"""Reads the tokenizer of a Hugging Face folder: tokenizer.model or .json, and its settings."""
 
 from pathlib import Path
 import sys
@@ -37,7 +37,7 @@ def tokenizer_from_folder(folder: Path) -> TokenizerFile:
     """
     Return the tokenizer of a Hugging Face folder: tokenizer.model, else tokenizer.json.
 
-    :raises ModelError: neither is there, or one of its files cannot be read or used.
+    :raises ModelError: both are missing, or a file cannot be read or used.
     """
     config = NamedValues.from_json(folder / 'tokenizer_config.json')
     if (folder / FILE_NAMES['sentencepiece']).exists():
@@ -69,7 +69,7 @@ def _sentencepiece_from_folder(folder: Path, config: NamedValues) -> TokenizerFi
 
 
 def _pieces_added(config: NamedValues, first: int) -> list[Piece]:
-    """Return the tokens that the configuration adds after the vocabulary's last."""
+    """Return the tokens that the configuration appends to the vocabulary."""
     decoder: dict[str, Any] = config.optional('added_tokens_decoder', dict, {})
     added = {}
     for key, token in decoder.items():
@@ -81,8 +81,8 @@ def _pieces_added(config: NamedValues, first: int) -> list[Piece]:
                                 else PieceType.USER_DEFINED)
     numbers = sorted(number for number in added if number >= first)
     if numbers != list(range(first, first + len(numbers))):
-        raise ModelError(f'{config.path}: added_tokens_decoder leaves ids out after {first - 1}; '
-                         'use another checkpoint')
+        raise ModelError(f'{config.path}: added_tokens_decoder has a gap in its ids after '
+                         f'{first - 1}; use another checkpoint')
     return [added[number] for number in numbers]
 
 
@@ -158,7 +158,7 @@ def _is_token(token: Any) -> bool:
 
 
 def _is_byte_level(pre_tokenizer: Any) -> bool:
-    """Return whether a pre-tokenizer writes bytes, by itself or in one of its steps."""
+    """Return whether a pre-tokenizer, or one of its steps, is byte-level."""
     if not isinstance(pre_tokenizer, dict):
         return False
     steps = pre_tokenizer.get('pretokenizers')
@@ -181,7 +181,7 @@ def _settings_from_folder(kind: TokenizerKind, folder: Path, config: NamedValues
 
 
 def _vocab_size(folder: Path) -> int:
-    """Return how many tokens the model of a folder knows, as far as the folder says that."""
+    """Return how many tokens the model has by config.json; sys.maxsize if it does not say."""
     path = folder / 'config.json'
     if not path.exists():
         return sys.maxsize
@@ -190,9 +190,9 @@ def _vocab_size(folder: Path) -> int:
 
 def _stop_tokens(folder: Path) -> list[int]:
     """
-    Return the ids that the configurations of the model and of its generation call the end.
+    Return the ids of end tokens in config.json and generation_config.json.
 
-    Some may be beyond the vocabulary: those are never produced.
+    They may be beyond the vocabulary; such tokens are never produced.
     """
     stops: list[int] = []
     for name in ('config.json', 'generation_config.json'):
@@ -206,7 +206,7 @@ def _stop_tokens(folder: Path) -> list[int]:
 
 
 def _folder_template(folder: Path, config: NamedValues) -> str:
-    """Return the chat template of a folder: its own file's, else the configuration's, else ''."""
+    """Return the chat template: of chat_template.jinja, else of the configuration, else ''."""
     path = folder / 'chat_template.jinja'
     if path.exists():
         return required_text(path, 'the chat template', ModelError)

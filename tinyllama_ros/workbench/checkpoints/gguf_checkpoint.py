@@ -1,8 +1,8 @@
 """
-A checkpoint in a GGUF file.
+Reads a checkpoint from a GGUF file.
 
-Names of tensors and the order of q and k rows are those that convert_hf_to_gguf.py of llama.cpp
-writes, which docs/gguf.md of github.com/ggml-org/ggml calls the layout "Meta AI original pth".
+The names of tensors and the order of q and k rows are those of llama.cpp's convert_hf_to_gguf.py;
+docs/gguf.md of github.com/ggml-org/ggml calls this layout "Meta AI original pth".
 """
 
 from pathlib import Path
@@ -53,10 +53,10 @@ _NEUTRAL_KEYS = {
 
 
 class GgufCheckpoint(Checkpoint):
-    """Weights dequantised one at a time from a mapped file."""
+    """Dequantises weights one at a time from a memory-mapped file."""
 
     def __init__(self, path: Path) -> None:
-        """Open a file; ModelError where it is no Llama in GGUF, cut short or altered."""
+        """Open a file; ModelError if it is not a Llama model in GGUF, or is damaged."""
         self._file = GgufFile(path)
         metadata = NamedValues(path, self._file.metadata)
         self._stored = {_weight_name(name): _readable(path, tensor)
@@ -81,7 +81,7 @@ class GgufCheckpoint(Checkpoint):
 
 
 def _readable(path: Path, stored: StoredTensor) -> StoredTensor:
-    """Return a tensor; ModelError names its type where no float32 can be made of it."""
+    """Return a tensor; ModelError names its type if it cannot be converted to float32."""
     try:
         _floats(np.zeros((1, GGML_QUANT_SIZES[stored.kind][1]), np.uint8), stored.kind)
     except NotImplementedError as error:
@@ -98,7 +98,7 @@ def _floats(rows: NDArray[np.uint8], kind: GGMLQuantizationType) -> NDArray[np.f
 
 
 def _weight_name(name: str) -> str:
-    """Return the name that Architecture gives a tensor; one it does not know is left as it is."""
+    """Return the name of a tensor in Architecture; an unknown name is not changed."""
     stem, _, kind = name.rpartition('.')
     if stem in _NAMES:
         return f'{_NAMES[stem]}.{kind}'
@@ -110,9 +110,9 @@ def _weight_name(name: str) -> str:
 
 def architecture_from_metadata(metadata: NamedValues, *, tied: bool) -> Architecture:
     """
-    Return what the metadata of a file describes; ModelError where it is no Llama.
+    Return the architecture that metadata describe; ModelError if it is not Llama.
 
-    :param tied: whether the embedding is the head, too.
+    :param tied: whether the embedding is also the head.
     """
     family = metadata.required('general.architecture', str)
     if family != 'llama':
@@ -138,13 +138,13 @@ def architecture_from_metadata(metadata: NamedValues, *, tied: bool) -> Architec
         tied_embeddings=tied)
     for key in ('rope.dimension_count', 'attention.value_length'):
         if (size := llama.optional(key, int, architecture.head_dim)) != architecture.head_dim:
-            raise ModelError(f'{metadata.path}: llama.{key} is {size}, a head has '
+            raise ModelError(f'{metadata.path}: llama.{key} is {size}, but head_dim is '
                              f'{architecture.head_dim}; only equal sizes are supported')
     return architecture
 
 
 def _halves_together(rows: NDArray[np.float32], head_dim: int) -> NDArray[np.float32]:
-    """Return q or k rows with the two halves of each head apart, where GGUF interleaves them."""
+    """Return q or k rows with the two halves of each head apart; GGUF interleaves them."""
     out, size = rows.shape
     pairs = rows.reshape(out // head_dim, head_dim // 2, 2, size)
     halves: NDArray[np.float32] = pairs.swapaxes(1, 2).reshape(out, size)

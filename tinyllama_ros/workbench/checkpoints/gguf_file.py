@@ -1,9 +1,9 @@
 """
-Read the header of a GGUF file: its metadata, and where each tensor lies.
+Reads the header of a GGUF file: its metadata, and the location of each tensor.
 
-By hand, because the reader of the gguf library trusts every count: a short file that names an
-array of a thousand million numbers keeps it busy until the memory is full. Here a count that the
-rest of the file cannot hold is refused before anything is made of it.
+The reader of the gguf library is not used, because it trusts every count: a short file that claims
+an array of a thousand million numbers would fill the memory. Here a count that the rest of the
+file cannot hold is refused before any memory is allocated for it.
 
 Format: docs/gguf.md of github.com/ggml-org/ggml at 01f0d4d.
 """
@@ -36,12 +36,12 @@ _ALIGNMENT = 32
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """How and where one tensor lies in the file."""
+    """Type, shape and location of one tensor in the file."""
 
     name: str
     kind: GGMLQuantizationType
     shape: tuple[int, ...]
-    """Rows first, as numpy counts; GGUF stores it the other way round."""
+    """In the order of numpy, rows first; GGUF stores the reverse order."""
     offset: int
     """Bytes from the beginning of the file."""
     size: int
@@ -49,14 +49,14 @@ class StoredTensor:
 
 
 class GgufFile:
-    """Metadata by key and tensors by name; the data are mapped when they are asked for."""
+    """Metadata by key and tensors by name; the data of tensors are memory-mapped."""
 
     def __init__(self, path: Path) -> None:
         """
         Read the header.
 
-        :raises ModelError: the file is no GGUF, cut short, altered, or of a kind that this
-            program does not read.
+        :raises ModelError: the file is not a GGUF file, is cut short or altered, or has a version
+            or a type that is not supported.
         """
         self.path = path
         try:
@@ -87,13 +87,13 @@ class GgufFile:
         require_unchanged(self._file)
 
     def data(self, tensor: StoredTensor) -> NDArray[np.uint8]:
-        """Return the bytes of a tensor, mapped and read-only, a row of it in each row."""
+        """Return the bytes of a tensor, mapped and read-only, one row for each of its rows."""
         rows = tensor.shape[:-1] or (1,)
         return self._data[tensor.offset:tensor.offset + tensor.size].reshape(*rows, -1)
 
 
 class _Cursor:
-    """Reads one value after the other, each checked to lie within the file."""
+    """Reads one value after another; each must lie within the file."""
 
     def __init__(self, path: Path, content: mmap, at: int) -> None:
         self.path, self.at, self.size = path, at, len(content)
@@ -110,11 +110,11 @@ class _Cursor:
         return content
 
     def number(self, letter: str, what: str) -> Any:
-        """Return the next number, of a type that struct gives this letter."""
+        """Return the next number; `letter` is the format character of struct."""
         return struct.unpack(f'<{letter}', self.bytes(struct.calcsize(f'<{letter}'), what))[0]
 
     def count(self, what: str, least: int) -> int:
-        """Return a number of items of so many bytes at least, which the file must have left."""
+        """Return the next count; the rest of the file must hold `least` bytes for each item."""
         count: int = self.number('Q', what)
         if count * least > self.size - self.at:
             raise ModelError(f'{self.path} is cut short or altered: {what} has {count} entries, '
@@ -131,7 +131,7 @@ class _Cursor:
                              ) from error
 
     def value(self, what: str) -> Any:
-        """Return the next value of the metadata, whose type stands before it."""
+        """Return the next value of the metadata; its type precedes it."""
         kind: int = self.number('I', what)
         if kind == _STRING:
             return self.string(what)
@@ -148,7 +148,7 @@ class _Cursor:
     def _numbers(self, kind: int, count: int, what: str) -> list[Any]:
         if kind not in _NUMBERS:
             raise ModelError(f'{self.path}: {what} is of the value type {kind}, which is not '
-                             'supported; take a file that was converted anew')
+                             'supported; convert the model again')
         letters = f'<{count}{_NUMBERS[kind]}'
         return list(struct.unpack(letters, self.bytes(struct.calcsize(letters), what)))
 

@@ -1,4 +1,4 @@
-"""The tokenizer that the metadata of a GGUF file describes."""
+"""Makes a tokenizer from the metadata of a GGUF file."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,7 @@ from tinyllama_ros.workbench.checkpoints.vocabulary import (
 _LLAMA3_WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
                  r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+')
 
-# How text is cut before the merges, by the name that GGUF gives it (tokenizer.ggml.pre).
+# Pre-tokenizers (they split text before the merges) by their GGUF name, tokenizer.ggml.pre.
 PRE_TOKENIZERS: Mapping[str, Mapping[str, Any]] = {
     'gpt-2': GPT2_BYTES,
     'smollm': {'type': 'Sequence', 'pretokenizers': [
@@ -35,14 +35,14 @@ PRE_TOKENIZERS: Mapping[str, Mapping[str, Any]] = {
         BYTE_LEVEL | {'use_regex': False}]},
 }
 _GGUF_STOP_TOKENS = ('tokenizer.ggml.eot_token_id', 'tokenizer.ggml.eom_token_id')
-"""End of a turn and of a message, which end an answer as the end of the text does."""
+"""End of a turn and of a message; they end an answer, as the end of text does."""
 
 
 def tokenizer_from_metadata(metadata: NamedValues) -> TokenizerFile:
     """
     Return the tokenizer that the metadata of a GGUF file describes.
 
-    :raises ModelError: a kind that is not supported, or metadata that contradict themselves.
+    :raises ModelError: the kind is not supported, or the metadata are inconsistent.
     """
     model = metadata.required('tokenizer.ggml.model', str)
     if model == 'gpt2':
@@ -87,14 +87,14 @@ def _sentencepiece_from_metadata(metadata: NamedValues) -> TokenizerFile:
 
 
 def _tokens(metadata: NamedValues) -> list[Piece]:
-    """Return the vocabulary of a GGUF file; merges need no scores, so they may be absent."""
+    """Return the vocabulary of a GGUF file; a BPE vocabulary need not have scores."""
     texts = metadata.several('tokenizer.ggml.tokens', str)
     types = metadata.several('tokenizer.ggml.token_type', int)
     scores = (metadata.several('tokenizer.ggml.scores', float)
               if 'tokenizer.ggml.scores' in metadata else [0.0] * len(texts))
     if not len(texts) == len(types) == len(scores):
         raise ModelError(f'{metadata.path}: {len(texts)} tokens, {len(types)} types and '
-                         f'{len(scores)} scores; they must be as many, use another file')
+                         f'{len(scores)} scores; their numbers must be equal; use another file')
     try:
         pieces = [Piece(text, score, PieceType(kind))
                   for text, score, kind in zip(texts, scores, types, strict=True)]

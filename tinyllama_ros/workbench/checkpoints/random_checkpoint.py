@@ -1,7 +1,7 @@
 """
-Models of a given shape with random weights, for measuring and for tests.
+Makes models of a given shape with random weights, for measurements and tests.
 
-Their answers mean nothing; their shapes, speed and memory are those of a trained model.
+Their answers have no meaning; their shapes, speed and memory are those of a trained model.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ _SYLLABLES = [consonant + vowel for consonant in 'bdfgklmnprstvz' for vowel in '
 
 
 class RandomCheckpoint(Checkpoint):
-    """Reproducible weights, made when they are asked for, in any order."""
+    """Makes each weight when it is read, always with the same numbers."""
 
     def __init__(self, architecture: Architecture, tokenizer: TokenizerFile,
                  seed: int = 0) -> None:
@@ -58,8 +58,8 @@ class RandomCheckpoint(Checkpoint):
         """
         Return a fresh float32 copy of one weight, as the Checkpoint protocol says.
 
-        A matrix has the deviation 1 / sqrt(in), so that its output is as large as its input; the
-        weight of a norm lies near 1.
+        The standard deviation of a matrix is 1 / sqrt(in), so that outputs are as large as inputs;
+        the weight of a norm is near 1.
         """
         if name not in self._shapes:
             raise ModelError(f'a random checkpoint of this shape has no weight {name}')
@@ -76,7 +76,7 @@ class RandomCheckpoint(Checkpoint):
 
 def byte_tokenizer(vocab_size: int) -> TokenizerFile:
     """
-    Return a byte-level BPE without merges: text is always one token for each of its bytes.
+    Return a byte-level BPE without merges: each byte of a text is one token.
 
     After the bytes come the two control tokens of ChatML, and then made-up words up to
     `vocab_size`, so that every id can be decoded to something readable.

@@ -1,4 +1,4 @@
-"""Open the checkpoint that a user names: a known model, a .gguf file or a folder."""
+"""Opens the checkpoint that a user names: a known model, a .gguf file or a folder."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +14,10 @@ def open_checkpoint(source: str | Path, cache: Path, template: Path | None = Non
     """
     Return the checkpoint of a known name (fetched if need be), a .gguf file or a folder.
 
-    :param source: a name goes before a path of the same spelling.
+    :param source: a known name has priority over a path of the same spelling.
     :param template: a file with the chat template, UTF-8, in place of the checkpoint's own.
     :raises FetchError: a known model could not be fetched.
-    :raises ModelError: there is no such thing, or it cannot be read.
+    :raises ModelError: there is no such model, or it cannot be read.
     """
     known = str(source) in KNOWN_MODELS
     try:

@@ -1,9 +1,9 @@
 """
 The tokenizer of a checkpoint, as an artifact holds it.
 
-Whatever a checkpoint says, the result obeys one rule: plain encoding never finds a control token.
-In a tokenizer.json they stand in the vocabulary and not among the added tokens; in a SentencePiece
-model they are of the control type.
+The result always obeys one rule: encoding plain text never gives a control token. Therefore in a
+tokenizer.json the control tokens are in the vocabulary and not among the added tokens; in a
+SentencePiece model they have the type CONTROL.
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,12 +33,12 @@ _TRIAL = 'A robot says "hi", 42 times: ' + 'a' * 200 + ' ' * 200 + '1' * 200 + '
 
 def known_pieces(path: Path, pieces: list[Piece], vocab_size: int) -> list[Piece]:
     """
-    Return the tokens that the model knows.
+    Return the tokens that the embedding of the model has.
 
-    The model cannot produce a token beyond its embedding, such as a padding token that was added
-    for training, so those are left out.
+    The model cannot produce other tokens, such as a padding token that was added for training, so
+    those are left out.
 
-    :raises ModelError: an ordinary token is among those.
+    :raises ModelError: an ordinary token is beyond the embedding.
     """
     for number, piece in enumerate(pieces[vocab_size:], vocab_size):
         if piece.type not in (PieceType.CONTROL, PieceType.USER_DEFINED, PieceType.UNUSED):
@@ -54,7 +54,7 @@ def beyond_embedding(path: Path, text: str, number: int, vocab_size: int) -> Mod
 def control_tokens_of(pieces: list[Piece], always: Iterable[str]
                     ) -> tuple[dict[str, int], tuple[int, ...]]:
     """
-    Return the tokens that structure a conversation, and those of them that are not special.
+    Return the ids by text of the tokens that structure a conversation, and which are not special.
 
     :param always: texts of tokens that are special, whatever their type.
     """
@@ -68,13 +68,13 @@ def control_tokens_of(pieces: list[Piece], always: Iterable[str]
 
 def bpe_file(settings: TokenizerSettings, path: Path,
               content: Mapping[str, Any]) -> TokenizerFile:
-    """Return a tokenizer.json, which the tokenizers library has read and used once."""
+    """Return a tokenizer.json, after a test with the tokenizers library."""
     text = json.dumps(content, ensure_ascii=False)
     try:
         Tokenizer.from_str(text).encode(_TRIAL)
     except BaseException as error:
         if not (isinstance(error, Exception) or type(error).__name__ == 'PanicException'):
-            raise  # a panic of the library is no Exception
+            raise  # a panic of the library is not an Exception
         raise ModelError(f'{path}: the vocabulary cannot be used: {error}; '
                          'use another checkpoint') from error
     return TokenizerFile(settings, text.encode())
@@ -82,7 +82,7 @@ def bpe_file(settings: TokenizerSettings, path: Path,
 
 def sentencepiece_file(settings: TokenizerSettings, path: Path, pieces: list[Piece],
                         others: bytes) -> TokenizerFile:
-    """Return a tokenizer.model, which the sentencepiece library has read once."""
+    """Return a tokenizer.model, after a test with the sentencepiece library."""
     sealed = [replace(piece, type=PieceType.CONTROL)
               if piece.text in settings.control_tokens and piece.type != PieceType.UNKNOWN
               else piece for piece in pieces]

@@ -1,8 +1,8 @@
 """
-Calibration: a model reads a text, and the inputs of each of its linears are sampled.
+Calibration: runs a model on a text, and samples the inputs of each of its linears.
 
 The fp32 graph is run with the input of every linear as a further output. The samples are kept in a
-safetensors file, so that another build of the same model need not take them again.
+safetensors file, which later builds of the same model use.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,11 +40,11 @@ from tinyllama_ros.workbench.progress import track
 Float32Array = NDArray[np.float32]
 Pieces = Sequence[Sequence[int]]
 LONGEST = 256
-"""Tokens of a piece; longer ones are cut into several."""
+"""Maximum tokens of a piece; longer pieces are split."""
 SAMPLE = 512
-"""Tokens whose activations are kept."""
+"""Number of tokens whose inputs are sampled."""
 HELD_OUT = 7
-"""Every seventh piece is not calibrated on: the loss of quantisation is measured there."""
+"""Every seventh piece is held out: the loss of quantisation is measured on it."""
 TAP = '/input'
 LOSSES = 'held_out_losses'
 
@@ -57,7 +57,7 @@ class Calibration:
 
     path: Path
     held_out_losses: NDArray[np.float64]
-    """Of the fp32 model (nats), for every token but the first of each piece held out."""
+    """Losses (nats) of the fp32 model, for each held-out token but the first of a piece."""
 
     def inputs(self, linear: str) -> Float32Array:
         """Return the sampled inputs of a linear, by its path in the graph: (tokens, in)."""
@@ -71,26 +71,26 @@ def own_text() -> str:
 
 
 def calibrated(pieces: Pieces) -> list[Sequence[int]]:
-    """Return the pieces that are calibrated on."""
+    """Return the pieces for the calibration."""
     return [piece for index, piece in enumerate(_cut(pieces)) if index % HELD_OUT != HELD_OUT - 1]
 
 
 def held_out(pieces: Pieces) -> list[Sequence[int]]:
-    """Return the pieces that are not."""
+    """Return the pieces that are held out."""
     return _cut(pieces)[HELD_OUT - 1::HELD_OUT]
 
 
 def _cut(pieces: Pieces) -> list[Sequence[int]]:
-    """Return pieces of at most LONGEST tokens each, and of two at least."""
+    """Return pieces of 2 to LONGEST tokens."""
     return [piece[start:start + LONGEST] for piece in pieces
             for start in range(0, len(piece) - 1, LONGEST)]
 
 
 def calibrate(checkpoint: Checkpoint, pieces: Pieces, path: Path) -> Calibration:
     """
-    Return sampled inputs of the linears of a model that reads some pieces of text.
+    Run a model on pieces of text, and return sampled inputs of its linears.
 
-    :param path: of the file that keeps it; it is used where it is of the same model and text.
+    :param path: file that keeps the result; an existing file of the same model and text is used.
     :raises ConfigError: the text is too short.
     :raises ArtifactError: the file, or the graph beside it, cannot be written.
     """
@@ -100,8 +100,8 @@ def calibrate(checkpoint: Checkpoint, pieces: Pieces, path: Path) -> Calibration
         raise ConfigError(
             f'the calibration text has {len(_cut(pieces))} pieces (of at most {LONGEST} tokens), '
             f'and {tokens} tokens to calibrate on; it needs {HELD_OUT} and {SAMPLE} at least: '
-            'give a longer one')
-    log.info('read the weights, to know which model is calibrated')
+            'give a longer text')
+    log.info('reading the weights, to identify the model for the calibration')
     digest = _digest(checkpoint, pieces)
     if calibration := _load(path, digest):
         return calibration
@@ -120,13 +120,13 @@ def calibrate(checkpoint: Checkpoint, pieces: Pieces, path: Path) -> Calibration
 
 
 class _Tapped:
-    """The fp32 graph of a checkpoint, with its taps."""
+    """The fp32 graph of a checkpoint, whose further outputs are the inputs of linears (taps)."""
 
     def __init__(self, checkpoint: Checkpoint, folder: Path) -> None:
         for _ in write_cpu_graph(checkpoint, _TappedLinear, LONGEST, folder):
             pass
         arch = checkpoint.architecture
-        # Weights stay mapped from their file, and the system can take the memory back
+        # Weights stay mapped from their file, so the system can free their memory
         self._session = open_session(
             folder / GRAPH, enable_cpu_mem_arena=False, use_deterministic_compute=True,
             entries={'session.disable_prepacking': '1'})
@@ -137,7 +137,7 @@ class _Tapped:
             past_of(name): rows for layer in range(arch.layers) for name in cpu_cache_names(layer)}
 
     def read(self, piece: Sequence[int]) -> tuple[dict[str, Float32Array], NDArray[np.float64]]:
-        """Return the input of every linear (tokens, in), and the loss of all tokens but one."""
+        """Return the input of every linear (tokens, in), and the losses of all but one token."""
         length = len(piece)
         feeds = self._empty | {INPUT_IDS: np.array([piece], np.int64),
                                LAST_SLOT: np.array([length - 1], np.int32),
@@ -150,7 +150,7 @@ class _Tapped:
 
 
 class _TappedLinear(FloatLinear):
-    """fp32, with the input of each product as an output of the graph."""
+    """Like FloatLinear, with the input of each product as an output of the graph."""
 
     def _product(self, path: str, x: str, weight: str) -> str:
         tap = self._writer.node('Identity', f'{path}{TAP}', [x])
@@ -159,11 +159,11 @@ class _TappedLinear(FloatLinear):
 
 
 def _half(values: Float32Array) -> NDArray[np.float16]:
-    return np.clip(values, -65504, 65504).astype(np.float16)  # the largest that float16 holds
+    return np.clip(values, -65504, 65504).astype(np.float16)  # the largest number of float16
 
 
 def _digest(checkpoint: Checkpoint, pieces: Pieces) -> str:
-    """Return what tells one model and text from another."""
+    """Return a checksum of the model and the text."""
     digest = hashlib.sha256(repr((checkpoint.architecture, LONGEST, SAMPLE, HELD_OUT)).encode())
     digest.update(repr([list(piece) for piece in pieces]).encode())
     for name in checkpoint.architecture.weight_shapes():
@@ -178,14 +178,14 @@ def _load(path: Path, digest: str) -> Calibration | None:
             if metadata.get('digest') == digest:
                 return Calibration(path, file.get_tensor(LOSSES))
     except (OSError, SafetensorError):
-        pass  # there is none, or a damaged one: it is gathered anew
+        pass  # missing or damaged: calibrate again
     return None
 
 
 def _save(path: Path, samples: Mapping[str, Sequence[NDArray[np.float16]]],
           held_out_losses: NDArray[np.float64], digest: str) -> None:
     tensors = {linear: np.concatenate(values) for linear, values in samples.items()}
-    try:  # one entry of metadata: safetensors writes several in any order
+    try:  # only one entry of metadata, because safetensors writes several in random order
         with replacing(path) as part:
             save_file(tensors | {LOSSES: held_out_losses}, part, {'digest': digest})
     except SafetensorError as error:

@@ -1,15 +1,16 @@
 """
 Rounds weights to int8 with GPTQ: later input channels correct the errors of earlier ones.
 
-To the nearest, each weight is off by up to half a step, whatever the others are. But inputs are
-correlated: when channels rise and fall together, an error in one can be taken back in another.
-With E the errors (out, in) and H the inputs' second moments, the outputs are off by tr(E H E^T).
-Let H = R R^T with R upper triangular; that is the sum of the squares of E R, and column c of it is
+Rounding to the nearest step gives each weight an error of up to half a step. But the input
+channels are correlated, so the error of one channel can be compensated in others. With the errors
+E (out, in) and the second moments H of the inputs, the squared error of the outputs is
+tr(E H E^T). Let H = R R^T with R upper triangular; then it is the sum of the squares of E R, and
+column c of E R is
 
     R_cc (e_c + sum_(b < c) e_b R_bc / R_cc)
 
-so the channels are rounded one after the other, each as near as can be to its weights less that
-sum. Those with large values go first, while there are many left to make up for their errors.
+So the channels are rounded one after another, each to the steps nearest to its weights minus that
+sum. Channels with large inputs come first, because later channels then compensate their errors.
 
 Sources: GPTQ, arXiv 2210.17323, for the method, the damping and the order (``act_order`` of its
 code); QuIP, arXiv 2307.13304, section 4, for this form of it, which needs no inverse.
@@ -26,28 +27,28 @@ from tinyllama_ros.workbench.quantization.smooth import groups, SMALLEST, Smooth
 
 Float32Array = NDArray[np.float32]
 DAMPING = 0.3
-"""Added to the diagonal of H, in parts of its mean: H is of few tokens; see quantisation.md."""
+"""Added to the diagonal of H, times its mean, as H is from few tokens; see quantisation.md."""
 BLOCK = 64
-"""Channels whose errors are handed on to all later ones at once, by one product of matrices."""
+"""Channels whose errors are passed on to all later ones by one matrix product."""
 
 
 class RoundedCheckpoint(Checkpoint):
     """
-    A smoothed checkpoint in which the weights of linears are multiples of a step per output.
+    A smoothed checkpoint in which weights of linears are multiples of a step per output channel.
 
-    quantize_weight finds that step and those multiples again, whatever a row is multiplied by.
+    quantize_weight finds the same step and multiples, also after a row was scaled.
 
-    What rounds the linears of one input is kept until a weight with another input is read, so read
-    q, k and v one after the other, and gate and up.
+    The Rounding of an input is kept until a weight with another input is read, so read q, k and v
+    one after another, and gate and up.
     """
 
     def __init__(self, smoothed: SmoothedCheckpoint, inputs: Callable[[str], Float32Array]
                  ) -> None:
         """
-        Round what is read from now on.
+        Wrap a checkpoint.
 
-        :param inputs: those of some tokens of a linear by its path in the graph, before they were
-            smoothed: (tokens, in).
+        :param inputs: returns the inputs (tokens, in) of some tokens for a linear, by its path in
+            the graph, before smoothing.
         """
         self.architecture, self.tokenizer = smoothed.architecture, smoothed.tokenizer
         self.tied_gain = smoothed.tied_gain
@@ -60,25 +61,25 @@ class RoundedCheckpoint(Checkpoint):
         """Return a fresh float32 copy of one weight; see Checkpoint."""
         weight = self._smoothed.tensor(name)
         if name not in self._paths or not np.isfinite(weight).all():
-            return weight  # who reads it says what is not finite
+            return weight  # the reader reports what is not finite
         return self._rounding(name).apply(weight)
 
     def _rounding(self, name: str) -> 'Rounding':
-        """Return how a linear's weight is rounded, made once for those with the same input."""
+        """Return the Rounding of a linear, the same object for linears with the same input."""
         path = self._paths[name]
         if not self._last or self._last[0] != path:
-            self._last = None  # frees the one before first
+            self._last = None  # frees its memory first
             inputs = self._inputs(path) / self._smoothed.column_scales(name)
             self._last = path, Rounding(inputs)
         return self._last[1]
 
 
 class Rounding:
-    """How to round the weights of linears with the same input."""
+    """Rounds the weights of linears with the same input."""
 
     def __init__(self, inputs: Float32Array) -> None:
         """
-        Find the order of the channels, and what of an error each later one takes back.
+        Compute the order of the channels, and how much of each error a later one compensates.
 
         :param inputs: of some tokens (tokens, in).
         """
@@ -95,7 +96,7 @@ class Rounding:
         """
         Return a weight (out, in) of which every number is a multiple in -127..127 of a step.
 
-        The steps are those of quantize_weight, and the largest of each row stays where it is.
+        The steps are those of quantize_weight; the largest weight of each row is not changed.
         """
         rounded = np.empty_like(weight)
         for start in range(0, len(weight), ROWS_AT_ONCE):
@@ -107,16 +108,16 @@ class Rounding:
         return rounded
 
     def _codes(self, exact: Float32Array) -> Float32Array:
-        """Return whole numbers for weights (in, out) in steps, their channels in our order."""
+        """Return the codes of weights (in, out) in units of steps, channels in rounding order."""
         codes, errors = np.empty_like(exact), np.empty_like(exact)
         peaks = np.abs(exact).argmax(axis=0)
         for start in range(0, len(exact), BLOCK):
             block = slice(start, start + BLOCK)
-            aims = exact[block] - self._shares[:start, block].T @ errors[:start]
-            for channel in range(start, start + len(aims)):
-                aim = aims[channel - start]
-                aim -= self._shares[start:channel, channel] @ errors[start:channel]
-                aim = np.where(peaks == channel, exact[channel], aim)
-                codes[channel] = np.clip(np.rint(aim), -QMAX, QMAX)
+            targets = exact[block] - self._shares[:start, block].T @ errors[:start]
+            for channel in range(start, start + len(targets)):
+                target = targets[channel - start]
+                target -= self._shares[start:channel, channel] @ errors[start:channel]
+                target = np.where(peaks == channel, exact[channel], target)
+                codes[channel] = np.clip(np.rint(target), -QMAX, QMAX)
                 errors[channel] = codes[channel] - exact[channel]
         return codes

@@ -7,25 +7,25 @@ from tinyllama_ros.artifact.contract import LOGITS
 from tinyllama_ros.errors import ConfigError, ModelError
 
 QMAX = 127
-"""Largest magnitude; -128 stays unused, so that the grid is symmetric."""
+"""Largest magnitude; -128 is not used, so that the codes are symmetric."""
 RESIDUAL_STEPS = 2 * QMAX
-"""Fine steps in a coarse one: rounding leaves half a step, and that is cut into QMAX."""
+"""W8A16: steps of the residual in a step; its largest value, half a step, has QMAX of them."""
 GROUP = 128
-"""Input channels of a token that share a scale in the CPU's products; more make them coarser."""
+"""Input channels that share an activation scale on the CPU; larger groups are less accurate."""
 W8A16_CHOICES = ('none', 'down', 'all')
-"""Linears whose activations have nearly 16 bits, beside the head: none, every down_proj, all."""
+"""Linears, besides the head, with activations of nearly 16 bits: none, each down_proj, all."""
 HEAD = LOGITS
-"""Path of the head in a graph, as of its output."""
+"""Path of the head in a graph, which is the name of its output."""
 ROWS_AT_ONCE = 4096
-"""Rows that are quantised together: bounds the float temporaries of a wide head."""
+"""Rows that are quantised together; this limits the memory for a wide head."""
 
 
 def is_w8a16(linear: str, w8a16: str) -> bool:
     """
     Return whether a linear gets activations of nearly 16 bits.
 
-    The input of down_proj is the hardest to round. That costs next to nothing where a product of
-    two rows takes as long as one of one: in decoding. See docs/quantisation.md.
+    Rounding the input of down_proj loses most. In decoding, W8A16 costs almost no time, because a
+    product of two rows takes as long as one of one row. See docs/quantisation.md.
 
     :param linear: its path in the graph.
     :param w8a16: out of W8A16_CHOICES; the head is W8A16 in any case.
@@ -34,7 +34,7 @@ def is_w8a16(linear: str, w8a16: str) -> bool:
 
 
 def check_w8a16(w8a16: str) -> None:
-    """Raise a ConfigError that lists what may be W8A16, where it is something else."""
+    """Raise a ConfigError that lists the choices if w8a16 is none of them."""
     if w8a16 not in W8A16_CHOICES:
         raise ConfigError(f'w8a16 is {w8a16!r}; it must be one of {", ".join(W8A16_CHOICES)}')
 
@@ -43,7 +43,7 @@ def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDAr
     """
     Return a weight as symmetric int8 with one scale per output channel.
 
-    :param weight: (out, in); left as it is.
+    :param weight: (out, in); it is not changed.
     :return: q (out, in) in -127..127, scale (out,); weight is close to q * scale[:, None].
     :raises ModelError: names the first channel that is not finite.
 
