@@ -25,7 +25,7 @@ NO_WHEELS := If it names a ros- package, ROS 2 Jazzy has no wheel for this Pytho
 unexport PYTHONPATH
 endif
 
-# What runs here does not talk to the robot next door, unless told to.
+# By default, nodes that run here are visible on this machine only.
 ifeq ($(ROS_DISTRO),humble)
 export ROS_LOCALHOST_ONLY ?= 1
 else

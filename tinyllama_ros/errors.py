@@ -5,11 +5,11 @@ from contextlib import contextmanager
 import shutil
 
 LONGEST_MESSAGE = 2000
-"""Characters; what stands in the middle of a longer one is left out."""
+"""Characters; the middle of a longer message is left out."""
 
 
 class TinyLlamaError(Exception):
-    """Whatever this project raises on purpose; its message is one line that can be printed."""
+    """Base class of all errors here; the message is one printable line."""
 
     def __init__(self, message: str) -> None:
         super().__init__(_one_line(message))
@@ -40,11 +40,11 @@ class BackendError(TinyLlamaError):
 
 
 class BackendLost(BackendError):
-    """The backend cannot go on; one that is made anew may."""
+    """The backend is lost; loading the model again may help."""
 
 
 class PromptError(TinyLlamaError):
-    """A prompt cannot be answered; nothing else is wrong."""
+    """A prompt cannot be answered; later ones can."""
 
 
 class LengthError(PromptError):
@@ -52,20 +52,20 @@ class LengthError(PromptError):
 
 
 class RequestError(PromptError):
-    """A request that brings its own history is not as it must be."""
+    """A request with its own message history is not valid."""
 
     def __init__(self, message: str, param: str = '') -> None:
         """
-        Say what is wrong.
+        Make an error.
 
-        :param param: name of the part of the request in which it is, where it is in one.
+        :param param: name of the part of the request that is wrong, if it is one part.
         """
         super().__init__(message)
         self.param = param
 
 
 def _one_line(message: str) -> str:
-    """Return a message without line breaks, control characters and endless values in it."""
+    """Return a message in one line, without control characters, and not too long."""
     if len(message) > LONGEST_MESSAGE:
         half = LONGEST_MESSAGE // 2
         message = f'{message[:half]} [...] {message[-half:]}'
@@ -75,7 +75,7 @@ def _one_line(message: str) -> str:
 
 
 def model_command() -> str:
-    """Return what starts `tinyllama-model` here: colcon puts it on no PATH, pip does."""
+    """Return the command that starts `tinyllama-model` here; after colcon it is not on PATH."""
     name = 'tinyllama-model'
     return name if shutil.which(name) else f'ros2 run tinyllama_ros {name}'
 

@@ -1,9 +1,9 @@
 """
-Make a Debian package of the installed package, so that robots install it without a network.
+Makes a Debian package of this package, which robots can install without a network.
 
-It holds what colcon builds, a virtual environment with the Python packages that running needs, and
-the default model; it depends on the packages of ROS alone. It installs into /opt/ros/<distro>, as
-the packages of ROS do. A model for another robot is prepared elsewhere (tinyllama-model).
+It contains the result of colcon, a virtual environment with the Python packages for running, and
+the default model. It depends on ROS packages only, and installs into /opt/ros/<distro> like them.
+Other models are prepared with tinyllama-model.
 """
 
 import argparse
@@ -26,11 +26,11 @@ PYTHON = '/usr/bin/python3'
 
 
 def build_tree(tree: Path, ros: SourcedRos, model: Path | None) -> None:
-    """Put everything into a folder, where it will be below /."""
+    """Put all files into a folder, at their paths below /."""
     prefix = tree / 'opt' / 'ros' / ros.distro
     venv = prefix / VENV
     say(f'Python environment in {venv}')
-    # Without the packages of this machine, which another one need not have
+    # Without system packages, because the robot may not have those of this machine
     run([ros.python, '-m', 'venv', venv])
     run([venv / 'bin/python', '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check',
          *requirements(Path(sys.executable))[0], ros.numpy], env=_without_ros())
@@ -52,7 +52,7 @@ def build_tree(tree: Path, ros: SourcedRos, model: Path | None) -> None:
 
 
 def _drop_colcon(prefix: Path) -> None:
-    """Remove what only a workspace of colcon uses; ROS has setup files of its own there."""
+    """Remove files that only a colcon workspace uses; /opt/ros has its own setup files."""
     shutil.rmtree(prefix / 'share' / 'colcon-core')
     shutil.rmtree(prefix / 'share' / PACKAGE / 'hook')
     for path in (*prefix.iterdir(), *(prefix / 'share' / PACKAGE).glob('package.*'),
@@ -66,7 +66,7 @@ def _without_ros() -> dict[str, str]:
 
 
 def _final(tree: Path, path: Path) -> Path:
-    """Return where a path of the tree is on the robot."""
+    """Return the path on the robot of a path in the tree."""
     return Path('/') / path.relative_to(tree)
 
 
@@ -140,7 +140,7 @@ def _pack(tree: Path, folder: Path, ros: SourcedRos) -> Path:
 
 
 def _output(*command: str) -> str:
-    """Return what a command prints; an InstallError where it fails or is not there."""
+    """Return the output of a command; InstallError if it fails or is missing."""
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError) as error:
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def default_model() -> Path:
-    """Return the artifact of the default model, built where it is not there yet."""
+    """Return the artifact of the default model; build it first if needed."""
     say(f'default model {MODEL}')
     return Path(_output(str(Path(sys.executable).with_name('tinyllama-model')), 'build', MODEL))
 

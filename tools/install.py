@@ -1,9 +1,9 @@
 """
-Install the package for a robot: build it with colcon into a workspace, with all that it needs.
+Installs the package on a robot: builds it with colcon into a workspace, with its dependencies.
 
-The Python packages that ROS does not bring go into a virtual environment within the install space.
-colcon runs by the interpreter of that environment, and so do the scripts that it installs. Nothing
-is written outside of the workspace but the default model, which goes into the user's cache folder.
+Python packages that ROS does not have go into a virtual environment inside the install space. The
+interpreter of that environment runs colcon, and therefore also the installed scripts. Outside of
+the workspace only the default model is written, into the user's cache folder.
 """
 
 import argparse
@@ -20,7 +20,7 @@ PACKAGE = 'tinyllama_ros'
 MODEL = 'smollm2-135m-instruct'
 ROOT = Path(__file__).resolve().parents[1]
 COLCON = ['colcon-bash', 'colcon-core', 'colcon-ros', 'setuptools<80']
-"""What builds the package; colcon uses commands of setup.py that setuptools 80 has no more."""
+"""Builds the package; colcon uses commands of setup.py that setuptools 80 removed."""
 REQUIREMENTS = """
 import json, setuptools
 from distutils.core import run_setup
@@ -34,24 +34,24 @@ STEPS_OF_MAKE = 'source /opt/ros/<distro>/setup.bash, then run make install agai
 
 
 class InstallError(Exception):
-    """One line for whoever installs: what is missing, and what to do."""
+    """The installation failed; the message says what is missing and what to do."""
 
 
 @dataclass(frozen=True)
 class SourcedRos:
-    """The ROS 2 of this shell, and the Python that it is for."""
+    """The ROS 2 that is sourced in this shell, and its Python."""
 
     distro: str
     python: str
     numpy: str
-    """Requirement for numpy: compiled messages take no other major version than they know."""
+    """Requirement for numpy: compiled ROS messages need the major version of their build."""
 
     @classmethod
     def find(cls, python: str, environment: Mapping[str, str] = os.environ) -> 'SourcedRos':
         """
-        Return what is sourced.
+        Return the sourced ROS 2.
 
-        :raises InstallError: nothing is, or it is for another Python.
+        :raises InstallError: no ROS 2 is sourced, or it is for another Python.
         """
         distro = environment.get('ROS_DISTRO', '')
         if not distro:
@@ -67,7 +67,7 @@ class SourcedRos:
 
 @dataclass(frozen=True)
 class Workspace:
-    """A colcon workspace, as far as it is ours."""
+    """The parts of a colcon workspace that this package uses."""
 
     folder: Path
 
@@ -78,12 +78,12 @@ class Workspace:
 
     @property
     def prefix(self) -> Path:
-        """What the package is installed into."""
+        """Folder into which the package is installed."""
         return self.install / PACKAGE
 
     @property
     def build(self) -> Path:
-        """What the package is built in."""
+        """Folder in which the package is built."""
         return self.folder / 'build' / PACKAGE
 
     @property
@@ -114,7 +114,7 @@ def say(text: str) -> None:
 
 
 def requirements(python: Path) -> tuple[list[str], list[str]]:
-    """Return what setup.py asks for: to run, and to prepare models."""
+    """Return the requirements in setup.py: to run, and to prepare models."""
     done = subprocess.run([python, '-c', REQUIREMENTS], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise InstallError(f'setup.py cannot be read by {python}: {done.stderr.strip()}')
@@ -143,14 +143,14 @@ def install(workspace: Workspace, ros: SourcedRos) -> None:
 
 
 def make_model(workspace: Workspace) -> None:
-    """Make the default model by the installed package, where it is not there yet."""
+    """Make the default model with the installed package, if it does not exist yet."""
     say(f'default model {MODEL} (downloads 93 MB and calibrates; minutes the first time)')
     script = f'. "{workspace.install}/local_setup.sh" && exec "$@"'
     run(['sh', '-c', script, 'sh', workspace.script('tinyllama-model'), 'build', MODEL])
 
 
 def uninstall(workspace: Workspace) -> None:
-    """Remove what an install made in a workspace; other packages and the models stay."""
+    """Remove what `install` made in a workspace; other packages and the models stay."""
     for folder in (workspace.prefix, workspace.build):
         shutil.rmtree(folder, ignore_errors=True)
         if all(any(map(path.match, COLCON_FILES)) for path in folder.parent.glob('*')):
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('step', choices=('install', 'uninstall'))
     parser.add_argument('--workspace', type=Path, default=Path('~/ros2_ws'),
-                        help='colcon workspace; made where it is not there (default: %(default)s)')
+                        help='colcon workspace; created if needed (default: %(default)s)')
     arguments = parser.parse_args(argv)
     workspace = Workspace(arguments.workspace.expanduser().absolute())
     try:

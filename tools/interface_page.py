@@ -27,16 +27,16 @@ has parameters of its own.
 
 Topics are reliable. ROS keeps the order within a topic, not between two: the last token may arrive
 after the response. A program that needs the order subscribes to `~/event`, whose `seq` counts
-without gaps within a `run`; what happened before it came is on `~/history`, with the same ids. A
-*latched* topic (transient local) tells who comes late what its queue still holds; all others are
+without gaps within a `run`; earlier events are on `~/history`, with the same ids. A
+*latched* topic (transient local) sends late subscribers the messages in its queue; all others are
 volatile.
 
 It is a managed node: `configure` loads the model, `activate` subscribes to the prompts. User text
 is data: control tokens and role markers in a prompt are encoded as plain text.
 """
 FOOT = """
-Parameters marked *configure* are read when the node is configured (or started, where it is no
-managed node); the others may change at any time and count from the next prompt on:
+Parameters marked *configure* are read when the node is configured (`tinyllama_web`: when it
+starts); the others may change at any time and take effect with the next prompt:
 
 ```sh
 ros2 param set /tinyllama sampling.temperature 0.7
@@ -44,10 +44,10 @@ ros2 param set /tinyllama sampling.temperature 0.7
 
 `config/tinyllama.yaml` and `config/tinyllama_web.yaml` are examples, which hold all of them with
 their defaults: copy one, keep the lines that you change, and give `params_file:=`, for the web
-node `web_params_file:=`. Without a file the defaults count, or what a launch file around ours sets
-(`SetParameter`). A file is refused where it is not there, and warned of where it holds nothing for
-the node's full name. A whole number is taken for a float, and a parameter that a node does not
-have is ignored, with a warning that names the nearest.
+node `web_params_file:=`. Without a file the defaults are used, or the values that a surrounding
+launch file sets (`SetParameter`). A missing file is an error, and a file that holds no parameters
+for the node's full name causes a warning. A whole number is accepted for a float. A parameter that
+the node does not have is ignored, with a warning that suggests the nearest name.
 """
 
 

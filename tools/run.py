@@ -12,7 +12,7 @@ PORT = 8080
 
 
 def free_port(host: str, wanted: int) -> int:
-    """Return a port, another than wanted where that is taken."""
+    """Return the wanted port, or a free one if it is in use."""
     family = socket.AF_INET6 if ':' in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

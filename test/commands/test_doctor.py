@@ -183,7 +183,7 @@ def test_device_that_does_not_tell_its_memory_is_no_fault(board, monkeypatch):
     monkeypatch.setenv('ASCEND_SIM_FAULTS', 'get_mem_info:1=500000')
     acl = report('acl')['acl']
     assert (acl.state, acl.remedy) == ('note', '')
-    assert acl.text.endswith('it does not tell how much memory is free')
+    assert acl.text.endswith('it does not report how much memory is free')
 
 
 def test_device_that_did_not_start_is_explained_by_versions(board, monkeypatch):
@@ -230,9 +230,10 @@ def test_probe_gives_everything_back_also_when_a_call_fails(monkeypatch, call):
     (None, '', 'FAULT', 'but not compiled', 'tinyllama-model atc {}'),
     ('Ascend310B1', CANN, 'FAULT', 'compiled for Ascend310B1, but this is an Ascend310B4',
      'tinyllama-model atc {} --soc-version Ascend310B4'),
-    ('Ascend310B4', '8.6.0', 'note', f'with CANN 8.6.0; here is {CANN}', 'must not be older'),
+    ('Ascend310B4', '8.6.0', 'note', f'with CANN 8.6.0; this machine has {CANN}',
+     'must not be older'),
     ('Ascend310B4', CANN, 'ok', 'compiled for Ascend310B4', ''),
-    ('', '', 'ok', 'compiled for a chip that nobody named', ''),
+    ('', '', 'ok', 'compiled for an unknown chip', ''),
 ])
 def test_artifact_that_does_not_fit_this_machine(make_artifact, toolkit, tool, loaded, soc, cann,
                                                  state, text, remedy):
@@ -311,7 +312,7 @@ def test_device_of_others_names_the_group(tmp_path, monkeypatch):
 
 def test_hot_npu_is_pointed_out(tool):
     tool('npu-smi', f"echo '{ORANGE_PI.replace(' 50 ', ' 95 ')}'")
-    assert 'look to its fan' in report('acl')['npu'].remedy
+    assert 'check its fan' in report('acl')['npu'].remedy
 
 
 def test_swap_slows_down_an_npu_that_shares_the_memory(monkeypatch):
@@ -324,7 +325,7 @@ def test_swap_slows_down_an_npu_that_shares_the_memory(monkeypatch):
 
 @pytest.mark.parametrize('library, state, words', [
     (Library(Path('library'), 'AVX-512 VNNI'), 'ok', 'AVX-512 VNNI'),
-    (Library(Path('library'), ''), 'note', 'this processor has none'),
+    (Library(Path('library'), ''), 'note', 'this processor has no AVX2'),
     (None, 'note', 'sudo apt install g++')], ids=str)
 def test_kernels_that_do_not_run_are_noted(monkeypatch, library, state, words):
     monkeypatch.setattr(doctor, 'find_library', lambda: library)

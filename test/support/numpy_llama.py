@@ -1,5 +1,5 @@
 """
-A Llama in plain NumPy, from the papers' formulas: the oracle that the graph is held against.
+A Llama in plain NumPy, from the papers' formulas; graphs are compared with its results.
 
 It reads a whole sequence at once, in float64, without a cache, and shares no code with the
 builder of the graph. Sources: RMSNorm, arXiv 1910.07467; RoPE, 2104.09864; attention, 1706.03762;

@@ -165,7 +165,7 @@ class RecordingClient(NodeClient):
 
     def connect(self) -> None:
         """
-        Wait until the node hears us and we hear it.
+        Wait until the node receives our messages and we receive its messages.
 
         A reply proves both: endpoints are announced in the order in which they were made, and
         the client, for which the node must know its reply's reader, is the last.
@@ -174,7 +174,7 @@ class RecordingClient(NodeClient):
         poll_until(lambda: self._answers(client), f'reply of {self.target}')
 
     def texts(self, topic: str) -> list[str]:
-        """Return what was heard on a topic, in the order in which it was published."""
+        """Return the texts received on a topic, in the order of publishing."""
         return [event.text for event in self.events if event.topic == topic]
 
     @property
@@ -198,7 +198,7 @@ class RecordingClient(NodeClient):
                         f'state {" or ".join(states)}')
 
     def wait_for_texts(self, topic: str, count: int = 1) -> list[str]:
-        """Return what was heard on a topic as soon as it is as much as that."""
+        """Wait for a number of texts on a topic, and return them."""
         self.wait_until(lambda: len(self.texts(topic)) >= count, f'{count} on {topic}')
         return self.texts(topic)
 
@@ -220,7 +220,7 @@ class RecordingClient(NodeClient):
         poll_until(self.prompts.get_subscription_count, 'subscriber to the prompts')
 
     def ask(self, prompt: str) -> str:
-        """Return the response to one prompt, heard from an idle node."""
+        """Return the response of an idle node to one prompt."""
         before = len(self.texts('response'))
         self.say(prompt)
         return self.wait_for_responses(before + 1)[-1]

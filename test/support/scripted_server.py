@@ -89,7 +89,7 @@ class Script:
 class Recorder:
     """A listener that writes everything down."""
 
-    heard: list[tuple[str, str]] = field(default_factory=list)
+    received: list[tuple[str, str]] = field(default_factory=list)
     record: list[tuple[str, ...]] = field(default_factory=list)
     completions: list[CompletionEvent] = field(default_factory=list)
     turns: list[tuple[int, str]] = field(default_factory=list)
@@ -100,11 +100,11 @@ class Recorder:
         if isinstance(notice, CompletionEvent):
             self.completions.append(notice)
         elif isinstance(notice, StateNotice):
-            self.heard.append(('state', notice.state))
+            self.received.append(('state', notice.state))
         elif isinstance(notice, InterruptedNotice):
-            self.heard.append(('interrupted', ''))
+            self.received.append(('interrupted', ''))
         elif isinstance(notice, ErrorNotice):
-            self.heard.append(('error', notice.message))
+            self.received.append(('error', notice.message))
         else:
             self._tell_turn(notice)
         self.then(notice)
@@ -112,20 +112,20 @@ class Recorder:
     def _tell_turn(self, notice: TurnNotice) -> None:
         self.turns.append((notice.turn, notice.kind))
         if notice.kind in ('token', 'sentence', 'reset'):
-            self.heard.append((notice.kind, notice.text))
+            self.received.append((notice.kind, notice.text))
         if notice.kind not in ('token', 'sentence'):
             why = (notice.why,) if notice.why else ()
             self.record.append((notice.kind, notice.text, *why))
         if notice.error:
-            self.heard.append(('error', notice.error))
+            self.received.append(('error', notice.error))
         if notice.kind in ('answered', 'stopped', 'failed'):
-            self.heard.append(('response', notice.text))
+            self.received.append(('response', notice.text))
         elif notice.kind == 'dropped':
-            self.heard.append(('response', ''))
+            self.received.append(('response', ''))
 
     def all(self, kind: str) -> list[str]:
-        """Return what was heard of one kind."""
-        return [text for each, text in self.heard if each == kind]
+        """Return the received texts of one kind."""
+        return [text for each, text in self.received if each == kind]
 
 
 class Scripted:
@@ -140,14 +140,14 @@ class Scripted:
                              interruption=lambda: self.interruption)
 
     def serve(self, *prompts: str | CompletionRequest) -> list[tuple[str, str]]:
-        """Return what is heard while prompts are answered."""
+        """Return what was received while prompts are answered."""
         for prompt in prompts:
             if isinstance(prompt, str):
                 self.server.submit(prompt)
             else:
                 self.server.submit_request(prompt)
         self.server.serve()
-        return self.recorder.heard
+        return self.recorder.received
 
     def told(self, request_id: str = 'one') -> list[tuple[str, str]]:
         """Return what was told of a request."""

@@ -217,11 +217,11 @@ def test_refused_prompt_says_why_whether_it_was_asked_or_not():
     followed = FollowedLog()
     followed.line('asked', 'too long')
     followed.line('refused', 'too long', 'it is too long')
-    followed.line('asked', 'fine')
+    followed.line('asked', 'short')
     followed.line('refused', 'too many', '16 are waiting', turn=3)
     followed.line('answered', 'yes')
     assert followed.shown('prompt', 'phase', 'why') == [
-        ('too long', 'refused', 'it is too long'), ('fine', 'answered', ''),
+        ('too long', 'refused', 'it is too long'), ('short', 'answered', ''),
         ('too many', 'refused', '16 are waiting')]
 
 

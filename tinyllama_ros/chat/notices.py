@@ -51,7 +51,7 @@ class TurnNotice:
 
 @dataclass(frozen=True)
 class InterruptedNotice:
-    """An answer was cut short: nothing more comes of it, and whoever speaks it should stop."""
+    """An answer was cut short: no more of it follows, and a speech node should stop."""
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ class Server:
         """
         done = Event()
         with self._lock:  # both at once, or the cancel could meet the next answer
-            if not self._is_open:  # nobody serves any more, and whoever waits would wait in vain
+            if not self._is_open:  # no thread serves, so the caller would wait for ever
                 done.set()
                 return done
             self._resets.append(done)
@@ -375,7 +375,7 @@ class Server:
 
     def _recover(self) -> bool:
         """Open a backend that failed again; False where it could not be opened."""
-        if not self._is_open:  # nobody needs it any more
+        if not self._is_open:  # it is not needed after a close
             return True
         try:
             self._conversation.recover()

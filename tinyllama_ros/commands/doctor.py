@@ -1,4 +1,4 @@
-"""What this machine is and what it lacks, line by line; whether a backend works on it."""
+"""Reports what this machine has and lacks, line by line, and whether a backend works on it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Finding:
 
     subject: str
     state: str
-    """``ok``; ``note``: could be better, or is missing and the backend does without; ``FAULT``."""
+    """``ok``; ``note``: it could be better, or is missing and not needed; ``FAULT``."""
     text: str
     remedy: str = ''
 
@@ -51,7 +51,7 @@ def examine(backend: str, model: str) -> Iterator[Finding]:
     """
     Yield what was found, each as soon as it is known.
 
-    :param backend: the one that must work; what only another one needs is at most a note.
+    :param backend: must work; what only other backends need is at most a note.
     :param model: an artifact, as find_artifact takes it.
     """
     needs_npu = backend == 'acl'
@@ -125,11 +125,11 @@ def _swap(needs_npu: bool) -> Finding:
 def _kernels() -> Finding:
     library = find_library()
     if not library:
-        return Finding('kernels', NOTE, 'ours were not compiled: answers on the CPU are slower',
+        return Finding('kernels', NOTE, 'were not compiled: answers on the CPU are slower',
                        'sudo apt install g++, then install tinyllama_ros again')
     if not library.instructions:
-        return Finding('kernels', NOTE, 'this processor has none of the instructions that ours '
-                       "use (AVX2 or AVX-512): ONNX Runtime's own run, which are slower")
+        return Finding('kernels', NOTE, 'this processor has no AVX2 and no AVX-512, which they '
+                       "need: ONNX Runtime's own kernels run, which are slower")
     return Finding('kernels', OK, library.instructions)
 
 
@@ -148,7 +148,7 @@ def _npu(npu: Npu | None, needs_npu: bool) -> Finding:
         text += f', {_gb(npu.memory_used)} of {_gb(npu.memory_total)} in use'
     text += f', health {npu.health}'
     if npu.temperature_c is not None and npu.temperature_c >= HOT_C:
-        return Finding('npu', NOTE, text, 'it is hot and will slow down: look to its fan')
+        return Finding('npu', NOTE, text, 'it is hot and will slow down: check its fan')
     return Finding('npu', OK, text)
 
 
@@ -171,7 +171,7 @@ def _toolkit(toolkit: Toolkit | None, needs_npu: bool) -> Finding:
 
 
 def _acl(toolkit: Toolkit | None, needs_npu: bool) -> tuple[Finding, str]:
-    """Return what pyACL says, and the name of the chip where it says one."""
+    """Return what pyACL reports, and the name of the chip if it is known."""
     bad = FAULT if needs_npu else NOTE
     source = f'source {toolkit.set_env}' if toolkit else 'install the CANN toolkit'
     try:
@@ -179,7 +179,7 @@ def _acl(toolkit: Toolkit | None, needs_npu: bool) -> tuple[Finding, str]:
                              capture_output=True, text=True, timeout=PROBE_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         return Finding('acl', bad, f'does not answer within {PROBE_TIMEOUT_S} s',
-                       'end what else uses the NPU, or sudo reboot'), ''
+                       'end other programs that use the NPU, or sudo reboot'), ''
     try:
         found = json.loads(run.stdout.splitlines()[-1])
     except (IndexError, ValueError):
@@ -192,7 +192,7 @@ def _acl(toolkit: Toolkit | None, needs_npu: bool) -> tuple[Finding, str]:
     form = 'RC form, it has the memory of this machine' if found['is_shared'] else 'EP form'
     text = f'{found["soc"]}, {form}'
     if found['memory'] is None:
-        text += '; it does not tell how much memory is free'
+        text += '; it does not report how much memory is free'
         return Finding('acl', NOTE, text), found['soc']
     free, total = found['memory']
     return Finding('acl', OK, f'{text}, {_gb(free)} of {_gb(total)} free'), found['soc']
@@ -203,8 +203,8 @@ def _plugin(toolkit: Toolkit | None) -> Finding:
         return Finding('plugin', NOTE, 'MatMulInteger: no toolkit to look in')
     if plugin := toolkit.plugin():
         return Finding('plugin', OK, f'MatMulInteger: {plugin}')
-    return Finding('plugin', NOTE, f'MatMulInteger is not known to the ATC of {toolkit.opp}, so '
-                   'w8a8 cannot be compiled here', 'custom_op/install.sh')
+    return Finding('plugin', NOTE, f'MatMulInteger is not installed in {toolkit.opp}, so w8a8 '
+                   'cannot be compiled here', 'custom_op/install.sh')
 
 
 def _atc(toolkit: Toolkit | None) -> Finding:
@@ -219,7 +219,7 @@ def _atc(toolkit: Toolkit | None) -> Finding:
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finding('atc', NOTE, f'{path} cannot be run: {error}', 'install the toolkit again')
     printed = f'{run.stdout}\n{run.stderr}'
-    if '--framework' not in printed:  # its exit status says nothing about it
+    if '--framework' not in printed:  # its exit status does not show it
         reason = (printed.strip().splitlines() or [f'status {run.returncode}'])[-1]
         return Finding('atc', NOTE, f'{path} does not print its options ({reason})',
                        f'source {toolkit.set_env}' if toolkit else
@@ -240,14 +240,14 @@ def _artifact(artifact: Artifact, backend: str, soc: str, toolkit: Toolkit | Non
     if not om:
         return Finding('artifact', FAULT, f'{text}, but not compiled',
                        f'{model_command()} atc {folder}')
-    text += f', compiled for {om.soc_version or "a chip that nobody named"}'
+    text += f', compiled for {om.soc_version or "an unknown chip"}'
     if soc and om.soc_version and om.soc_version != soc:
         return Finding('artifact', FAULT, f'{text}, but this is an {soc}',
                        f'{model_command()} atc {folder} --soc-version {soc}')
     here = toolkit.version() if toolkit else ''
     if om.toolkit and here and om.toolkit != here:
-        return Finding('artifact', NOTE, f'{text} with CANN {om.toolkit}; here is {here}',
-                       'should it not load: the CANN that runs it must not be older than the one '
+        return Finding('artifact', NOTE, f'{text} with CANN {om.toolkit}; this machine has {here}',
+                       'if it does not load: the CANN that runs it must not be older than the one '
                        'that compiled it')
     return Finding('artifact', OK, text)
 

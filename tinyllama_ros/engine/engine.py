@@ -1,8 +1,8 @@
 """
 Token ids in, token ids out: prefills the cache with tokens and samples the next ones.
 
-Knows nothing of text, messages or ROS. Every generator yields between two forward passes, so
-whoever iterates may stop there.
+Text, messages and ROS do not appear here. Every generator yields between two forward passes, so
+the caller may stop there.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -155,7 +155,7 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
             return super().on_error(state)
 
     def _LifecycleNodeMixin__on_change_state(self, request: Any, response: Any) -> Any:
-        # rclpy has no public hook here: an impossible transition raises, and nobody gets a reply
+        # rclpy has no public hook here: an impossible transition raises, and sends no reply
         try:
             return super()._LifecycleNodeMixin__on_change_state(request, response)
         except RuntimeError:

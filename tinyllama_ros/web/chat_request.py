@@ -3,7 +3,7 @@ Reads the body of POST /v1/chat/completions into a request for the language mode
 
 Fields that are empty are treated as absent: clients send back all that they were sent. Fields that
 do not change the answer are ignored. Any other field that is not supported is refused by name, so
-that a misspelt field never means a default value in silence.
+that a misspelt field is not silently replaced by its default.
 
 Format: https://github.com/openai/openai-openapi, CreateChatCompletionRequest.
 """

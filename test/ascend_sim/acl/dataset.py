@@ -130,7 +130,7 @@ def find_model(number: int) -> Model:
 
 
 def _read_dims(dims: Any) -> tuple[int, list[int]]:
-    """Return dimCount and dims of a dict, as strictly as the binding."""
+    """Return dimCount and dims of a dict; as strict as the real binding."""
     if not isinstance(dims, dict):
         raise TypeError(f'a dict is wanted, not {type(dims).__name__}')
     count, values = dims.get('dimCount'), dims.get('dims')
@@ -166,7 +166,7 @@ def _gear_type(model: Model, buffer: DataBuffer) -> str:
 
 
 def _set_gear(model: Model, buffer: DataBuffer, gear: Gear) -> None:
-    """Write the gear where the model will read it."""
+    """Write the gear into the buffer from which the model reads it."""
     process = current()
     values = np.array(gear.values, _gear_type(model, buffer))
     place, kind = process.memory.bytes_at(buffer.address, values.nbytes, use='gear', writes=True)
@@ -178,7 +178,7 @@ def _set_gear(model: Model, buffer: DataBuffer, gear: Gear) -> None:
 
 
 def _chosen_gear(model: Model, addresses: list[int], buffers: list[DataBuffer]) -> Gear:
-    """Return the gear that the buffer names; without a set call the largest."""
+    """Return the gear in the buffer; the largest one if none was set."""
     if model.plan.kind == 'static' or model.gear is None:
         return model.plan.largest
     count = len(model.plan.gears[0].values)
@@ -190,7 +190,7 @@ def _chosen_gear(model: Model, addresses: list[int], buffers: list[DataBuffer]) 
 
 
 def _prepare(model_id: int, inputs: int, outputs: int, stream: str = '') -> Work:
-    """Check everything that an execution stands on."""
+    """Check everything that an execution needs; return its work."""
     process = current()
     model = find_model(model_id)
     if not inputs or not outputs:

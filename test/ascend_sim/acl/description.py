@@ -179,7 +179,7 @@ def _port(ports: list[Port], index: int) -> Port:
 
 
 def _output_name(outputs: list[Port], index: int) -> str:
-    """Return a name in the form producer:index:name, as many releases of CANN give it."""
+    """Return a name in the form producer:index:name, which many releases of CANN use."""
     return f'sim_{index}:0:{outputs[index].name}'
 
 

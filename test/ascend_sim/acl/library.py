@@ -34,7 +34,7 @@ def init(config_path: str = '') -> None:
         except ValueError as error:
             raise Failure(100006, f'{config_path}: {error}') from None
     if not faulthandler.is_enabled():
-        faulthandler.enable()  # so that who touches device memory dies with a traceback
+        faulthandler.enable()  # a program that accesses device memory dies with a traceback
     process.is_initialized = True
 
 

@@ -58,7 +58,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> 'Plan':
-        """Return what to_json wrote; raises KeyError or TypeError where it is something else."""
+        """Return what to_json wrote; raises KeyError or TypeError if it is not valid."""
         values = dict(data)
         for kind in ('inputs', 'outputs'):
             values[kind] = tuple(Port(port['name'], port['dtype'], tuple(port['shape']))

@@ -1,4 +1,4 @@
-"""What the library keeps for this process, and what every call goes through."""
+"""Holds the state of the simulated library, and wraps each of its calls."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class Device:
 
 @dataclass(eq=False)
 class Context:
-    """What a thread works in; `lost` is the code of the failure that made it useless."""
+    """A context of a thread; `lost` is the code of the failure that made it unusable."""
 
     device: Device
     is_default: bool
@@ -42,7 +42,7 @@ class Context:
 
 @dataclass
 class Settings:
-    """How the board is to be; a field that is not given comes from the environment."""
+    """The properties of the simulated board; defaults come from the environment."""
 
     form: str = field(default_factory=lambda: os.environ.get('ASCEND_SIM_FORM', 'rc'))
     soc: str = field(default_factory=lambda: os.environ.get('ASCEND_SIM_SOC', 'Ascend310B4'))
@@ -60,7 +60,7 @@ class Settings:
 
 
 class Process:
-    """The state of the library, and the journal of what was done to it."""
+    """The state of the library, and a record of the calls."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -88,7 +88,7 @@ class Process:
         return self.settings.form == 'rc'
 
     def context(self) -> Context:
-        """Return this thread's context; raises Failure where there is none."""
+        """Return this thread's context; raises Failure if it has none."""
         context: Context | None = getattr(self.thread, 'context', None)
         if context is None or not self.handles.find(context.handle, Context):
             raise Failure(codes.RT_CONTEXT_NULL, 'this thread has no context: call '
@@ -96,19 +96,19 @@ class Process:
         return context
 
     def working_context(self) -> Context:
-        """Return this thread's context, unless a failure has made it useless."""
+        """Return this thread's context; raises Failure if an earlier failure made it unusable."""
         context = self.context()
         lost = context.device.lost or context.lost
         if lost:
-            raise Failure(lost, 'an earlier failure has left this context useless')
+            raise Failure(lost, 'an earlier failure made this context unusable')
         return context
 
     def record(self, message: str) -> None:
-        """Note a mistake that a board may or may not forgive."""
+        """Record a mistake that a real board may tolerate or not."""
         self.violations.append(message)
 
     def lose(self, context: Context, code: int) -> None:
-        """Make a context or its device useless where a failure of this code does so."""
+        """Make a context or its device unusable if a failure with this code does so."""
         if code in codes.LOSES_CONTEXT:
             context.lost = code
         if code in codes.LOSES_DEVICE:
@@ -124,7 +124,7 @@ def current() -> Process:
 
 
 def replace(settings: Settings) -> Process:
-    """Forget everything and start again."""
+    """Replace the state by a new one."""
     global _process
     _process.handles.close()
     _process = Process(settings)
@@ -132,7 +132,7 @@ def replace(settings: Settings) -> Process:
 
 
 def _parse(form: str, args: tuple[Any, ...], name: str) -> list[Any]:
-    """Return arguments as PyArg_ParseTuple takes them; a letter behind | may be missing."""
+    """Return arguments parsed as by PyArg_ParseTuple; those after | are optional."""
     needed, _, optional = form.partition('|')
     if not len(needed) <= len(args) <= len(needed) + len(optional):
         raise TypeError(f'acl.{name} takes {len(needed)} arguments, not {len(args)}')
@@ -178,17 +178,17 @@ _PARSERS: dict[str, Callable[[Any, str], Any]] = {
 def call(form: str, failed: tuple[Any, ...] | None = (), *, bare: Any = None,
          needs: str = 'init', waits: bool = False) -> Callable[..., Callable[..., Any]]:
     """
-    Make a function a call of the library.
+    Return a decorator that makes a function a call of the library.
 
-    The function raises Failure and else returns what comes before the return code: None, one
+    The function raises Failure, or returns the values that precede the return code: None, one
     value, or a tuple.
 
     :param form: the arguments, in the letters of PyArg_ParseTuple.
-    :param failed: the values in place of those when the call fails; None for a call that has no
-        return code, which returns `bare` when it fails.
-    :param needs: 'nothing', 'init', 'thread' (a context, be it useless) or 'context' (one that
-        works).
-    :param waits: the call lets other threads work, as the real one releases Python's lock.
+    :param failed: the values that a failed call returns before its code; None for a call without
+        a return code, which returns `bare` when it fails.
+    :param needs: 'nothing', 'init', 'thread' (a context, even an unusable one) or 'context' (a
+        usable one).
+    :param waits: other threads may run during the call, because the real one releases the GIL.
     """
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         module = function.__module__.rpartition('.')[2]
@@ -238,13 +238,13 @@ def call(form: str, failed: tuple[Any, ...] | None = (), *, bare: Any = None,
 
 def _inject(process: Process, function: Callable[..., Any], args: tuple[Any, ...], code: int,
             name: str) -> Any:
-    """Fail as asked: work that was given to a stream fails there, when it is waited for."""
+    """Inject a failure; work on a stream fails later, when a thread waits for it."""
     context: Context | None = getattr(process.thread, 'context', None)
     is_late = name.endswith('_async') and code // 1000 == 507
     if is_late:
         process.thread.late = code
         return function(*args)
-    if name.startswith('rt.synchronize'):  # whatever happened, the work is over
+    if name.startswith('rt.synchronize'):  # the work ends in any case
         try:
             function(*args)
         except Failure:

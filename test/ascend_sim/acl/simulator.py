@@ -1,4 +1,4 @@
-"""The tests' own side of the stand-in: how the board is to be, and what was done to it."""
+"""Lets tests configure the simulated board, and read what programs did to it."""
 
 import atexit
 from collections import Counter
@@ -15,7 +15,7 @@ __all__ = ['assert_clean', 'fail', 'live', 'memory_used', 'reset', 'Violation', 
 
 def reset(**settings: Any) -> None:
     """
-    Forget everything and start again.
+    Start again with a new board.
 
     :param settings: form ('rc' or 'ep'), soc, memory (bytes), faults, shapes (for an .onnx in
         place of an .om), watch (count what the host changes in the inputs, in RC form), half
@@ -26,12 +26,12 @@ def reset(**settings: Any) -> None:
 
 
 def fail(call: str, nth: int = 1, code: int = 500000) -> None:
-    """Let the nth call of this name from now on return a code."""
+    """Make the nth call of this name, from now on, return a code."""
     process.current().faults.add(call, nth, code)
 
 
 def live() -> dict[str, int]:
-    """Return how many there are of everything that is to be given back."""
+    """Return counts of everything that must be freed and is not."""
     state = process.current()
     counts = dict(state.handles.counts())
     counts['Context'] = sum(not context.is_default
@@ -52,7 +52,7 @@ def memory_used() -> int:
 
 
 def assert_clean() -> None:
-    """Raise AssertionError where something was not given back, or a rule was broken."""
+    """Raise AssertionError if something was not freed, or a rule was broken."""
     problems = list(process.current().violations)
     problems += [f'{count} {name} still alive' for name, count in live().items()]
     assert not problems, '; '.join(problems)

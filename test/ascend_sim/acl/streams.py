@@ -33,7 +33,7 @@ class Task:
 
 
 class Stream:
-    """Work is done in order by a thread of its own; what went wrong is told to who waits."""
+    """Does work in order in its own thread; a failure is reported to the thread that waits."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -53,7 +53,7 @@ class Stream:
 
     def submit(self, run: Callable[[], None], reads: list[Allocation] = (),  # type: ignore
                writes: list[Allocation] = (), what: str = 'copy') -> None:  # type: ignore
-        """Append work; a fault that was asked for takes its place."""
+        """Append work, or the fault that was injected in its place."""
         code, current().thread.late = getattr(current().thread, 'late', 0), 0
         task = Task(run, f'{self.name} ({what}, task {next(_numbers)})', [*reads, *writes])
         if code:
@@ -78,7 +78,7 @@ class Stream:
         return self._busy == 0
 
     def has_unwaited(self) -> bool:
-        """Return whether there was work that nobody has waited for."""
+        """Return whether there was work for which no thread has waited."""
         return bool(self._unreleased)
 
     def wait(self, timeout_s: float | None = None) -> int:
@@ -126,7 +126,7 @@ class Stream:
             except Failure as failure:
                 code = failure.code
                 current().lose(self.context, code)
-            except Exception as error:  # whatever it is, whoever waits must hear of it
+            except Exception as error:  # any error is passed to the thread that waits
                 current().record(f'{self.name}: {error!r}')
                 code = codes.FAILURE
             with self._changed:

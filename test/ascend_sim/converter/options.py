@@ -34,7 +34,7 @@ Source: the pages of ATC's options in GE, docs/zh/user_guides/atc_tools/CLI_opti
 _UNCHANGED = {'is_input_adjust_hw_layout': 'false', 'is_output_adjust_hw_layout': 'false',
               'sparsity': '0', 'enable_compress_weight': 'false', 'enable_graph_parallel': '0',
               'distributed_cluster_build': '0', 'dump_mode': '0'}
-"""Defaults of such options; who writes them out asks for nothing."""
+"""Defaults of these options; giving such a value changes nothing."""
 _KNOWN = frozenset("""
     framework model output input_format input_shape soc_version precision_mode precision_mode_v2
     dynamic_dims dynamic_batch_size dynamic_image_size input_shape_range external_weight
