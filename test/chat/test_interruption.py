@@ -71,7 +71,7 @@ def test_interrupting_prompt_cuts_the_answer_short_and_comes_next():
 
 def test_nothing_of_an_answer_is_told_after_it_is_interrupted():
     busy = Busy('interrupt', submits('b'))
-    kinds = [kind for kind, _ in busy.recorder.heard]
+    kinds = [kind for kind, _ in busy.recorder.received]
     before, after = (kinds[:kinds.index('interrupted')], kinds[kinds.index('interrupted'):])
     assert before.count('token') == 2 and before[-1] == 'response'
     assert after.count('token') == 3 and after.count('interrupted') == 1
@@ -194,7 +194,7 @@ def test_cancel_stops_what_is_still_spoken_of_a_whole_answer():
     serving.serve('a')
     serving.server.speech.set_speaking(True)
     assert serving.server.cancel() is None
-    assert serving.recorder.heard[-1] == ('interrupted', '')
+    assert serving.recorder.received[-1] == ('interrupted', '')
 
 
 def test_conversation_keeps_what_was_spoken_of_an_interrupted_answer():

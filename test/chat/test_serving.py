@@ -177,7 +177,7 @@ def test_reset_clears_the_conversation_and_keeps_the_queue():
     fake.serve()
     assert done.is_set()
     assert fake.script.reset_to == ['Be brief.']
-    assert fake.recorder.heard[:3] == [('state', 'idle'), ('reset', 'requested'),
+    assert fake.recorder.received[:3] == [('state', 'idle'), ('reset', 'requested'),
                                         ('state', 'reading')]
     assert fake.recorder.all('response') == [SAID]
 
@@ -187,8 +187,8 @@ def test_reset_cancels_the_answer_under_way():
                         AssertionError('one pass too many')])
     fake.serve('a', 'b')
     assert fake.recorder.all('response') == ['I am one. You', SAID]
-    end = fake.recorder.heard.index(('response', 'I am one. You'))
-    assert fake.recorder.heard[end + 1:end + 3] == [('interrupted', ''), ('reset', 'requested')]
+    end = fake.recorder.received.index(('response', 'I am one. You'))
+    assert fake.recorder.received[end + 1:end + 3] == [('interrupted', ''), ('reset', 'requested')]
 
 
 def test_reset_ends_a_failure():
@@ -660,7 +660,7 @@ def test_server_keeps_nothing_of_prompts_that_are_answered():
     def objects_after(prompts: int) -> int:
         for _ in range(prompts):
             fake.serve('a')
-            fake.recorder.heard.clear()
+            fake.recorder.received.clear()
             fake.recorder.record.clear()
             fake.recorder.turns.clear()
             for kept in (fake.script.prompts, fake.script.options, fake.script.ended):
