@@ -225,11 +225,11 @@ class Soak:
         self._clients = {name: node.create_client(kind, f'{target}/{name}') for name, kind in (
             ('cancel', Trigger), ('reset', Trigger), ('change_state', ChangeState),
             ('set_parameters', SetParameters))}
-        for name, hear in (('event', self._on_event),
+        for name, callback in (('event', self._on_event),
                            ('response', lambda message: self.ledger.hear_response(message.data)),
                            ('chat_event', lambda message: self.ledger.hear_completion(
                                message.data))):
-            node.create_subscription(String, f'{target}/{name}', hear, QUEUE)
+            node.create_subscription(String, f'{target}/{name}', callback, QUEUE)
         node.create_subscription(String, f'{target}/state', self._on_state,
                                  ENDPOINTS['~/state'].qos)
         node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)

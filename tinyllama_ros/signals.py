@@ -1,4 +1,4 @@
-"""Ends a program cleanly on a signal that comes while it imports; needs the standard library."""
+"""Ends a program cleanly on a signal during its imports; imports the standard library only."""
 
 import os
 import signal
@@ -7,13 +7,13 @@ import sys
 
 def exit_on_signals(status: int, *numbers: int, message: str = '') -> None:
     """
-    Have the process end at once, with a status, where one of these signals comes from here on.
+    Make the process end at once, with this status, on each of these signals from now on.
 
-    The first thing that an entry point does, before it imports what takes a second: nothing has to
-    be cleaned up yet, and an import that is interrupted prints a traceback. What runs then handles
-    the signals in its own way.
+    An entry point calls this first, before imports that take a second: nothing has to be cleaned
+    up yet, and an interrupted import would print a traceback. The program that runs later replaces
+    these handlers by its own.
 
-    :param message: a line on stderr, where it is not empty.
+    :param message: a line on stderr, if not empty.
     """
     def leave(*_: object) -> None:
         if message:

@@ -5,9 +5,9 @@ from collections import deque
 from tinyllama_ros.chat.completion import ID
 
 EARLY_CANCELS = 64
-"""Cancels that are remembered until their request comes."""
+"""Maximum number of cancels that are kept until their request arrives."""
 ENDED_REQUESTS = 256
-"""Requests that are remembered as ended, so that a cancel which comes too late is none at all."""
+"""Ended requests that are remembered, so that a cancel that arrives too late is ignored."""
 
 
 class EarlyCancels:

@@ -1,4 +1,4 @@
-"""Says what a new prompt does to the answer under way, and what a speech node says of itself."""
+"""Decides what a new prompt does during an answer or during speech of the robot."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,25 +10,25 @@ from tinyllama_ros.errors import ConfigError
 
 WhenBusy = Literal['queue', 'latest', 'interrupt', 'refuse']
 """
-What happens to a prompt that comes while another is answered or waits.
+What happens to a prompt that arrives while another one is answered or waits.
 
-It waits (queue); it waits in place of the prompts that wait (latest); it does that and also cuts
-the answer under way short (interrupt); it is refused (refuse).
+queue: it waits. latest: it replaces the waiting prompts. interrupt: it also stops the current
+answer. refuse: it is refused.
 """
 WhenSpeaking = Literal['answer', 'ignore', 'interrupt']
-"""What happens to a prompt that comes while the robot speaks, whose own voice it may be."""
+"""What happens to a prompt that arrives while the robot speaks: it may be an echo."""
 SPEAKING_EXPIRES_S = 10.0
-"""A speech node says again within this time that it is speaking, or it counts as silent."""
+"""A speech node counts as silent if it does not repeat `~/speaking` within this time."""
 
 
 @dataclass(frozen=True)
 class InterruptionOptions:
-    """What may change from one prompt to the next."""
+    """Options that may change from prompt to prompt."""
 
     when_busy: WhenBusy = 'queue'
     when_speaking: WhenSpeaking = 'ignore'
     echo_tail_s: float = 0.5
-    """Seconds after the end of the speech in which a prompt still counts as heard during it."""
+    """Seconds after the end of speech in which a prompt still counts as during speech."""
 
     def __post_init__(self) -> None:
         for name, values in (('when_busy', WhenBusy), ('when_speaking', WhenSpeaking)):
@@ -39,14 +39,14 @@ class InterruptionOptions:
 
 class Speech:
     """
-    What a speech node does with the answers: whether it speaks, and what it has spoken.
+    The state of a speech node: whether it speaks, and what it has spoken of the newest answer.
 
     Its methods can be called from any thread.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         """
-        Begin in silence.
+        Start as silent.
 
         :param now: seconds of a steady clock.
         """
@@ -57,7 +57,7 @@ class Speech:
         self._has_sentence = self._is_interrupted = False
 
     def set_speaking(self, is_speaking: bool) -> None:
-        """Take what the speech node says on ~/speaking."""
+        """Process a message of ~/speaking."""
         with self._lock:
             now_s = self._now()
             if is_speaking:
@@ -66,9 +66,9 @@ class Speech:
                 self._speaks_until_s = self._ended_s = now_s
 
     def set_spoken(self, text: str) -> None:
-        """Take what has been spoken of the newest answer so far."""
+        """Process a message of ~/spoken: the part of the newest answer that was spoken so far."""
         with self._lock:
-            if self._has_sentence:  # before, it is still about the answer before
+            if self._has_sentence:  # without a sentence yet, it is about the previous answer
                 self._spoken = text
 
     def is_speaking(self, tail_s: float = 0.0) -> bool:
@@ -78,7 +78,7 @@ class Speech:
                     or self._now() - self._ended_s < tail_s)
 
     def when_busy(self, options: InterruptionOptions) -> WhenBusy | None:
-        """Return what a prompt does that comes now; None where it counts as an echo."""
+        """Return what a prompt does that arrives now; None if it counts as an echo."""
         is_speaking = self.is_speaking(options.echo_tail_s)
         if not is_speaking or options.when_speaking == 'answer':
             return options.when_busy
@@ -90,7 +90,7 @@ class Speech:
             self._has_sentence = True
 
     def interrupt(self) -> None:
-        """Note that the newest answer is cut short, also where only its speech still is."""
+        """Note that the newest answer is interrupted, or only its speech if it has ended."""
         with self._lock:
             self._is_interrupted = True
 

@@ -97,9 +97,9 @@ class RunningJob:
     cut: End | None = None
     """How it is to end at once, where somebody wants that."""
     is_over: bool = False
-    """Its end is told, or being told."""
+    """Its end was reported, or is being reported."""
     ended: Event = field(default_factory=Event)
-    """Set when the last of it was told."""
+    """Set when its last notice was sent."""
 
     def is_cut(self) -> bool:
         return self.cut is not None

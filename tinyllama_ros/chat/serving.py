@@ -172,7 +172,7 @@ class Server:
                 self._set_state('idle')
 
     def close(self) -> None:
-        """Cut the current answer short, tell that what waits is dropped, and end the thread."""
+        """Stop the current answer, report waiting jobs as dropped, and end the thread."""
         worker, self._worker = self._worker, None
         try:
             with self._lock:
@@ -244,13 +244,13 @@ class Server:
                 if when_busy in ('latest', 'interrupt') and job.kind == 'prompt']
 
     def _interrupt_speech(self) -> None:
-        """Have the speech node stop, where it still speaks an answer that has come to its end."""
+        """Make the speech node stop if it still speaks an answer that has ended."""
         if self.speech.is_speaking():
             self.speech.interrupt()
             self._tell(InterruptedNotice())
 
     def _refusal(self, job: Job, when_busy: WhenBusy) -> End | None:
-        """Return why a job may not enter the queue, None where it may."""
+        """Return why a job may not enter the queue, None if it may."""
         if self._early_cancels.take(job.id):
             return CANCELLED
         if not self._is_open:
@@ -327,7 +327,7 @@ class Server:
             self._set_state('reading')
 
     def _end_running(self, running: RunningJob, end: End) -> None:
-        """Tell how the current answer ended, where nobody has done so."""
+        """Report how the current answer ended, if that was not reported yet."""
         with self._lock:
             if running.is_over:
                 return
@@ -374,7 +374,7 @@ class Server:
         self._set_state('idle' if self._recover() else 'error')
 
     def _recover(self) -> bool:
-        """Open a backend that failed again; False where it could not be opened."""
+        """Reopen a backend that failed; return False if that failed."""
         if not self._is_open:  # it is not needed after a close
             return True
         try:

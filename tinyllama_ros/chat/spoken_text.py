@@ -1,9 +1,9 @@
 """
-Turns a piece of an answer into what a voice says of it.
+Turns a sentence or a line of an answer into the text that a voice says.
 
-What is dropped or replaced is the form of the text and not its content, by the named rules of
-RULES; all else is said as it was written, so that products, list numbers and code come through.
-How a sign is pronounced ("*", "%") is left to the speech synthesiser, which knows the language.
+The named rules of RULES remove or replace markup, and keep the content; everything else is said as
+written, so that products, list numbers and code are kept. The speech synthesiser, which knows the
+language, decides how a sign ("*", "%") is pronounced.
 """
 
 from collections.abc import Callable
@@ -75,9 +75,9 @@ _COMPILED = [(re.compile(pattern), replacement) for pattern, replacement in RULE
 
 def spoken(text: str, is_code: bool = False) -> str:
     """
-    Return what a voice says of a piece; '' where that is nothing, such as of a lone bracket.
+    Return what a voice says of a text; '' if it has no sound, such as a single bracket.
 
-    :param is_code: it is a line of a code block, which is said as it stands.
+    :param is_code: it is a line of a code block, which is not changed.
     """
     text = ''.join(character for character in text if _is_spoken(character))
     if not is_code:

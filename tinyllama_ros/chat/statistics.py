@@ -9,7 +9,7 @@ from tinyllama_ros.chat.jobs import JobKind, Outcome
 
 @dataclass
 class Statistics:
-    """What was counted since the model was loaded."""
+    """Counts since the model was loaded."""
 
     ends: Counter[tuple[JobKind, Outcome]] = field(default_factory=Counter)
     """Prompts and requests by how they ended."""
@@ -17,7 +17,7 @@ class Statistics:
     generated_tokens: int = 0
     resets: Counter[str] = field(default_factory=Counter)
     last: Answer | None = None
-    """The newest answer that was not cut short."""
+    """The newest answer that was not cancelled and did not fail."""
 
     @property
     def answers(self) -> int:

@@ -28,7 +28,7 @@ class Worker:
         self._woken.set()
 
     def close(self) -> None:
-        """End the thread; what it is at comes to its end first."""
+        """End the thread, after the current call of the function."""
         self._is_closed = True
         self._woken.set()
         self._thread.join()

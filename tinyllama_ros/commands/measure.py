@@ -1,7 +1,7 @@
 """
 Measures an artifact on this machine: speed, memory, load time, time outside the graph.
 
-A token is as fast as the weights can be read, so the machine's read bandwidth is measured beside.
+Decoding reads all weights for each token, so the read bandwidth of the machine is measured, too.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -34,14 +34,14 @@ from tinyllama_ros.errors import ConfigError, PromptError
 from tinyllama_ros.workbench.progress import track
 
 STEPS = 16
-"""Forward passes of one run of a speed."""
+"""Forward passes in one run of a speed measurement."""
 PROMPTS = (20, 200)
 """Lengths (tokens) for which the time to the first token is measured."""
 PROMPT = 'Tell me about robots.'
 ANSWER = 128
-"""Tokens of the answer that shows what is not the graph."""
+"""Tokens of the answer for which the time outside the graph is measured."""
 MEMORY = 256 << 20
-"""Bytes that are read to measure the bandwidth; far more than the share of a cache one gets."""
+"""Bytes that are read to measure the bandwidth; much more than the processor's caches."""
 
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Measurement:
-    """The median of some runs, and how far they lie apart."""
+    """The median of some runs, and their range."""
 
     name: str
     unit: str
@@ -60,17 +60,17 @@ class Measurement:
 
     @classmethod
     def of(cls, name: str, unit: str, values: list[float]) -> 'Measurement':
-        """Return the measurement that these runs make."""
+        """Return the measurement of these runs."""
         return cls(name, unit, median(values), min(values), max(values), len(values))
 
 
 def measure(folder: Path, *, backend: str, runs: int, **options: Any) -> list[Measurement]:
     """
-    Return what was measured of an artifact, in an order to read.
+    Measure an artifact; return the measurements in the order of the report.
 
     :param options: of the backend, as open_backend takes them.
     :raises ArtifactError, BackendError, ConfigError: it could not be loaded.
-    :raises ConfigError: there are to be no runs.
+    :raises ConfigError: runs is below 1.
     """
     if runs < 1:
         raise ConfigError(f'runs is {runs}; it must be 1 or above')
@@ -111,7 +111,7 @@ def _speeds(backend: Backend, runs: int) -> list[Measurement]:
     """
     Measure every chunk size that fits at an empty, a half full and a full cache.
 
-    All of them in turn, since a virtual machine is not as fast from minute to minute.
+    They are measured alternately, because the speed of a virtual machine changes over minutes.
     """
     slots = backend.shape.kv_length
     sizes = [size for size in backend.shape.chunk_sizes if size <= slots]
@@ -195,9 +195,9 @@ def _first_token(backend: Backend, length: int, runs: int) -> Measurement:
 
 def _outside(backend: Backend, artifact: Artifact, runs: int) -> list[Measurement]:
     """
-    Measure an answer through the server, and what of each token is not the graph.
+    Measure an answer through the server, and the time of each token outside the graph.
 
-    :return: nothing where the cache is too short for a prompt and an answer.
+    :return: nothing if the cache is too short for a prompt and an answer.
     """
     settings = artifact.manifest.tokenizer
     timed = _Timed(backend, sorted(settings.control_tokens.values()))
@@ -227,7 +227,7 @@ def _outside(backend: Backend, artifact: Artifact, runs: int) -> list[Measuremen
 
 
 class _Timed:
-    """A backend that counts its passes and their time, and whose model never ends an answer."""
+    """A backend that counts its passes and their time, and never returns a stop token."""
 
     def __init__(self, backend: Backend, stop_tokens: list[int]) -> None:
         self._backend = backend
@@ -246,10 +246,10 @@ class _Timed:
         return values
 
     def close(self) -> None:
-        """Leave the backend to its owner."""
+        """Do nothing: the caller closes the backend."""
 
 
 def _ignore(notice: Notice) -> None:
-    """Take a notice of the server, of which only an error matters."""
+    """Raise AssertionError if a notice of the server is an error."""
     if isinstance(notice, TurnNotice) and notice.error:
         raise AssertionError(notice.error)

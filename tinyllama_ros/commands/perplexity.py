@@ -1,4 +1,4 @@
-"""How well an artifact predicts a text: measured on the graph that will run."""
+"""Measures how well an artifact predicts a text, with the graph that will run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ def text_windows(artifact: Artifact, path: Path, window: int, windows: int | Non
     """
     Return consecutive windows of a text's tokens; a rest shorter than a window is left out.
 
-    :param windows: at most so many; None for all.
+    :param windows: maximum number; None means all.
     :raises ConfigError: the text cannot be read, or has no whole window; the numbers are wrong.
     """
     capacity = artifact.manifest.kv_length
@@ -58,7 +58,7 @@ def text_windows(artifact: Artifact, path: Path, window: int, windows: int | Non
 
 
 def measure_loss(backend: Backend, windows: list[NDArray[np.int64]]) -> Iterator[Loss]:
-    """Yield the loss so far after each window, each of which is read into an empty cache."""
+    """Yield the loss so far after each window; each starts with an empty cache."""
     losses: list[NDArray[np.float64]] = []
     for window in windows:
         losses.append(window_loss(backend, window))

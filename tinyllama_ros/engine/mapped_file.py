@@ -1,4 +1,4 @@
-"""Notices that a file was changed while a library has it mapped."""
+"""Detects changes of a file while a library has it memory-mapped."""
 
 from pathlib import Path
 
@@ -12,18 +12,18 @@ class MappedFile:
     """
     A file that a library maps.
 
-    Others may write to the file or cut it short meanwhile, and the mapping shows that at once. So
-    a result of the library counts only where `is_unchanged` holds after it. A copy would be safe
-    as well, but takes the memory or the disk of all weights once more. A file that another one
-    replaces, which is how this project writes, stays as it was in the mapping.
+    Other programs may write to the file or cut it short, and the mapping shows that at once. So a
+    result of the library is valid only if `is_unchanged` is true after it. A copy would be safe as
+    well, but needs the memory or disk space of all weights a second time. If another file replaces
+    it by a rename, as this project does, the mapping does not change.
     """
 
     def __init__(self, path: Path, stamp: Stamp | None = None, sha256: str = '') -> None:
         """
         Watch a file from now on; call this before the library opens it.
 
-        :param stamp: the one that it had when it was verified, where it was.
-        :param sha256: of the verified content; empty where any change counts.
+        :param stamp: the stamp of the file when it was verified, if it was.
+        :param sha256: of the verified content; if empty, every change of the stamp counts.
         :raises OSError: there is no such regular file.
         """
         self.path = path
@@ -53,9 +53,9 @@ class MappedFile:
 
     def is_unchanged(self) -> bool:
         """
-        Return whether the file holds what it held.
+        Return whether the content of the file is the same.
 
-        Its times change when it is linked or deleted, too; then its checksum decides.
+        Its times also change when it is linked or deleted; then the checksum decides.
         """
         stamp = stamp_of(self._file)
         if stamp != self._stamp and digest_of(self._file) == self._sha256:

@@ -78,7 +78,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
     '~/cache_reset': Endpoint('publisher', String, 'The cache was cleared, and why: '
                               f'{_values(ResetReason)}.'),
     '~/interrupted': Endpoint('publisher', Empty, 'An answer was cut short: no token or sentence '
-                              'of it comes after this, and whoever speaks it should stop.'),
+                              'of it comes after this, and a speech node should stop.'),
     '~/error': Endpoint('publisher', String, 'A prompt was refused or an answer failed: what, '
                         'why, what to do.'),
     '~/chat_event': Endpoint('publisher', String, 'JSON: the events of a request, with its id; '

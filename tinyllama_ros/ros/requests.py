@@ -12,7 +12,7 @@ from tinyllama_ros.ros.wire import LONGEST_JSON, read_completion_event, request_
 
 TICK_S = 0.2
 MOST_EVENTS = 4096
-"""That may wait for whoever reads the answer; with one more the request is cancelled."""
+"""Events that may wait for the reader of the answer; with one more the request is cancelled."""
 ACCEPT_S = 5.0
 """Time in which the node must confirm a request, also with a long queue."""
 

@@ -12,30 +12,30 @@ from rclpy.subscription import Subscription
 from tinyllama_ros.ros.interface import ENDPOINTS
 
 MOST_PUBLISHERS = 64
-"""Whose sequence numbers are remembered; the one that was silent longest is forgotten."""
+"""Publishers whose numbers are kept; when there are more, the one idle longest is removed."""
 
 
 class SequenceNumbers:
     """
     Finds the gaps in the sequence numbers of all publishers of a topic.
 
-    A message bears the number that its publisher gave it, and not which publisher that was. So a
-    number follows the nearest one below it, which need not be of the same publisher: when all have
-    published again, the gaps have the same sum, whoever they belong to.
+    A message has the number that its publisher gave it, but does not say which publisher it was.
+    So a number is taken to follow the nearest lower one, even if that was of another publisher:
+    after each has published again, the sum of the gaps is the same.
     """
 
     def __init__(self, unheard: int) -> None:
         """
-        Begin.
+        Start without numbers.
 
-        :param unheard: publishers, beside the first that is heard, that may have published before:
-            what comes first from each of them can look like a gap, and is not counted.
+        :param unheard: further publishers that may have published before: the first message of
+            each of them can look like a gap, which is not counted.
         """
         self._unheard = unheard
-        self._newest: list[int] = []  # of each publisher, the last one heard last
+        self._newest: list[int] = []  # of each publisher, the most recent last
 
     def add(self, number: int) -> int:
-        """Take the number of a message; return how many messages are missing before it."""
+        """Add the number of a message; return how many messages are missing before it."""
         before = max((each for each in self._newest if each < number), default=0)
         if before and before < number - 1 and self._unheard:
             self._unheard -= 1
@@ -48,12 +48,12 @@ class SequenceNumbers:
 
 class TopicInput:
     """
-    A subscription, which passes the value of each message on to a function.
+    A subscription that passes the value of each message to a function.
 
-    What comes while its queue is full overwrites the oldest message. The event `message_lost` of
-    ROS does not tell that: rmw_fastrtps raises it for what never reached the queue alone,
-    rmw_cyclonedds never (ros2/demos#642). The sequence numbers tell both; rclpy has them since
-    Iron, and rmw_cyclonedds has none.
+    A message that arrives while the queue is full overwrites the oldest one. The event
+    `message_lost` of ROS does not report that: rmw_fastrtps raises it only for messages that never
+    reached the queue, and rmw_cyclonedds never raises it (ros2/demos#642). Sequence numbers show
+    both losses; rclpy has them since Iron, and rmw_cyclonedds has none.
     """
 
     def __init__(self, node: Node, name: str, receive: Callable[[Any], None], *,
@@ -62,8 +62,8 @@ class TopicInput:
         Subscribe.
 
         :param name: of the topic, as in ENDPOINTS.
-        :param receive: takes the field `data` of each message.
-        :param busy: is held while a message that has come is passed on.
+        :param receive: called with the field `data` of each message.
+        :param busy: held during that call.
         """
         self.name = name
         self._lost = self._told = 0
@@ -81,17 +81,17 @@ class TopicInput:
 
     @property
     def depth(self) -> int:
-        """Messages that its queue holds."""
+        """Maximum number of messages in its queue."""
         return int(self._subscription.qos_profile.depth)
 
     def newly_lost(self) -> int:
-        """Return how many messages were lost since the last call, which one thread makes."""
+        """Return how many messages were lost since the last call; called by one thread only."""
         new = self._lost - self._told
         self._told += new
         return new
 
     def end(self) -> None:
-        """Pass on what the queue still holds, and destroy the subscription."""
+        """Pass on the messages in the queue, and destroy the subscription."""
         for _ in range(self.depth):  # others may go on publishing
             received = self._subscription.handle.take_message(self._subscription.msg_type, False)
             if received is None:

@@ -102,7 +102,7 @@ def is_token(text: str) -> bool:
 
 
 def new_token() -> str:
-    """Return a token that nobody can guess."""
+    """Return a random token."""
     return secrets.token_urlsafe(32)
 
 

@@ -1,5 +1,5 @@
 """
-The decoder in the Ascend dialect: static shapes, and operators that the NPU's core has.
+Writes the decoder in the Ascend dialect: static shapes, and operators that the AI core has.
 
 One layer, with the operators as they run (kv: key/value heads, group: query heads that share one,
 S: tokens of the chunk)::
@@ -24,9 +24,9 @@ S: tokens of the chunk)::
         |
     linear gate,up (one matrix) - gate * Sigmoid(gate) * up - linear down
 
-Keys are the left factor of their product, so that the cache is never transposed, and past and
-new ones are scored apart, so that it is never joined: each step reads it once. 1/sqrt(head_dim)
-is folded into the weight of q: the scores stay small enough for float16.
+Keys are the left factor of their product, so the cache is never transposed. Past and new keys are
+scored separately, so the cache is never concatenated, and each step reads it once. The factor
+1/sqrt(head_dim) is folded into the weight of q, which keeps the scores small enough for float16.
 """
 
 from collections.abc import Iterator, Sequence
@@ -53,7 +53,7 @@ from tinyllama_ros.workbench.graphs.rope import rope_tables
 
 OPSETS = {'': 13}
 HIDDEN = 60000.0
-"""Subtracted from the score of a slot that must not be seen; float16 holds it."""
+"""Subtracted from the scores of hidden slots; it fits float16."""
 TO_THE_END = 2 ** 31 - 1
 
 
@@ -65,11 +65,11 @@ def write_ascend_graph(checkpoint: Checkpoint, linear: type[AscendLinear], kv_le
 
     Its inputs and outputs are those of contract.ascend_inputs and contract.ascend_outputs.
 
-    A token of the chunk sees no other that has a higher position, whatever the mask says. Position
-    ids of padding may go on past the last slot.
+    A token of the chunk never attends to a token with a higher position, whatever the mask is.
+    Position ids of padding may be beyond the last slot.
 
-    :param chunk_sizes: the S to compile for. Where there are several, S is symbolic, and ATC's
-        gears make each of them static.
+    :param chunk_sizes: the chunk lengths S to compile for. If there are several, S is symbolic,
+        and each becomes a gear of ATC.
     :param w8a16: out of quantize.W8A16_CHOICES; which linears are applied as W8A16.
     """
     with graph_in(folder, OPSETS) as writer:
@@ -77,7 +77,7 @@ def write_ascend_graph(checkpoint: Checkpoint, linear: type[AscendLinear], kv_le
 
 
 class _Decoder:
-    """The parts of the graph, in the order in which data passes them."""
+    """Adds the parts of the graph, in the order of the data flow."""
 
     def __init__(self, writer: GraphWriter, checkpoint: Checkpoint, linear: type[AscendLinear],
                  kv_length: int, chunk_sizes: Sequence[int], w8a16: str) -> None:
@@ -94,7 +94,7 @@ class _Decoder:
         self._input_ids, mask, positions, past = ASCEND_INPUTS
         self._add_constants()
         self._past = self._reshaped('past', past, 'shape/past')
-        self._penalty = self._seen(mask, positions)
+        self._penalty = self._make_penalty(mask, positions)
         self._rotation = [writer.node('Gather', f'rope/{name}', [f'rope/{name}/table', positions])
                           for name in ('cos', 'sin')]
 
@@ -107,7 +107,7 @@ class _Decoder:
         writer.outputs(ascend_outputs(arch, self._chunk))
 
     def _add_constants(self) -> None:
-        """Add what all layers share."""
+        """Add the constants that all layers share."""
         writer, arch = self._writer, self._arch
         kv, size = arch.kv_heads, arch.head_dim
         for name, value in {
@@ -131,7 +131,7 @@ class _Decoder:
                             ('sin', np.concatenate([-sin, sin], axis=1))):
             writer.weight(f'rope/{name}/table', table[:, None])  # (positions, 1, head_dim)
 
-    def _seen(self, mask: str, positions: str) -> str:
+    def _make_penalty(self, mask: str, positions: str) -> str:
         """Return what is added to the scores (1, 1, 1 or group S, slots + S)."""
         writer = self._writer
         number = writer.node('Cast', 'mask/float', [mask], to=TensorProto.FLOAT)
@@ -141,7 +141,7 @@ class _Decoder:
         return penalty if self._chunk == 1 else self._causal(penalty, positions)
 
     def _causal(self, penalty: str, positions: str) -> str:
-        """Return a penalty with a row for each query, none of which sees a later one."""
+        """Return a penalty with a row for each query, which hides later tokens of the chunk."""
         writer = self._writer
         writer.constant('mask/slots', np.zeros((1, self._kv_length), np.float32))
         writer.constant('mask/hidden', np.array(-HIDDEN, np.float32))
@@ -189,7 +189,7 @@ class _Decoder:
         scores = self._joined(f'{path}/scores', [
             self._writer.node('MatMul', f'{path}/past_scores', [past_keys, q]),
             self._writer.node('MatMul', f'{path}/new_scores', [keys, q])], axis=2)
-        past_share, new_share = self._shares(path, scores)
+        past_share, new_share = self._attention_weights(path, scores)
         gathered = self._writer.node('Add', f'{path}/gathered', [
             self._writer.node('MatMul', f'{path}/past_gathered', [past_share, past_values]),
             self._writer.node('MatMul', f'{path}/new_gathered', [new_share, values])])
@@ -205,7 +205,7 @@ class _Decoder:
         kind = self._linear.attention_type
         heads = self._reshaped(f'{path}/heads', qkv, 'shape/heads')
         straight, values = self._split(f'{path}/turned_values', heads, 2, 'split/turned')
-        q, keys = self._split(f'{path}/queries_keys', self._turned(f'{path}/turned', straight), 2,
+        q, keys = self._split(f'{path}/queries_keys', self._rotated(f'{path}/turned', straight), 2,
                               'split/queries')
         groups = self._reshaped(f'{path}/groups', q, 'shape/groups')
         by_group = self._writer.node('Transpose', f'{path}/by_group', [groups], perm=(1, 3, 2, 0))
@@ -219,7 +219,7 @@ class _Decoder:
         return (self._cast(f'{path}/queries/cast', queries, TensorProto.FLOAT, kind), new_keys,
                 new_values)
 
-    def _turned(self, path: str, x: str) -> str:
+    def _rotated(self, path: str, x: str) -> str:
         """Return heads (1, S, any, head_dim) rotated to their positions."""
         writer = self._writer
         cos, sin = self._rotation
@@ -228,8 +228,8 @@ class _Decoder:
         return writer.node('Add', path, [writer.node('Mul', f'{path}/cos', [x, cos]),
                                          writer.node('Mul', f'{path}/sin', [swapped, sin])])
 
-    def _shares(self, path: str, scores: str) -> tuple[str, str]:
-        """Return what each query takes from the past slots and from the chunk."""
+    def _attention_weights(self, path: str, scores: str) -> tuple[str, str]:
+        """Return the attention weights of each query for the past slots and for the chunk."""
         writer, kind = self._writer, self._linear.attention_type
         by_query = writer.node('Transpose', f'{path}/scores/by_query', [scores],
                                perm=(0, 1, 3, 2))
@@ -260,7 +260,7 @@ class _Decoder:
         return self._writer.node('Slice', path, [x, start, end, 'slice/columns'])
 
     def _split(self, path: str, x: str, axis: int, sizes: str = '') -> tuple[str, str]:
-        """Return two parts, of the same size where no sizes are named."""
+        """Return two parts, of equal size unless sizes are given."""
         parts = path, f'{path}:1'
         self._writer.node('Split', path, [x, sizes] if sizes else [x], outputs=parts, axis=axis)
         return parts
@@ -272,7 +272,7 @@ class _Decoder:
         return self._writer.node('Reshape', path, [x, shape])
 
     def _exchanged(self, path: str, x: str, perm: Sequence[int], shape: str) -> str:
-        """Return x with the chunk's axis and its neighbour exchanged, which is free for one."""
+        """Return x with the chunk's axis and its neighbour exchanged; a Reshape for one token."""
         if self._chunk == 1:
             return self._reshaped(path, x, shape)
         return self._writer.node('Transpose', path, [x], perm=perm)

@@ -1,4 +1,4 @@
-"""The ways in which the Ascend dialect multiplies by a weight; what goes in and out is float32."""
+"""Writes products with weights in the Ascend dialect; inputs and outputs are float32."""
 
 from collections.abc import Iterator
 from typing import Protocol, TypeVar
@@ -21,13 +21,13 @@ from tinyllama_ros.workbench.quantization.quantize import (
 
 Number = TypeVar('Number', np.int8, np.float32)
 WIDEST = 32768
-"""Columns of the widest product; the cube's tiling breaks on wider ones."""
+"""Maximum columns of a product; the tiling of the cube unit fails on wider ones."""
 PIECE = 16384
-"""Columns of the pieces that a wider one is cut into."""
+"""Columns of the parts into which a wider product is split."""
 LARGEST_HALF = 65504
 """Largest number that float16 holds."""
 SMALLEST_PEAK = 1e-6
-"""Stands in for the largest magnitude of a token of zeros."""
+"""Replaces the largest magnitude of a token that is all zeros."""
 
 
 class AscendLinear(Linear, Protocol):
@@ -38,7 +38,7 @@ class AscendLinear(Linear, Protocol):
 
 
 class AscendFloatLinear:
-    """fp32: for comparisons; a cube multiplies fp16 or int8."""
+    """fp32, for comparisons: the cube unit multiplies fp16 or int8."""
 
     attention_type = int(TensorProto.FLOAT)
 
@@ -83,13 +83,13 @@ class AscendInt8Linear:
         x / step -> Round -> AscendQuant(scale 1, offset 0) = int8
         int8 x int8 -> MatMulInteger -> Cast -> * weight scale -> * step
 
-    The core has no cast from float32 to int8, and the one from float16 is not exact; AscendQuant
-    is. It passes through float16, too, where a number of 64 steps has only 16 places to a step, so
-    the rounding is done before. MatMulInteger has two inputs only: zero points would land on
-    another operator's bias (see custom_op/).
+    The AI core has no cast from float32 to int8, and its cast from float16 is not exact, but
+    AscendQuant is. AscendQuant converts to float16 first, which has only 16 values in a step at 64
+    steps, so Round comes before it. MatMulInteger has only two inputs here: zero points would
+    become the bias of another operator (see custom_op/).
 
-    The embedding is looked up, not multiplied, and is a table of fp16: ATC lays weights out anew,
-    so one that is tied to the head shares the numbers of its codes, as on a CPU, not the memory.
+    The embedding is an fp16 table. ATC changes the layout of weights, so an embedding that is tied
+    to the head has the numbers of the head's codes, as on a CPU, but not the same memory.
     """
 
     attention_type = int(TensorProto.FLOAT16)
@@ -115,9 +115,9 @@ class AscendInt8Linear:
         """
         Return the product, from activations of nearly 16 bits.
 
-        What rounding to 8 bits leaves of a token is rounded to 8 bits again, and travels as
-        further rows through the same product: the cube multiplies 16 rows in the time of one. What
-        comes out is added up by one operator: the mean of both, with twice the scale.
+        The rounding errors of a token are rounded to 8 bits again, and are further rows of the
+        same product, because the cube unit multiplies 16 rows in the time of one. One operator
+        then adds both results: their mean, with twice the scale.
         """
         writer = self._writer
         steps, step = self._steps(path, x)
@@ -152,7 +152,7 @@ class AscendInt8Linear:
 
     def _total(self, path: str, whole: str, weight: NDArray[np.float32]
                ) -> tuple[str, NDArray[np.float32]]:
-        """Return the product of numbers with a weight's codes, and the scale of those."""
+        """Return the product of whole numbers with a weight's codes, and the codes' scale."""
         writer = self._writer
         codes = writer.node('AscendQuant', f'{path}/codes', [whole], scale=1.0, offset=0.0,
                             sqrt_mode=0, round_mode='Round', dst_type='INT8')
@@ -179,7 +179,7 @@ def _join(writer: GraphWriter, path: str, pieces: list[str]) -> str:
 
 
 def _half(path: str, weight: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Return a weight in float16; ModelError where it does not fit."""
+    """Return a weight in float16; ModelError if it is too large."""
     if (largest := max(weight.max(), -weight.min())) > LARGEST_HALF:
         raise ModelError(f'the weight of {path} reaches {largest:g}, and float16 holds no more '
                          f'than {LARGEST_HALF}; build the model for the CPU instead')

@@ -1,5 +1,5 @@
 """
-The decoder in the CPU dialect: a few large operators, the cache appended in place.
+Writes the decoder in the CPU dialect: a few large operators that append to the cache in place.
 
 One layer, with the operators as they run::
 
@@ -19,7 +19,7 @@ One layer, with the operators as they run::
         |
     linear down
 
-After the cache of the last layer only the rows whose logits are wanted are computed.
+In the last layer, the operators after its cache run only for the rows whose logits are needed.
 """
 
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ def write_cpu_graph(checkpoint: Checkpoint, linear: type[CpuLinear], kv_length: 
 
 
 class _Decoder:
-    """The parts of the graph, in the order in which data passes them."""
+    """Adds the parts of the graph, in the order of the data flow."""
 
     def __init__(self, writer: GraphWriter, checkpoint: Checkpoint, linear: type[CpuLinear],
                  kv_length: int, w8a16: str) -> None:
@@ -106,7 +106,7 @@ class _Decoder:
         """
         Add a layer.
 
-        :param rows: the only ones that are computed after its cache; empty: all.
+        :param rows: rows that are computed after its cache; empty: all.
         """
         path, names = f'layer.{layer}', LayerNames.of(layer)
         read, apply = self._weights.read, self._linear.apply

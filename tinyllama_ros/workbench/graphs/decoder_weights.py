@@ -17,7 +17,7 @@ class DecoderWeights:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self.is_tied = checkpoint.architecture.tied_embeddings
-        """Whether the embedding is the head, too."""
+        """Whether the embedding is also the head."""
 
     def read(self, *names: str) -> Float32Array:
         """
@@ -42,7 +42,7 @@ class DecoderWeights:
         return self.read(EMBEDDING if self.is_tied else HEAD)
 
     def rounded_embedding(self) -> Float32Array:
-        """Return the table of W8A8: where it is tied to the head, from the head's codes."""
+        """Return the embedding table of W8A8; if tied to the head, made from the head's codes."""
         gain = self.tied_gain()
         if gain is None:
             return self.embedding()
@@ -53,7 +53,7 @@ class DecoderWeights:
         return table
 
     def tied_gain(self) -> Float32Array | None:
-        """Return what makes the head's rows the embedding's (hidden,); None where nothing does."""
+        """Return factors (hidden,) from the head's rows to the embedding's; None if not tied."""
         if self.is_tied:
             return np.ones(self._checkpoint.architecture.hidden, np.float32)
         return self._checkpoint.tied_gain

@@ -1,4 +1,4 @@
-"""An ONNX graph that is written as it grows: nodes in memory, weights straight to their file."""
+"""Writes an ONNX graph: collects nodes in memory, and writes weights to their file at once."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,10 +20,10 @@ MICROSOFT = 'com.microsoft'
 
 class GraphWriter:
     """
-    Collects the nodes of one graph; every name is a path and is made once.
+    Collects the nodes of one graph; every name is a path and is unique.
 
-    A node called ``layer.0/attention/o`` has the output ``layer.0/attention/o``, further ones with
-    their number behind a colon.
+    The first output of a node has the name of the node, such as ``layer.0/attention/o``; further
+    outputs have a colon and their number appended.
     """
 
     def __init__(self, weights: BinaryIO) -> None:
@@ -39,12 +39,12 @@ class GraphWriter:
                          for name, tensor in tensors.items()]
 
     def outputs(self, tensors: Mapping[str, TensorSpec]) -> None:
-        """Declare the tensors of these names to be outputs of the graph."""
+        """Declare outputs of the graph."""
         self._outputs += [_declared(name, tensor.dtype, tensor.shape)
                           for name, tensor in tensors.items()]
 
     def tap(self, name: str) -> None:
-        """Declare a float32 tensor of any shape to be an output, too."""
+        """Declare a float32 tensor of any shape as an additional output."""
         self._outputs.append(_declared(name, np.float32, None))
 
     def weight(self, name: str, array: NDArray[Any]) -> str:
@@ -60,19 +60,19 @@ class GraphWriter:
         return self._add(name, tensor)
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
-        """Keep a small array inside the graph and return its name."""
+        """Store a small array in the graph and return its name."""
         return self._add(name, numpy_helper.from_array(value, name))
 
     def node(self, op: str, name: str, inputs: Sequence[str], *, outputs: Sequence[str] = (),
              domain: str = '', **attributes: Any) -> str:
-        """Add a node with one output, called as the node, or with the outputs named."""
+        """Add a node; its only output has its name, unless output names are given."""
         self._nodes.append(helper.make_node(op, inputs, outputs or [name], name=name,
                                             domain=domain, **attributes))
         return name
 
     def save(self, path: Path, opsets: Mapping[str, int],
              functions: Sequence[onnx.FunctionProto] = ()) -> None:
-        """Write the graph, which finds its weights by the name of their file."""
+        """Write the graph, which refers to its weights by the name of their file."""
         graph = helper.make_graph(self._nodes, 'decoder', self._inputs, self._outputs,
                                   list(self._initializers.values()))
         model = helper.make_model(

@@ -1,4 +1,4 @@
-"""The two ways in which the CPU dialect multiplies by a weight."""
+"""Writes products with weights in the CPU dialect: fp32 and W8A8."""
 
 from typing import Any, Protocol
 
@@ -26,9 +26,9 @@ class Linear(Protocol):
 
     def __init__(self, writer: GraphWriter, w8a16: str = 'none') -> None:
         """
-        Add to a graph.
+        Write into a graph.
 
-        :param w8a16: out of quantize.W8A16_CHOICES: of w8a8, which products are W8A16.
+        :param w8a16: out of quantize.W8A16_CHOICES: which products of w8a8 are W8A16.
         """
 
     def apply(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
@@ -42,14 +42,14 @@ class Linear(Protocol):
 
 
 class CpuLinear(Linear, Protocol):
-    """Adds what only the CPU dialect has in one piece."""
+    """Also adds the gated product, which is one operator in the CPU dialect only."""
 
     def apply_gated(self, path: str, x: str, weight: NDArray[np.float32]) -> str:
         """Return the SiLU of a product's first half times the second: (..., out / 2)."""
 
 
 class FloatLinear:
-    """fp32: the product as it stands in the paper, and the table shared by a tied head."""
+    """fp32: plain products; a tied head shares the table of the embedding."""
 
     def __init__(self, writer: GraphWriter, w8a16: str = 'none') -> None:
         self._writer = writer
@@ -76,13 +76,13 @@ class Int8Linear:
     """
     W8A8: int8 weights with a scale per output channel; see the functions of cpu_functions.py.
 
-    GroupedLinear's activations have a scale for each GROUP channels of a token. W8A16Product's
-    have one per token and nearly 16 bits: what rounding to 8 bits leaves of a token is rounded
-    to 8 bits again, and travels as a second row through the same product. With few rows that
-    takes the time to read the weights, so the second row is free; with many it doubles the time.
+    Activations of GroupedLinear have a scale for each GROUP channels of a token. Activations of
+    W8A16Product have nearly 16 bits and a scale per token: the rounding errors are rounded to 8
+    bits again, and are a second row of the same product. With few rows a product takes the time to
+    read the weights, so the second row costs nothing; with many rows it doubles the time.
 
-    The embedding is looked up, not multiplied, and only the rows in use are ever read from its
-    file: rows of the head's codes where they are tied, else a table of fp16.
+    The embedding is a table lookup, and only the rows in use are read from its file: rows of the
+    head's codes if they are tied, else of an fp16 table.
     """
 
     def __init__(self, writer: GraphWriter, w8a16: str = 'none') -> None:

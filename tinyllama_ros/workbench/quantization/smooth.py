@@ -1,10 +1,10 @@
 """
 Applies SmoothQuant: scales large activation channels down, and their weights up.
 
-Input channel c of a linear is divided by s[c] and the weights' column c multiplied by it, which
-changes nothing in floating point. The division costs nothing when it is folded into whatever
-makes the input: the RMSNorm before q/k/v, gate/up and the head; the rows of up_proj before
-down_proj; the rows of v_proj before o_proj, where the query heads of a group share them.
+Input channel c of a linear is divided by s[c], and column c of the weight is multiplied by it; in
+floating point the result is the same. The division costs nothing, because it is folded into the
+operator before: the RMSNorm before q/k/v, gate/up and the head; the rows of up_proj before
+down_proj; the rows of v_proj before o_proj, which the query heads of a group share.
 
 Source: SmoothQuant, arXiv 2211.10438, section 4. It sets s[c] to max|x_c|^alpha over
 max|w_c|^(1 - alpha) with one alpha for all; here alpha is chosen for each linear by the error
@@ -36,9 +36,9 @@ SMOOTHINGS = ('refined', 'searched', 'none')
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 STEPS = 100
 RATE = 0.03
-"""Of the logarithm of a scale, per step, at the start."""
+"""Learning rate for the logarithm of a scale, at the first step."""
 SMALLEST = 1e-6
-"""Stands in for the largest value of a channel that is never used."""
+"""Replaces the largest value of a channel that is all zeros."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class Group:
     """Linears with the same input, and the weight that their smoothing is folded into."""
 
     path: str
-    """Of the linear in the graph."""
+    """Path of the linear in the graph."""
     linears: tuple[str, ...]
     source: str
     query_groups: int = 1
-    """Query heads that share one head of the source; 1 where the channels are the source's own."""
+    """Query heads that share one head of the source; 1 if source and linears share channels."""
 
 
 def groups(architecture: Architecture) -> Iterator[Group]:
-    """Yield every group of a model, in the order in which data passes them."""
+    """Yield every group of a model, in the order of the data flow."""
     for layer in range(architecture.layers):
         names, path = LayerNames.of(layer), f'layer.{layer}'
         yield Group(f'{path}/attention/qkv', (names.q, names.k, names.v), names.input_norm)
@@ -74,7 +74,7 @@ class SmoothedCheckpoint(Checkpoint):
         :param scales: by the path of a group: (in,), or (in / query_groups,) for o_proj.
         """
         self.tokenizer = checkpoint.tokenizer
-        # The head is scaled and the embedding is not, so they are the same but for tied_gain
+        # The head is scaled and the embedding is not; tied_gain converts between them
         self.architecture = replace(checkpoint.architecture, tied_embeddings=False)
         self._checkpoint = checkpoint
         self._rows: dict[str, Float32Array] = {}
@@ -105,7 +105,7 @@ class SmoothedCheckpoint(Checkpoint):
 
 
 def head_or(checkpoint: Checkpoint, name: str) -> Float32Array:
-    """Return a weight by name; the embedding for the head, where they are tied."""
+    """Return a weight by name; for a tied head the embedding."""
     if name == HEAD_WEIGHT and checkpoint.architecture.tied_embeddings:
         name = EMBEDDING
     return checkpoint.tensor(name)
@@ -132,7 +132,7 @@ def gather(values: Float32Array, query_groups: int, head_dim: int) -> Float32Arr
 
 class RoundingError:
     """
-    How far rounding takes one linear's outputs from the truth, as a function of its scales.
+    The expected error of one linear's outputs by rounding, as a function of its scales.
 
     Rounding to steps of d adds an error of variance d^2 / 12. The step of a group of a token's
     channels is the largest smoothed activation there over 127 (W8A16: over 127 * 254), that of
@@ -148,7 +148,7 @@ class RoundingError:
     def __init__(self, inputs: Float32Array, weight: Float32Array, *, is_w8a16: bool = False,
                  group: int = 0) -> None:
         """
-        Keep what the sum needs.
+        Precompute what the sum needs.
 
         :param inputs: of some tokens (tokens, in).
         :param weight: (out, in).
@@ -175,7 +175,7 @@ class RoundingError:
         return self._value_and_slope(scale)[0]
 
     def refined(self, scale: Float32Array) -> Float32Array:
-        """Return better scales: the best that Adam (arXiv 1412.6980) meets on its way down."""
+        """Return better scales: the best that Adam (arXiv 1412.6980) finds from there."""
         log_scale = np.log(scale.astype(np.float64))
         mean, square = np.zeros_like(log_scale), np.zeros_like(log_scale)
         best, least = scale, math.inf
@@ -213,7 +213,7 @@ class RoundingError:
 
 
 def _peaks(magnitudes: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Return the square of the largest value of each row, and where it stands."""
+    """Return the square of the largest value of each row, and its index."""
     channel = magnitudes.argmax(axis=1)
     peak = magnitudes[np.arange(len(channel)), channel]
     return peak.astype(np.float64) ** 2, channel
@@ -232,7 +232,7 @@ def choose_scale(error: RoundingError, smoothing: str) -> Float32Array:
 
 
 def check_smoothing(smoothing: str) -> None:
-    """Raise a ConfigError that lists what smoothing may be, where it is something else."""
+    """Raise a ConfigError that lists the values of smoothing if it is none of them."""
     if smoothing in SMOOTHINGS:
         return
     try:
@@ -249,7 +249,7 @@ def smooth(checkpoint: Checkpoint, inputs: Callable[[str], Float32Array], smooth
     """
     Return a checkpoint that computes the same and is easier to quantise.
 
-    :param inputs: those of some tokens of a linear by its path in the graph: (tokens, in).
+    :param inputs: returns the inputs (tokens, in) of some tokens for a linear, by its path.
     :param smoothing: see choose_scale.
     :param w8a16: out of quantize.W8A16_CHOICES.
     :param group: channels of a token that share a scale where it is W8A8; 0: all.
