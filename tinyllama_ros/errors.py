@@ -64,6 +64,11 @@ class RequestError(PromptError):
         self.param = param
 
 
+def reason_of(error: Exception) -> str:
+    """Return what an error of a library says; its name where it says nothing, as MemoryError."""
+    return str(error).strip() or type(error).__name__
+
+
 def _one_line(message: str) -> str:
     """Return a message in one line, without control characters, and not too long."""
     if len(message) > LONGEST_MESSAGE:

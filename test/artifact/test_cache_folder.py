@@ -1,12 +1,15 @@
 """Models are found where the user keeps them."""
 
 from pathlib import Path
+import pwd
 
 import pytest
 
 from tinyllama_ros.artifact.manifest import MANIFEST
 from tinyllama_ros.artifact.places import artifacts_folder, default_cache, find_artifact
-from tinyllama_ros.errors import ArtifactError
+from tinyllama_ros.cann.toolkit import Toolkit
+from tinyllama_ros.commands.command_line import run
+from tinyllama_ros.errors import ArtifactError, ConfigError
 
 
 @pytest.fixture
@@ -34,6 +37,42 @@ def test_cache_lies_where_the_environment_says(monkeypatch, variables, expected)
         monkeypatch.setenv(name, value)
     assert default_cache() == Path(expected)
     assert artifacts_folder() == Path(expected) / 'artifacts'
+
+
+@pytest.fixture
+def no_home(monkeypatch) -> None:
+    """Take the home folder from this user: no HOME, and no line in /etc/passwd."""
+    def unknown_user(uid):
+        raise KeyError(uid)
+    for name in ('TINYLLAMA_ROS_CACHE', 'XDG_CACHE_HOME', 'XDG_STATE_HOME', 'HOME'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, 'getpwuid', unknown_user)
+
+
+def test_model_is_found_by_its_path_where_there_is_no_home(no_home, tmp_path):
+    folder = put(tmp_path / 'model')
+    assert find_artifact(str(folder)) == folder
+    with pytest.raises(ConfigError, match='no home folder, and HOME is not set; set TINYLLAMA'):
+        find_artifact('mine')
+
+
+@pytest.mark.parametrize('arguments', [['build', 'm.gguf'], ['doctor'], ['bench', 'mine']])
+def test_command_says_in_one_line_that_there_is_no_home(no_home, capsys, arguments):
+    assert run(arguments) == 1
+    line, = capsys.readouterr().err.splitlines()
+    assert line.startswith('tinyllama-model: this user has no home folder, and HOME is not set')
+
+
+def test_prompts_are_not_kept_where_there_is_no_home(no_home):
+    pytest.importorskip('prompt_toolkit', reason='pip install prompt_toolkit')
+    from tinyllama_ros.terminal.keyboard import history_file, PrivateHistory
+    history = PrivateHistory(history_file())
+    history.store_string('hello')
+    assert list(history.load_history_strings()) == []
+
+
+def test_toolkit_is_looked_for_where_there_is_no_home(no_home):
+    assert Toolkit.find({'ASCEND_TOOLKIT_HOME': '~/nowhere'}) is None
 
 
 def test_artifact_is_found_by_its_name(cache):

@@ -10,7 +10,7 @@ from support.tiny_models import tiny, write_gguf
 
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.manifest import WEIGHTS
-from tinyllama_ros.commands import measure as bench
+from tinyllama_ros.commands import command_line, measure as bench
 from tinyllama_ros.commands.cli import main
 from tinyllama_ros.commands.command_line import name_of
 
@@ -239,3 +239,11 @@ def test_long_command_says_what_it_does_where_stderr_is_no_terminal(cache, monke
     rest = iter(done.stderr.splitlines())
     for line in lines:
         assert any(text.startswith(line) for text in rest), (line, done.stderr)
+
+
+def test_command_that_finds_too_little_memory_is_an_error_in_one_line(monkeypatch, capsys):
+    def fail(model):
+        raise MemoryError
+    monkeypatch.setattr(command_line, 'find_artifact', fail)
+    assert command_line.run(['bench', 'm']) == 1
+    assert capsys.readouterr().err.startswith('tinyllama-model: there is too little memory; ')

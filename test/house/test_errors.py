@@ -2,7 +2,7 @@
 
 import pytest
 
-from tinyllama_ros.errors import LONGEST_MESSAGE, RequestError, TinyLlamaError
+from tinyllama_ros.errors import LONGEST_MESSAGE, reason_of, RequestError, TinyLlamaError
 
 
 @pytest.mark.parametrize(('given', 'message'), [
@@ -20,3 +20,9 @@ def test_long_message_keeps_its_beginning_and_its_remedy():
     message = str(TinyLlamaError('what is wrong: ' + 'x' * 50_000 + '; what to do'))
     assert message.startswith('what is wrong') and message.endswith('what to do')
     assert len(message) < LONGEST_MESSAGE + 10
+
+
+@pytest.mark.parametrize(('error', 'reason'), [
+    (MemoryError(), 'MemoryError'), (ValueError(' \n'), 'ValueError'), (OSError('full'), 'full')])
+def test_error_without_a_text_is_named(error, reason):
+    assert reason_of(error) == reason

@@ -44,3 +44,34 @@ def test_import_without_a_library_raises_and_does_not_end_the_process(module, mi
     done = run(f'try:\n    import {module}\nexcept ImportError as error:\n    print(error.name)',
                missing)
     assert (done.returncode, done.stdout.strip().partition('.')[0]) == (0, missing), done.stderr
+
+
+# Fails as the import of a compiled module does that finds no memory, or not all its libraries.
+UNLOADABLE = """
+import importlib.abc, sys
+
+class Unloadable(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == 'onnxruntime':
+            raise ImportError('cannot allocate memory in static TLS block', name=name)
+
+sys.meta_path.insert(0, Unloadable())
+"""
+IMPORT_RUNTIME = """
+from tinyllama_ros.errors import BackendError
+try:
+    import tinyllama_ros.engine.ort_session
+except BackendError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(('finder', 'message'), [
+    (WITHOUT, 'the CPU backend needs the Python package onnxruntime, which is missing here; run: '
+              'pip install onnxruntime'),
+    (UNLOADABLE, 'is installed but cannot be loaded: cannot allocate memory in static TLS block; '
+                 'free memory')], ids=['missing', 'too little memory'])
+def test_onnx_runtime_that_is_missing_is_told_from_one_that_cannot_be_loaded(finder, message):
+    done = subprocess.run([sys.executable, '-c', finder + IMPORT_RUNTIME, 'onnxruntime'],
+                          capture_output=True, text=True, timeout=60)
+    assert message in done.stdout, done.stderr

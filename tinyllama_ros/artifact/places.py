@@ -4,16 +4,24 @@ import os
 from pathlib import Path
 
 from tinyllama_ros.artifact.manifest import MANIFEST
-from tinyllama_ros.errors import ArtifactError, model_command
+from tinyllama_ros.errors import ArtifactError, ConfigError, model_command
 
 CACHE_VARIABLE = 'TINYLLAMA_ROS_CACHE'
 
 
 def default_cache() -> Path:
-    """Return $TINYLLAMA_ROS_CACHE, else tinyllama_ros in the user's cache folder."""
+    """
+    Return $TINYLLAMA_ROS_CACHE, else tinyllama_ros in the user's cache folder.
+
+    :raises ConfigError: the variable is not set, and the user has no home folder.
+    """
     if own := os.environ.get(CACHE_VARIABLE):
         return Path(own)
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'tinyllama_ros'
+    try:
+        return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'tinyllama_ros'
+    except RuntimeError as error:
+        raise ConfigError('this user has no home folder, and HOME is not set; set '
+                          f'{CACHE_VARIABLE} to a folder for models') from error
 
 
 def artifacts_folder() -> Path:
@@ -35,10 +43,11 @@ def find_artifact(model: str) -> Path:
         that came with the package.
     :raises ArtifactError: there is none; the message lists those that exist.
     """
-    named = artifacts_folder() / model
-    places = [artifacts_folder(), *shipped_artifacts()]
     try:
-        for folder in (Path(model).expanduser(), *(place / model for place in places)):
+        if model and (Path(model).expanduser() / MANIFEST).is_file():
+            return Path(model).expanduser()
+        places = [artifacts_folder(), *shipped_artifacts()]
+        for folder in (place / model for place in places):
             if model and (folder / MANIFEST).is_file():
                 return folder
     except (OSError, RuntimeError, ValueError) as error:  # no permission, no such user, a NUL
@@ -48,6 +57,6 @@ def find_artifact(model: str) -> Path:
     known = sorted({path.parent.name for place in places
                     for path in place.glob(f'[!.]*/{MANIFEST}')})
     raise ArtifactError(f'there is no artifact {model!r}: neither a folder of that path nor '
-                        f'{named} holds a {MANIFEST}; here are: {", ".join(known) or "none"}; '
-                        f'make the default one with: {model_command()} build '
-                        f'smollm2-135m-instruct{target}')
+                        f'{places[0] / model} holds a {MANIFEST}; here are: '
+                        f'{", ".join(known) or "none"}; make the default one with: '
+                        f'{model_command()} build smollm2-135m-instruct{target}')

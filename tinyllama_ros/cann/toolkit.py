@@ -27,7 +27,7 @@ class Toolkit:
     def find(cls, environment: Mapping[str, str] = os.environ) -> 'Toolkit | None':
         """Return the toolkit that the environment names, else one in a usual place."""
         places = [environment.get(variable, '') for variable in VARIABLES] + list(PLACES)
-        found = (Path(place).expanduser() for place in places if place)
+        found = (Path(os.path.expanduser(place)) for place in places if place)
         home = next((place for place in found if (place / 'opp').is_dir()), None)
         opp = environment.get('ASCEND_OPP_PATH')
         if not home and not opp:

@@ -31,7 +31,7 @@ from tinyllama_ros.chat.template_sizes import (
     require_small,
     size_of,
 )
-from tinyllama_ros.errors import ModelError, PromptError
+from tinyllama_ros.errors import ModelError, PromptError, reason_of
 
 MOST_STEPS = 1_000_000
 LONGEST_S = 5.0
@@ -91,7 +91,7 @@ class Renderer:
 
 def _one_line(error: Exception) -> str:
     """Return the message of a template's error in one line, shortened; never empty."""
-    text = ' '.join(str(error).split()) or type(error).__name__
+    text = ' '.join(reason_of(error).split())
     return ''.join(filter(str.isprintable, text))[:LONGEST_MESSAGE].rstrip('.')
 
 

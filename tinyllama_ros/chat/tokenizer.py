@@ -12,7 +12,7 @@ from tinyllama_ros.artifact.disk import read_file
 from tinyllama_ros.artifact.folder import Artifact
 from tinyllama_ros.artifact.tokenizer_settings import TokenizerSettings
 from tinyllama_ros.chat.byte_alphabet import BYTE_TO_CHARACTER, CHARACTER_TO_BYTE
-from tinyllama_ros.errors import ArtifactError, ConfigError, missing_package, ModelError
+from tinyllama_ros.errors import ArtifactError, ConfigError, missing_package, ModelError, reason_of
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -88,7 +88,8 @@ def load_tokenizer(data: bytes, settings: TokenizerSettings) -> Tokenizer:
     except ConfigError:
         raise
     except Exception as error:  # the libraries also raise plain Exception
-        raise ModelError(f'it is not a valid {settings.kind} tokenizer ({error})') from error
+        raise ModelError(f'it is not a valid {settings.kind} tokenizer ({reason_of(error)})'
+                         ) from error
     for text, token in settings.control_tokens.items():
         own = tokenizer.token_text(token)  # None: added to the model beyond its vocabulary
         if own not in (text, None):

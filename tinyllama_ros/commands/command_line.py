@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run one command; results go to stdout, an error is one line on stderr."""
-    arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     try:
+        arguments = _parser().parse_args(argv)
         status: int | None = arguments.run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # who read it has seen enough
@@ -35,6 +35,10 @@ def run(argv: Sequence[str] | None = None) -> int:
         return 141
     except TinyLlamaError as error:
         print(f'tinyllama-model: {error}', file=sys.stderr)
+        return 1
+    except MemoryError:
+        print('tinyllama-model: there is too little memory; close other programs, or do this on '
+              'a larger machine', file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         print(f'tinyllama-model: the Python package {error.name} is missing here; '

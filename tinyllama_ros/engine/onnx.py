@@ -21,7 +21,7 @@ from tinyllama_ros.engine.backend import BackendShape
 from tinyllama_ros.engine.host import has_vnni, physical_cores
 from tinyllama_ros.engine.mapped_file import MappedFile
 from tinyllama_ros.engine.ort_session import InferenceSession, IOBinding, open_session, OrtValue
-from tinyllama_ros.errors import BackendError, BackendLost, model_command
+from tinyllama_ros.errors import BackendError, BackendLost, model_command, reason_of
 
 
 class OnnxBackend:
@@ -87,8 +87,8 @@ class OnnxBackend:
         try:
             self._session.run_with_iobinding(self._bindings[key])
         except Exception as error:  # see open_session
-            raise BackendLost(f'ONNX Runtime failed on {length} tokens at slot {start}: {error}'
-                              ) from error
+            raise BackendLost(f'ONNX Runtime failed on {length} tokens at slot {start}: '
+                              f'{reason_of(error)}') from error
         self._weights.check()
         return self._logits[:logits]
 

@@ -5,19 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from tinyllama_ros.engine.host import turn_off_telemetry
-from tinyllama_ros.errors import BackendError
+from tinyllama_ros.errors import BackendError, missing_package, reason_of
 from tinyllama_ros.kernels import find_library
 
 turn_off_telemetry()  # the import alone would write a device id and start what uploads events
 try:
-    from onnxruntime import InferenceSession, IOBinding, OrtValue, SessionOptions
-except ModuleNotFoundError as error:
-    raise BackendError('the CPU backend and the calibration need ONNX Runtime, and the Python '
-                       f'package {error.name} is not installed here; run: pip install {error.name}'
-                       ) from error
+    with missing_package('the CPU backend', BackendError):
+        from onnxruntime import InferenceSession, IOBinding, OrtValue, SessionOptions
 except ImportError as error:  # too little memory, a library that it needs, another machine's
-    raise BackendError(f'ONNX Runtime is installed but cannot be loaded: {error}; free memory, or '
-                       'install it again: pip install --force-reinstall onnxruntime') from error
+    raise BackendError(f'ONNX Runtime is installed but cannot be loaded: {reason_of(error)}; '
+                       'free memory, or install it again: '
+                       'pip install --force-reinstall onnxruntime') from error
 
 __all__ = ['InferenceSession', 'IOBinding', 'open_session', 'OrtValue', 'SessionOptions']
 
@@ -44,4 +42,4 @@ def open_session(graph: Path, *, own_kernels: bool = False, entries: Mapping[str
     try:
         return InferenceSession(str(graph), session_options, providers=['CPUExecutionProvider'])
     except Exception as error:  # ONNX Runtime's errors share no base class but this
-        raise BackendError(f'ONNX Runtime could not load {graph}: {error}') from error
+        raise BackendError(f'ONNX Runtime could not load {graph}: {reason_of(error)}') from error

@@ -35,8 +35,11 @@ ENTER = (Keys.ControlM, Keys.ControlJ)
 
 def history_file() -> Path:
     """Return where the prompts that were typed are kept (XDG base directories)."""
-    state = os.environ.get('XDG_STATE_HOME') or Path.home() / '.local' / 'state'
-    return Path(state) / 'tinyllama_ros' / 'chat_history'
+    try:
+        state = Path(os.environ.get('XDG_STATE_HOME') or Path.home() / '.local' / 'state')
+    except RuntimeError:  # the user has no home folder: nothing is kept
+        state = Path(os.devnull)
+    return state / 'tinyllama_ros' / 'chat_history'
 
 
 class Keyboard:
