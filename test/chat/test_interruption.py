@@ -3,7 +3,7 @@
 from threading import Thread
 
 import pytest
-from support.scripted_server import ANSWER, PIECES, READ, request, Scripted
+from support.scripted_server import ANSWER, LONGEST, PIECES, READ, request, Scripted
 
 from tinyllama_ros.chat.interruption import InterruptionOptions, SPEAKING_EXPIRES_S, Speech
 from tinyllama_ros.errors import ConfigError
@@ -94,12 +94,11 @@ def test_busy_node_refuses_where_it_is_so_configured():
     assert busy.script.prompts == ['first', 'c'], 'an idle node answers'
 
 
-def test_prompt_that_is_refused_interrupts_nothing():
-    def close(server):
-        server._is_open = False
-        server.submit('b')
-        server._is_open = True
-    assert Busy('interrupt', close).kinds()[-1] == ('answered', 'I am one. You are two.')
+@pytest.mark.parametrize('prompt', ['', 'a' * (LONGEST + 1)], ids=['empty', 'too long'])
+def test_prompt_that_is_refused_interrupts_and_replaces_nothing(prompt):
+    busy = Busy('interrupt', submits('b', prompt))
+    assert busy.script.prompts == ['first', 'b']
+    assert busy.kinds()[-1] == ('answered', 'I am one. You are two.')
 
 
 @pytest.mark.parametrize('when_busy', ['queue', 'latest', 'interrupt', 'refuse'])

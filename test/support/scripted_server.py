@@ -23,7 +23,7 @@ from tinyllama_ros.chat.notices import (
     TurnNotice,
 )
 from tinyllama_ros.chat.serving import Server
-from tinyllama_ros.errors import LengthError
+from tinyllama_ros.errors import LengthError, PromptError
 
 LONGEST = 50_000
 SAID = 'I am one. You are two.'
@@ -68,6 +68,11 @@ class Script:
     def complete(self, messages: tuple[Message, ...], options: ChatOptions,
                  is_cancelled: Callable[[], bool]) -> Iterator[TurnEvent]:
         return self.answer(messages[-1].content, options, is_cancelled)
+
+    def check_prompt(self, prompt: str) -> None:
+        self.check_size([prompt])
+        if not prompt:
+            raise PromptError('it is empty; send a text')
 
     def check_size(self, texts: Iterable[str]) -> None:
         if any(len(text) > LONGEST for text in texts):

@@ -48,6 +48,15 @@ class Conversation:
         """Slots of the cache."""
         return self._model.engine.cache.capacity
 
+    def check_prompt(self, prompt: str) -> None:
+        """
+        Refuse a prompt that is no text, or is too long for the cache; from any thread.
+
+        :raises PromptError: says which.
+        """
+        self.check_size([prompt])
+        _check_is_text(prompt)
+
     def check_size(self, texts: Iterable[str]) -> None:
         """
         Refuse texts that are too long for the cache, however few tokens they have.

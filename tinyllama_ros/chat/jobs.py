@@ -1,6 +1,6 @@
 """Defines the jobs in the queue of the server: how each is answered and reported."""
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from threading import Event
@@ -62,12 +62,11 @@ class Job(Protocol):
         """The id by which the job can be cancelled, if it has one."""
 
     @property
-    def texts(self) -> Iterable[str]:
-        """The texts of which the job consists."""
-
-    @property
     def has_text(self) -> bool:
         """Whether the answer has begun."""
+
+    def check(self, conversation: Conversation) -> None:
+        """Raise PromptError for what can never be answered, before the job is queued."""
 
     def events(self, conversation: Conversation, options: ChatOptions,
                is_cancelled: Callable[[], bool]) -> Generator[TurnEvent, None, None]:
@@ -114,12 +113,14 @@ class PromptJob:
     def __init__(self, turn: int, prompt: str, speech: Speech, tell: Tell) -> None:
         self._turn = turn
         self._prompt = prompt
-        self.texts: Iterable[str] = [prompt]
         self._speech = speech
         self._tell_all = tell
         self._sentences = SentenceStream()
         self._answer = StringIO()
         self.has_text = False
+
+    def check(self, conversation: Conversation) -> None:
+        conversation.check_prompt(self._prompt)
 
     def events(self, conversation: Conversation, options: ChatOptions,
                is_cancelled: Callable[[], bool]) -> Generator[TurnEvent, None, None]:
@@ -179,9 +180,11 @@ class RequestJob:
     def __init__(self, request: CompletionRequest, tell: Tell) -> None:
         self.id: str | None = request.id
         self._request = request
-        self.texts: Iterable[str] = [message.content for message in request.messages]
         self._tell_all = tell
         self.has_text = False
+
+    def check(self, conversation: Conversation) -> None:
+        conversation.check_size(message.content for message in self._request.messages)
 
     def events(self, conversation: Conversation, options: ChatOptions,
                is_cancelled: Callable[[], bool]) -> Generator[TurnEvent, None, None]:

@@ -198,7 +198,7 @@ class Server:
 
     def _submit(self, job: Job, when_busy: WhenBusy = 'queue') -> None:
         try:
-            self._conversation.check_size(job.texts)
+            job.check(self._conversation)
         except PromptError as error:
             self._end(job, _refusal(error))
             return
