@@ -159,7 +159,7 @@ def test_terminal_is_as_it_was_before_when_the_program_ends(start):
     program = start()
     before = termios.tcgetattr(program.controller)
     assert not before[3] & termios.ECHO
-    program.press_and_wait(b'fail\r', b'closed')
+    program.press_and_wait(b'fail\r', b'closed\r\n')
     program.press_and_wait(b'echoed\r', b'echoed\r\nread echoed')
     assert program.process.wait(10) == 0
 
