@@ -43,6 +43,9 @@ class EchoConversation:
     def check_size(self, _: object) -> None:
         pass
 
+    def check_prompt(self, _: str) -> None:
+        pass
+
     def answer(self, prompt: str, _: ChatOptions, __: Callable[[], bool]
                ) -> Iterator[TurnEvent]:
         words = re.findall(r'\s*\S+|\s+', prompt)
