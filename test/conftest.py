@@ -25,6 +25,3 @@ os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'UDPv4')
 # Memory that nobody wrote is NaN on the simulated board, so that a program of ours that relies on
 # zeros fails. Programs of the simulator's other users start from zeros, as they do on most boards.
 os.environ.setdefault('ASCEND_SIM_FILL', '255')
-# How long an example takes tells of the machine, which may be busy, and not of the program
-settings.register_profile('busy machine', deadline=None)
-settings.load_profile('busy machine')

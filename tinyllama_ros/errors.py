@@ -85,6 +85,11 @@ def model_command() -> str:
     return name if shutil.which(name) else f'ros2 run tinyllama_ros {name}'
 
 
+def last_line(printed: str, otherwise: str = 'no reason given') -> str:
+    """Return the last line that a program printed, which mostly says why it failed."""
+    return (printed.strip().splitlines() or [otherwise])[-1].strip()
+
+
 @contextmanager
 def missing_package(who: str, kind: type[TinyLlamaError]) -> Iterator[None]:
     """Turn the absence of a Python package into an error that says who needs it."""

@@ -20,7 +20,7 @@ from tinyllama_ros.cann.atc import SMALL_MEMORY
 from tinyllama_ros.cann.npu import Npu, read_npu
 from tinyllama_ros.cann.toolkit import newest_python, Toolkit
 from tinyllama_ros.engine.backend import BACKENDS, open_backend
-from tinyllama_ros.errors import model_command, TinyLlamaError
+from tinyllama_ros.errors import last_line, model_command, TinyLlamaError
 from tinyllama_ros.kernels import find_library
 
 OK, NOTE, FAULT = 'ok', 'note', 'FAULT'
@@ -94,7 +94,7 @@ def _ros() -> Finding:
     if run.returncode == 0:
         return Finding('ros', OK, f'{distro or "rclpy without a sourced ROS 2"}')
     installed = sorted(path.name for path in ROS_PLACE.glob('*') if (path / 'setup.bash').exists())
-    reason = (run.stderr.strip().splitlines() or ['it crashed'])[-1]
+    reason = last_line(run.stderr, 'it crashed')
     text = f'rclpy cannot be imported ({reason}), so there is no node; the backend runs without'
     if distro:
         return Finding('ros', NOTE, text, f'ROS 2 {distro} is sourced, for another Python than '
@@ -183,7 +183,7 @@ def _acl(toolkit: Toolkit | None, needs_npu: bool) -> tuple[Finding, str]:
     try:
         found = json.loads(run.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        reason = (run.stderr.strip().splitlines() or [f'status {run.returncode}'])[-1]
+        reason = last_line(run.stderr, f'status {run.returncode}')
         return Finding('acl', bad, f'crashed ({reason})', 'the module acl, the toolkit and the '
                        f'driver may be of different versions: {source} of the one that fits'), ''
     if 'failed' in found:
@@ -220,7 +220,7 @@ def _atc(toolkit: Toolkit | None) -> Finding:
         return Finding('atc', NOTE, f'{path} cannot be run: {error}', 'install the toolkit again')
     printed = f'{run.stdout}\n{run.stderr}'
     if '--framework' not in printed:  # its exit status does not show it
-        reason = (printed.strip().splitlines() or [f'status {run.returncode}'])[-1]
+        reason = last_line(printed, f'status {run.returncode}')
         return Finding('atc', NOTE, f'{path} does not print its options ({reason})',
                        f'source {toolkit.set_env}' if toolkit else
                        'source the set_env.sh of its toolkit')

