@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from contextlib import closing
 import json
 import logging
 import os
@@ -265,11 +266,9 @@ def _perplexity(arguments: argparse.Namespace) -> None:
     artifact = Artifact.open(find_artifact(arguments.model))
     log.info('loading %s', artifact.folder)
     windows = text_windows(artifact, arguments.text, arguments.window, arguments.windows)
-    backend = open_backend(arguments.backend, artifact, **_backend_options(arguments))
-    try:
+    with closing(open_backend(arguments.backend, artifact, **_backend_options(arguments))
+                 ) as backend:
         *_, loss = track(measure_loss(backend, windows), 'perplexity, windows', len(windows))
-    finally:
-        backend.close()
     print(f'perplexity {loss.perplexity:.4f} (mean loss {loss.mean:.5f} nats over '
           f'{loss.of_positions.size} tokens, {len(windows)} windows of {arguments.window})')
     if arguments.plot:

@@ -1,6 +1,7 @@
 """Reports what this machine has and lacks, line by line, and whether a backend works on it."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 import json
 import os
@@ -256,14 +257,11 @@ def _backend(name: str, artifact: Artifact) -> Finding:
     """Load the artifact and run one token."""
     began = time.perf_counter()
     try:
-        backend = open_backend(name, artifact)
-        loaded = time.perf_counter()
-        try:
+        with closing(open_backend(name, artifact)) as backend:
+            loaded = time.perf_counter()
             logits = backend.forward(np.zeros(1, np.int64), 0)
             ran = time.perf_counter()
             is_finite = bool(np.isfinite(logits).all())
-        finally:
-            backend.close()
     except ModuleNotFoundError as error:
         return Finding('backend', FAULT, f'{name}: the Python package {error.name} is missing',
                        f'{sys.executable} -m pip install {error.name}')

@@ -78,9 +78,8 @@ def measure(folder: Path, *, backend: str, runs: int, **options: Any) -> list[Me
     began_s = time.perf_counter()
     artifact = Artifact.open(folder)
     verified_s = time.perf_counter()
-    loaded = open_backend(backend, artifact, **options)
-    ready_s = time.perf_counter()
-    try:
+    with closing(open_backend(backend, artifact, **options)) as loaded:
+        ready_s = time.perf_counter()
         measurements = [Measurement.of('verify', 's', [verified_s - began_s]),
                         Measurement.of('load', 's', [ready_s - verified_s])]
         measurements += _speeds(loaded, runs)
@@ -91,8 +90,6 @@ def measure(folder: Path, *, backend: str, runs: int, **options: Any) -> list[Me
         measurements += _outside(loaded, artifact, runs)
         resident = psutil.Process().memory_info().rss / 1e6
         return [*measurements, Measurement.of('resident memory', 'MB', [resident])]
-    finally:
-        loaded.close()
 
 
 def as_table(measurements: list[Measurement]) -> str:

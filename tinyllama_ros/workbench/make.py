@@ -1,5 +1,6 @@
 """Runs all steps of `tinyllama-model build`: calibrate, smooth, quantise, write, measure."""
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,15 +80,12 @@ def calibration_pieces(checkpoint: Checkpoint, text: Path | None) -> list[list[i
 
 def _measured(folder: Path, calibration: Calibration, pieces: list[list[int]]) -> HeldOutLoss:
     """Return the loss of a finished CPU graph on the pieces that were held out."""
-    artifact = Artifact.open(folder)
-    backend = open_backend('onnx', artifact)
-    slots, pieces_held_out = backend.shape.kv_length, held_out(pieces)
-    try:
+    pieces_held_out = held_out(pieces)
+    with closing(open_backend('onnx', Artifact.open(folder))) as backend:
+        slots = backend.shape.kv_length
         losses = np.concatenate([
             window_loss(backend, np.array(piece[:slots]))
             for piece in track(pieces_held_out, 'measure the loss')])
-    finally:
-        backend.close()
     fits = np.concatenate([np.arange(1, len(piece)) < slots for piece in pieces_held_out])
     return HeldOutLoss(float(calibration.held_out_losses[fits].mean()), float(losses.mean()),
                        len(losses))

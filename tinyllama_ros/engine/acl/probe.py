@@ -6,6 +6,7 @@ It prints a line of JSON: ``soc`` is the chip; ``is_shared``, whether it shares 
 the line has only ``failed``, the message.
 """
 
+from contextlib import closing
 import json
 
 from tinyllama_ros.engine.acl.device import DDR, Device
@@ -18,12 +19,9 @@ def probe() -> dict[str, object]:
 
     :raises BackendError: pyACL is missing, or a call failed.
     """
-    device = Device(0)
-    try:
+    with closing(Device(0)) as device:
         return {'soc': device.acl.get_soc_name() or '', 'is_shared': device.is_shared,
                 'memory': _memory(device)}
-    finally:
-        device.close()
 
 
 def _memory(device: Device) -> tuple[int, int] | None:
