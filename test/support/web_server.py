@@ -11,8 +11,8 @@ from threading import Event, Thread
 from typing import Any
 
 from tinyllama_ros.chat.completion import CompletionEvent, CompletionRequest
+from tinyllama_ros.web.api_server import make_app
 from tinyllama_ros.web.listener import Listener
-from tinyllama_ros.web.server import make_app
 from tinyllama_ros.web.settings import WebSettings
 
 DEADLINE_S = 20.0

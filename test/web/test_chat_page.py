@@ -17,11 +17,11 @@ from support.web_server import FakeChatModel  # noqa: E402
 from tinyllama_ros.ros.client import Status  # noqa: E402
 from tinyllama_ros.ros.wire import ConversationEvent  # noqa: E402
 from tinyllama_ros.web import chat_page  # noqa: E402
+from tinyllama_ros.web.api_server import make_app  # noqa: E402
 from tinyllama_ros.web.chat_page import ChatPage, MOST_PAGES, PER_SECOND  # noqa: E402
 from tinyllama_ros.web.limits import share_of  # noqa: E402
 from tinyllama_ros.web.listener import Listener  # noqa: E402
 from tinyllama_ros.web.log import ConversationLog  # noqa: E402
-from tinyllama_ros.web.server import make_app  # noqa: E402
 from tinyllama_ros.web.settings import WebSettings  # noqa: E402
 
 TOKEN = 'a' * 32

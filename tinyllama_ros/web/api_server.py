@@ -23,7 +23,7 @@ from tinyllama_ros.errors import RequestError
 from tinyllama_ros.ros.wire import read_object
 from tinyllama_ros.web.chat_request import ChatRequest
 from tinyllama_ros.web.chat_response import ApiError, ChatResponse
-from tinyllama_ros.web.guard import PAGE_PATHS
+from tinyllama_ros.web.guard import Guard, PAGE_PATHS
 from tinyllama_ros.web.limits import AnswerSlots
 from tinyllama_ros.web.settings import WebSettings
 
@@ -55,13 +55,24 @@ class ChatModel(Protocol):
         """
 
 
-def add_routes(app: web.Application, model: ChatModel, settings: WebSettings) -> None:
-    """Add the routes below /v1/."""
+def make_app(settings: WebSettings, model: ChatModel) -> web.Application:
+    """
+    Return the application: the guard, and behind it the routes below /v1/.
+
+    More routes may be added; a Listener then serves it.
+
+    :param model: answers the requests of API clients.
+    """
+    # One more, because aiohttp refuses a body of exactly this size
+    app = web.Application(client_max_size=settings.max_body_bytes + 1)
+    app.middlewares.append(errors_as_json)
+    Guard(settings).install(app)
     routes = _Routes(model, settings)
     app.on_shutdown.append(routes.stop)
     app.router.add_get('/v1/models', routes.models)
     app.router.add_get('/v1/models/{model:.+}', routes.model)
     app.router.add_post('/v1/chat/completions', routes.chat_completions)
+    return app
 
 
 @web.middleware

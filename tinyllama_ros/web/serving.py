@@ -14,11 +14,11 @@ from tinyllama_ros.ros.process import (
     spinning,
     stop_on_signals,
 )
+from tinyllama_ros.web.api_server import make_app
 from tinyllama_ros.web.chat_page import ChatPage
 from tinyllama_ros.web.listener import Listener
 from tinyllama_ros.web.log import ConversationLog
 from tinyllama_ros.web.parameters import address, PARAMETERS, web_settings
-from tinyllama_ros.web.server import make_app
 from tinyllama_ros.web.settings import WebSettings
 
 
