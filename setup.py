@@ -34,6 +34,7 @@ EXTRAS = {
         'protobuf',  # reads and writes SentencePiece vocabularies; onnx needs it, too
         'safetensors',  # reads checkpoints; keeps what calibration gathered
     ],
+    'voice': ['piper-tts'],  # voices better than espeak-ng's; it has a licence of its own, GPL 3
     # ROS 2 Jazzy for a machine without ROS. Pinned together: these versions are one release.
     'ros': [
         'ros-jazzy-diagnostic-msgs==5.3.6',  # /diagnostics
@@ -95,6 +96,7 @@ setup(
         'console_scripts': [
             'tinyllama_node = tinyllama_ros.ros.node:main',
             'tinyllama_web = tinyllama_ros.web.node:main',
+            'tinyllama_speak = tinyllama_ros.voice.speak:main',
             'tinyllama-model = tinyllama_ros.commands.cli:main',
             'chat = tinyllama_ros.terminal.cli:main',
         ],

@@ -11,7 +11,8 @@ from tinyllama_ros.ros.parameters import Parameter
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'ros-interface.md'
 PARAMETER_TABLES = {'tinyllama': 'tinyllama_ros.ros.parameters',
-                    'tinyllama_web': 'tinyllama_ros.web.parameters'}
+                    'tinyllama_web': 'tinyllama_ros.web.parameters',
+                    'tinyllama_speak': 'tinyllama_ros.voice.parameters'}
 """Module that holds the PARAMETERS of each node."""
 TITLES = {'subscription': 'Topics that it subscribes to',
           'publisher': 'Topics that it publishes', 'service': 'Services'}
@@ -22,8 +23,8 @@ HEAD = """\
 # ROS interface
 
 The language model's node is called `tinyllama`; `~` is its private namespace, `/tinyllama` unless
-it is renamed or moved. The node of the web server, `tinyllama_web`, talks to it through topics and
-has parameters of its own.
+it is renamed or moved. The node of the web server, `tinyllama_web`, and the speech node,
+`tinyllama_speak`, talk to it through topics and have parameters of their own.
 
 Topics are reliable. ROS keeps the order within a topic, not between two: the last token may arrive
 after the response. A program that needs the order subscribes to `~/event`, whose `seq` counts
@@ -35,19 +36,20 @@ It is a managed node: `configure` loads the model, `activate` subscribes to the 
 is data: control tokens and role markers in a prompt are encoded as plain text.
 """
 FOOT = """
-Parameters marked *configure* are read when the node is configured (`tinyllama_web`: when it
-starts); the others may change at any time and take effect with the next prompt:
+Parameters marked *configure* are read when the node is configured (the web and the speech
+node: when they start); the others may change at any time and take effect with the next prompt:
 
 ```sh
 ros2 param set /tinyllama sampling.temperature 0.7
 ```
 
-`config/tinyllama.yaml` and `config/tinyllama_web.yaml` are examples, which hold all of them with
-their defaults: copy one, keep the lines that you change, and give `params_file:=`, for the web
-node `web_params_file:=`. Without a file the defaults are used, or the values that a surrounding
-launch file sets (`SetParameter`). A missing file is an error, and a file that holds no parameters
-for the node's full name causes a warning. A whole number is accepted for a float. A parameter that
-the node does not have is ignored, with a warning that suggests the nearest name.
+The files in `config/` are examples, one for each node, which hold all of them with their defaults:
+copy one, keep the lines that you change, and give `params_file:=`, for the web node
+`web_params_file:=`, for the speech node `speak_params_file:=`. Without a file the defaults are
+used, or the values that a surrounding launch file sets (`SetParameter`). A missing file is an
+error, and a file that holds no parameters for the node's full name causes a warning. A whole
+number is accepted for a float. A parameter that the node does not have is ignored, with a warning
+that suggests the nearest name.
 """
 
 

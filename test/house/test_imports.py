@@ -22,6 +22,8 @@ ALLOWED = {
     'terminal': {'errors', 'ros.client', 'ros.imports', 'signals'},
     'web': {'chat.completion', 'chat.message', 'errors', 'ros.client', 'ros.imports',
             'ros.parameter_node', 'ros.parameters', 'ros.process', 'ros.wire', 'signals'},
+    'voice': {'errors', 'ros.imports', 'ros.parameter_node', 'ros.parameters', 'ros.process',
+              'ros.speech_client', 'signals'},
     'workbench': {'artifact', 'chat', 'engine', 'errors'},
     'commands': {'artifact', 'cann', 'chat', 'engine', 'errors', 'kernels', 'signals',
                  'workbench'},

@@ -16,7 +16,7 @@ class Missing(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Missing())
 """
 CHAT, WEB = 'tinyllama_ros.terminal.cli', 'tinyllama_ros.web.node'
-NODE = 'tinyllama_ros.ros.node'
+NODE, SPEAK = 'tinyllama_ros.ros.node', 'tinyllama_ros.voice.speak'
 
 
 def run(program, missing):
@@ -28,7 +28,8 @@ def run(program, missing):
     (CHAT, 'rclpy', 'source a ROS 2'), (CHAT, 'prompt_toolkit', 'pip install prompt_toolkit'),
     (CHAT, 'wcwidth', 'pip install wcwidth'), (WEB, 'rclpy', 'source a ROS 2'),
     (WEB, 'std_msgs', 'source a ROS 2'),
-    (NODE, 'rclpy', 'source a ROS 2'), (WEB, 'aiohttp', 'pip install aiohttp')])
+    (NODE, 'rclpy', 'source a ROS 2'), (SPEAK, 'rclpy', 'source a ROS 2'),
+    (WEB, 'aiohttp', 'pip install aiohttp')])
 def test_executable_says_in_one_line_how_to_get_what_is_missing(module, missing, advice):
     done = run(f'from {module} import main; sys.exit(main([]))', missing)
     assert done.returncode == 1

@@ -15,7 +15,7 @@ WORKBENCH = ('onnx', 'gguf', 'safetensors', 'huggingface_hub', 'matplotlib')
 ROS = ('rclpy', 'std_msgs', 'std_srvs', 'diagnostic_msgs', 'rcl_interfaces')
 NOT_ON_A_ROBOT = 'tinyllama_ros.workbench,tinyllama_ros.commands'
 WITH_ROS = ','.join(f'tinyllama_ros.{name}'
-                    for name in ('ros', 'terminal', 'web'))
+                    for name in ('ros', 'terminal', 'voice', 'web'))
 NONE = 'no.such.module'
 
 

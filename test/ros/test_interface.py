@@ -59,9 +59,10 @@ def test_page_is_what_the_tables_say(tool):
 
 def test_page_has_every_endpoint_and_parameter(tool):
     from tinyllama_ros.ros.parameters import PARAMETERS
+    from tinyllama_ros.voice.parameters import PARAMETERS as SPEAK_PARAMETERS
     from tinyllama_ros.web.parameters import PARAMETERS as WEB_PARAMETERS
     page = tool['render']()
-    names = (*ENDPOINTS, *PARAMETERS, *WEB_PARAMETERS)
+    names = (*ENDPOINTS, *PARAMETERS, *WEB_PARAMETERS, *SPEAK_PARAMETERS)
     assert [name for name in names if f'| `{name}` |' not in page] == []
 
 

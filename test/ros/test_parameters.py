@@ -1,3 +1,4 @@
+from importlib import import_module
 import re
 
 import pytest
@@ -10,7 +11,7 @@ from tinyllama_ros.errors import ConfigError
 from tinyllama_ros.ros.parameters import chat_options, describe_unknown, PARAMETERS
 
 DEFAULTS = {name: parameter.default for name, parameter in PARAMETERS.items()}
-WEB_CONFIG = ROOT / 'config' / 'tinyllama_web.yaml'
+
 
 
 def flat(section: dict[str, object], prefix: str = '') -> dict[str, object]:
@@ -35,14 +36,16 @@ def test_config_file_comments_every_parameter_as_the_table_does(name):
     assert re.search(line, text)
 
 
-def test_config_file_of_the_web_node_is_as_its_table():
+@pytest.mark.parametrize('name', ['web', 'speak'])
+def test_config_file_of_another_node_is_as_its_table(name):
     pytest.importorskip('rclpy', reason='no ROS 2 is sourced or installed')
-    from tinyllama_ros.web.parameters import PARAMETERS as WEB_PARAMETERS
-    text = WEB_CONFIG.read_text()
+    module = import_module({'web': 'tinyllama_ros.web.parameters',
+                            'speak': 'tinyllama_ros.voice.parameters'}[name])
+    text = (ROOT / 'config' / f'tinyllama_{name}.yaml').read_text()
     assert yaml.safe_load(text)['/**']['ros__parameters'] == {
-        name: parameter.default for name, parameter in WEB_PARAMETERS.items()}
+        name: parameter.default for name, parameter in module.PARAMETERS.items()}
     assert re.findall(r'# (.*)\n +(\w+):', text) == [
-        (parameter.description, name) for name, parameter in WEB_PARAMETERS.items()]
+        (parameter.description, name) for name, parameter in module.PARAMETERS.items()]
 
 
 def test_readme_lists_every_parameter_with_its_default():
