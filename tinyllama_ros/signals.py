@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from types import FrameType
 
 
 def exit_on_signals(status: int, *numbers: int, message: str = '') -> None:
@@ -22,3 +23,9 @@ def exit_on_signals(status: int, *numbers: int, message: str = '') -> None:
 
     for number in numbers:
         signal.signal(number, leave)
+
+
+def interrupt_once(number: int, _: FrameType | None) -> None:
+    """Handle SIGINT: raise KeyboardInterrupt, and ignore further ones, which would cut the end."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt

@@ -75,6 +75,13 @@ class FakeNode:
         return reply
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Let Ctrl-C end the tests, which the program ignores at its end."""
+    yield
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def context():
     context = rclpy.Context()

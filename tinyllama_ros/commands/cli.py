@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import signal
 import sys
 
-from tinyllama_ros.signals import exit_on_signals
+from tinyllama_ros.signals import exit_on_signals, interrupt_once
 
 INTERRUPTED = 'tinyllama-model: interrupted; nothing is left half-written'
 
@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tinyllama_ros.engine.host import prefer_plain_attention
     prefer_plain_attention()
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, interrupt_once)
         return run(argv)
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)

@@ -35,7 +35,7 @@ from tinyllama_ros.ros.process import (
     name_lock,
     run_in_ros,
     SIGNAL_PERIOD_S,
-    spin,
+    spinning,
     stop_on_signals,
 )
 from tinyllama_ros.ros.topic_input import TopicInput
@@ -326,20 +326,15 @@ def _run_node() -> int:
 
 
 def _run(node: TinyLlamaNode, stop: Event) -> int:
-    executor = MultiThreadedExecutor(THREADS)
-    executor.add_node(node)
-    spinner = Thread(target=spin, args=(executor, node, stop.is_set))
-    spinner.start()
     failed = Event()
-    if node.value('autostart'):  # in a thread, or a signal would wait until the model is loaded
-        Thread(target=_start, args=(node, failed, stop), daemon=True).start()
-    while not stop.wait(SIGNAL_PERIOD_S):
-        pass
-    status = int(failed.is_set())
-    end_in_time(status, node.abandon)
-    node.end()
-    executor.shutdown()
-    spinner.join()
+    with spinning(node, MultiThreadedExecutor(THREADS)):
+        if node.value('autostart'):  # in a thread, or a signal would wait for the model
+            Thread(target=_start, args=(node, failed, stop), daemon=True).start()
+        while not stop.wait(SIGNAL_PERIOD_S):
+            pass
+        status = int(failed.is_set())
+        end_in_time(status, node.abandon)
+        node.end()
     node.destroy_node()
     return status
 

@@ -12,7 +12,12 @@ from threading import Event, Thread, Timer
 
 import rclpy
 from rclpy.exceptions import InvalidHandle, ParameterException
-from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import (
+    Executor,
+    ExternalShutdownException,
+    MultiThreadedExecutor,
+    SingleThreadedExecutor,
+)
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
@@ -77,36 +82,39 @@ def end_in_time(status: int, last_words: Callable[[], None]) -> None:
     timer.start()
 
 
-def spin(executor: Executor, node: Node, is_stopping: Callable[[], bool]) -> None:
-    """Run callbacks until the executor is shut down; a callback that fails is logged."""
-    while True:
-        try:
-            executor.spin()
-            return
-        except ExternalShutdownException:
-            return
-        except InvalidHandle:  # a transition destroyed a subscription meanwhile
-            pass
-        except Exception as error:  # whatever a callback raises
-            if is_stopping():  # rclpy fails if a callback ends during the shutdown
-                return
-            node.get_logger().error(f'a callback failed: {error!r}')
-
-
 @contextmanager
-def spinning(node: Node) -> Iterator[None]:
-    """Run the callbacks of a node in a separate thread."""
-    executor = SingleThreadedExecutor(context=node.context)
+def spinning(node: Node, executor: Executor | None = None) -> Iterator[None]:
+    """
+    Run the callbacks of a node in separate threads; those that have begun are finished.
+
+    :param executor: one of a single thread unless it is given.
+    """
+    executor = executor or SingleThreadedExecutor(context=node.context)
     executor.add_node(node)
     is_over = Event()
-    thread = Thread(target=spin, args=(executor, node, is_over.is_set), daemon=True)
+    thread = Thread(target=_spin, args=(executor, node, is_over.is_set), daemon=True)
     thread.start()
     try:
         yield
     finally:
         is_over.set()
-        executor.shutdown()
+        executor.wake()
         thread.join()
+        if isinstance(executor, MultiThreadedExecutor):
+            executor._executor.shutdown()  # rclpy's own does not wait, and their replies are lost
+        executor.shutdown()
+
+
+def _spin(executor: Executor, node: Node, is_over: Callable[[], bool]) -> None:
+    while not is_over():
+        try:
+            executor.spin_once(SIGNAL_PERIOD_S)
+        except ExternalShutdownException:
+            return
+        except InvalidHandle:  # a transition destroyed a subscription meanwhile
+            pass
+        except Exception as error:  # whatever a callback raises
+            node.get_logger().error(f'a callback failed: {error!r}')
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 import os
 from queue import Queue
+import signal
 import sys
 
 from tinyllama_ros.errors import TinyLlamaError
@@ -52,7 +53,10 @@ def run(argv: Sequence[str] | None = None) -> int:
     events: Queue[ConversationEvent] = Queue()
     try:
         with open_client('tinyllama_terminal', arguments.node, on_event=events.put) as client:
-            return 0 if converse(client, events, arguments.once, arguments.wait) else 1
+            try:
+                return 0 if converse(client, events, arguments.once, arguments.wait) else 1
+            finally:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # it would cut the end of ROS
     except TinyLlamaError as error:
         print(f'chat: {printable(str(error))}', file=sys.stderr)
         return 1

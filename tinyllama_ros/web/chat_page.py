@@ -83,7 +83,7 @@ class ChatPage:
                 text='too many pages are open already; close one')
         # Without compression: aiohttp compresses large messages in a task of its own, which fails
         # with a traceback in the log where the page has gone meanwhile
-        socket = web.WebSocketResponse(max_msg_size=LONGEST_MESSAGE, heartbeat=20, timeout=2,
+        socket = web.WebSocketResponse(max_msg_size=LONGEST_MESSAGE, heartbeat=20, timeout=0.5,
                                        compress=False)
         await socket.prepare(request)
         page = _OpenPage(socket, request.transport, address, self._conversation)
