@@ -17,8 +17,10 @@ import yaml
 
 LAUNCH = ROOT / 'launch' / 'tinyllama.launch.py'
 WEB_LAUNCH = ROOT / 'launch' / 'web.launch.py'
+VOICE_LAUNCH = ROOT / 'launch' / 'voice.launch.py'
 CONFIG = ROOT / 'config' / 'tinyllama.yaml'
 WEB_CONFIG = ROOT / 'config' / 'tinyllama_web.yaml'
+SPEAK_CONFIG = ROOT / 'config' / 'tinyllama_speak.yaml'
 
 # Looked up in ros/rosdistro: rosdep/python.yaml, and distribution.yaml of humble and jazzy. One
 # key that rosdep does not know makes a user's `rosdep install` fail.
@@ -78,12 +80,22 @@ def launch_file(launch_modules):
                            start=lambda **given: start.function(defaults | given)[0])
 
 
-@pytest.fixture
-def web_launch_file(launch_modules):
-    *arguments, include, start = runpy.run_path(str(WEB_LAUNCH))['generate_launch_description']()
+def including_launch_file(path):
+    """Run a launch file that includes the one of the model's node on the stand-ins."""
+    *arguments, include, start = runpy.run_path(str(path))['generate_launch_description']()
     defaults = {argument.name: argument.default_value for argument in arguments}
     return SimpleNamespace(arguments=arguments, include=include,
                            start=lambda **given: start.function(defaults | given)[0])
+
+
+@pytest.fixture
+def web_launch_file(launch_modules):
+    return including_launch_file(WEB_LAUNCH)
+
+
+@pytest.fixture
+def voice_launch_file(launch_modules):
+    return including_launch_file(VOICE_LAUNCH)
 
 
 def parameters_in_config(path=CONFIG):
@@ -136,7 +148,7 @@ def test_pip_installs_the_executables_too():
     assert {entry.name: entry.value for entry in installed} == scripts()
 
 
-@pytest.mark.parametrize('name', ['launch_file', 'web_launch_file'])
+@pytest.mark.parametrize('name', ['launch_file', 'web_launch_file', 'voice_launch_file'])
 def test_launch_arguments_explain_themselves(name, request):
     arguments = request.getfixturevalue(name).arguments
     assert all(argument.description for argument in arguments)
@@ -182,6 +194,21 @@ def test_web_launch_sets_parameters_that_exist(web_launch_file):
     assert parameters.keys() <= parameters_in_config(WEB_CONFIG).keys()
 
 
+def test_voice_launch_starts_both_nodes_under_one_name(voice_launch_file, launch_file):
+    given = {'voice': 'no', 'sink': '~/1'}
+    node = voice_launch_file.start(namespace='robot1', name='brain', **given,
+                                   speak_params_file=str(SPEAK_CONFIG))
+    include = voice_launch_file.include
+    assert node.executable in scripts()
+    assert node.parameters == [str(SPEAK_CONFIG), given | {'model_node': '/robot1/brain'}]
+    assert node.parameters[1].keys() <= parameters_in_config(SPEAK_CONFIG).keys()
+    assert voice_launch_file.start().parameters == [{'model_node': '/tinyllama'}]
+    assert include.source == LAUNCH
+    assert {name for name, _ in include.launch_arguments} <= {
+        argument.name for argument in launch_file.arguments}
+    assert include.condition.name == 'only_voice'
+
+
 @pytest.mark.parametrize(('text', 'is_on'), [('True', True), ('true', True), ('False', False)])
 def test_launch_takes_both_spellings_of_a_truth_value(launch_file, text, is_on):
     assert launch_file.start(autostart=text).parameters == [{'autostart': is_on}]
@@ -211,7 +238,8 @@ def start_for_real(launch, path, **given):
 
 
 @pytest.mark.parametrize(('path', 'executable'), [
-    (LAUNCH, 'tinyllama_node'), (WEB_LAUNCH, 'tinyllama_web')], ids=['tinyllama', 'web'])
+    (LAUNCH, 'tinyllama_node'), (WEB_LAUNCH, 'tinyllama_web'),
+    (VOICE_LAUNCH, 'tinyllama_speak')], ids=['tinyllama', 'web', 'voice'])
 def test_real_launch_system_runs_the_launch_file(real_launch, path, executable):
     node, _ = start_for_real(real_launch, path, namespace='robot1')
     assert (node.node_package, node.node_executable) == ('tinyllama_ros', executable)
