@@ -58,7 +58,7 @@ def test_package_has_the_name_that_ros_gives_to_packages(package):
 
 def test_scripts_name_the_path_on_the_robot_and_no_file_that_of_this_machine(scratch, package):
     place = f'/{prefix(scratch).relative_to(scratch)}/lib/tinyllama_ros/venv'
-    for name in ('tinyllama_node', 'tinyllama_web', 'tinyllama-model', 'chat'):
+    for name in ('tinyllama_node', 'tinyllama_web', 'tinyllama_speak', 'tinyllama-model', 'chat'):
         script = prefix(scratch) / 'lib' / 'tinyllama_ros' / name
         assert script.read_text().startswith(f'#!{place}/bin/python\n')
         assert os.access(script, os.X_OK)

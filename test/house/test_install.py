@@ -16,6 +16,8 @@ from support.sourced_ros import PACKAGES, SOURCED
 pytest.importorskip('colcon_ros', reason="pip install -e '.[test]'")
 pytest.importorskip('rclpy', reason='no ROS 2 is sourced or installed')
 
+PROGRAMS = ('tinyllama_node', 'tinyllama_web', 'tinyllama_speak', 'tinyllama-model', 'chat')
+
 
 @pytest.fixture(scope='module')
 def workspace(tmp_path_factory):
@@ -49,9 +51,10 @@ def test_build_installs_what_ros_looks_for(workspace):
     share = workspace.prefix / 'share'
     assert (share / 'ament_index/resource_index/packages/tinyllama_ros').is_file()
     for name in ('package.xml', 'launch/tinyllama.launch.py', 'launch/web.launch.py',
-                 'config/tinyllama.yaml', 'config/tinyllama_web.yaml'):
+                 'launch/voice.launch.py', 'config/tinyllama.yaml', 'config/tinyllama_web.yaml',
+                 'config/tinyllama_speak.yaml'):
         assert (share / 'tinyllama_ros' / name).is_file()
-    for name in ('tinyllama_node', 'tinyllama_web', 'tinyllama-model', 'chat'):
+    for name in PROGRAMS:
         assert os.access(workspace.script(name), os.X_OK)
 
 
@@ -72,7 +75,7 @@ def test_build_compiles_the_kernels(workspace):
 
 
 def test_scripts_run_by_the_environment_of_the_install_space(workspace):
-    for name in ('tinyllama_node', 'tinyllama_web', 'tinyllama-model', 'chat'):
+    for name in PROGRAMS:
         assert workspace.script(name).read_text().startswith(f'#!{workspace.python}\n')
 
 
