@@ -618,6 +618,20 @@ def test_end_during_a_deactivation_loses_no_response(serving):
     assert gate.closed == 1
 
 
+def test_activations_leave_nothing_of_their_subscriptions(serving):
+    node, _, _ = serving
+
+    def count_entities():
+        return sum(len(group.entities) for group in {
+            subscription.callback_group for subscription in node.subscriptions})
+
+    before = count_entities()
+    for _ in range(3):
+        node.trigger_deactivate()
+        node.trigger_activate()
+    assert count_entities() == before
+
+
 def test_events_are_on_one_topic_in_the_order_of_their_numbers(serving):
     _, client, _ = serving
     first, second = client.ask('hello'), client.ask('again')

@@ -70,6 +70,8 @@ class OnnxBackend:
         self._fill_after = np.zeros((), np.int32)
         self._logits = np.zeros((1, self.shape.vocab_size), np.float32)
         self._cache = _empty_cache(outputs)
+        self._cache_values = {name: OrtValue.ortvalue_from_numpy(array)
+                              for name, array in self._cache.items()}  # for all bindings
         self._bindings: dict[tuple[int, int], IOBinding] = {}
 
     def forward(self, tokens: NDArray[np.int64], start: int, *, logits: int = 1
@@ -95,6 +97,7 @@ class OnnxBackend:
     def close(self) -> None:
         """Free the session and the cache."""
         self._bindings.clear()
+        self._cache_values.clear()
         self._cache.clear()
         self._session = None
         self._weights.close()
@@ -109,13 +112,12 @@ class OnnxBackend:
                 INPUT_IDS: self._tokens[:, :length],
                 LAST_SLOT: self._last_slot,
                 FILL_AFTER: self._fill_after,
-                LOGIT_ROWS: self._rows[length - logits:length],
-                **{past_of(name): array for name, array in self._cache.items()}}.items():
+                LOGIT_ROWS: self._rows[length - logits:length]}.items():
             binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array))
-        for name, array in {
-                LOGITS: self._logits[:logits],
-                **self._cache}.items():
-            binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(array))
+        binding.bind_ortvalue_output(LOGITS, OrtValue.ortvalue_from_numpy(self._logits[:logits]))
+        for name, value in self._cache_values.items():
+            binding.bind_ortvalue_input(past_of(name), value)
+            binding.bind_ortvalue_output(name, value)
         return binding
 
 

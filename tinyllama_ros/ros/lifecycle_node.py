@@ -64,7 +64,6 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
         self._receiving = Lock()  # held while a prompt or request is passed on
         self._publisher = NoticePublisher(self)
         self._group = ReentrantCallbackGroup()
-        self._receivers = MutuallyExclusiveCallbackGroup()  # keeps prompts in their order
         handlers = {'~/reset': self._on_reset, '~/cancel': self._on_cancel}
         for name, endpoint in endpoints('service').items():
             self.create_service(endpoint.type, name, handlers[name], callback_group=self._group)
@@ -121,10 +120,12 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
                 '~/chat_request': self._on_request, '~/chat_cancel': self._on_chat_cancel,
                 '~/speaking': self._on_speaking, '~/spoken': self._on_spoken,
                 '~/prompt': self._on_prompt}
+            # Keeps prompts in order; a new one, as rclpy keeps a trace of each subscription in it
+            receivers = MutuallyExclusiveCallbackGroup()
             for name, endpoint in endpoints('subscription').items():
                 depth = self.value('prompt_depth') if name == '~/prompt' else endpoint.depth
                 self._inputs.append(TopicInput(
-                    self, name, callbacks[name], busy=self._receiving, group=self._receivers,
+                    self, name, callbacks[name], busy=self._receiving, group=receivers,
                     depth=depth))
             return super().on_activate(state)
 
