@@ -222,8 +222,8 @@ def test_model_is_named_after_what_was_typed_or_after_its_repository(
                                          'read bandwidth, runs: 0 of 1', 'answer, runs: 0 of 2']),
     ('perplexity random-tiny-w8a8 --text text.txt --window 8 --windows 2',
      ['loading', 'perplexity, windows: 0 of 2']),
-    ('build model.gguf out', ['building', 'read the weights', 'calibrate: 0 of ', 'smooth: 0 of 9',
-                              'write model: 0 of 4', 'measure the loss: 0 of ']),
+    ('build model.gguf out', ['building', 'reading the weights', 'calibrate: 0 of ',
+                              'smooth: 0 of 9', 'write model: 0 of 4', 'measure the loss: 0 of ']),
 ], ids=['bench', 'perplexity', 'build'])
 def test_long_command_says_what_it_does_where_stderr_is_no_terminal(cache, monkeypatch, arguments,
                                                                     lines):
