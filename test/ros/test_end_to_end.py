@@ -25,7 +25,8 @@ from support.robot import (  # noqa: E402
     split_like,
 )
 
-DEFAULTS = {'when_busy': 'queue', 'when_speaking': 'ignore', 'system_prompt': '', 'max_tokens': 12,
+DEFAULTS = {'when_busy': 'queue', 'when_speaking': 'ignore', 'echo_tail': 0.0,
+            'system_prompt': '', 'max_tokens': 12,
             'answer_room': 32, 'sampling.temperature': 0.0,
             'sampling.top_p': 1.0, 'sampling.seed': -1}
 QUEUE_DEPTH = 5
@@ -228,18 +229,17 @@ def test_prompt_during_speech_is_refused_as_an_echo(robot):
     speaking = robot.node.create_publisher(Bool, f'{robot.target}/speaking', 10)
     poll_until(speaking.get_subscription_count, 'subscriber to the speech')
     speaking.publish(Bool(data=True))
-    for _ in range(100):  # topics keep no order between them
-        robot.say('echo')
-        robot.wait_until(lambda: robot.texts('error') or robot.texts('response'), 'end')
-        if robot.texts('error'):
-            break
-        robot.forget()
+    poll_until(lambda: not _is_answered(robot, 'echo'), 'refusal')  # topics keep no order
     assert 'the robot was speaking' in robot.texts('error')[0]
     speaking.publish(Bool(data=False))
-    robot.set({'echo_tail': 0.0})
+    poll_until(lambda: _is_answered(robot, 'question'), 'answer after the speech')
+
+
+def _is_answered(robot, prompt):
     robot.forget()
-    assert robot.ask('question')
-    robot.set({'echo_tail': 0.5})
+    robot.say(prompt)
+    robot.wait_until(lambda: robot.texts('error') or robot.texts('response'), 'end')
+    return robot.texts('response')
 
 
 def test_reset_while_idle_forgets_the_conversation(robot):
@@ -358,7 +358,7 @@ def test_diagnostics_count_what_happened(robot):
 
 
 @pytest.mark.parametrize(('prompt', 'message'), [
-    ('', 'blank'), (' \n\t', 'blank'), ('\x07\x1b\x01', 'blank'),
+    ('', 'is empty'), (' \n\t', 'is empty'), ('\x07\x1b\x01', 'is empty'),
     ('x' * KV_LENGTH, r'too long: with the system prompt it is \d+ tokens, and at most 500 fit'),
     ('x' * 200_000, 'too long'),
 ], ids=['empty', 'white', 'control characters', 'too long', 'huge'])
@@ -415,6 +415,7 @@ def test_deactivated_node_answers_what_waits_and_serves_again(start):
     assert client.set({'max_tokens': 5}) == ''
     assert client.change_state('activate')
     client.wait_for_state('idle')
+    client.wait_for_subscriber()
     assert client.ask('again')
     assert process.stop() == 0
     assert 'Traceback' not in process.log

@@ -27,7 +27,7 @@ def post(body: bytes) -> bytes:
 
 def poll(condition):
     """Wait until a condition holds; the deadline is the test's failure."""
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
