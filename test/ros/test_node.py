@@ -618,6 +618,15 @@ def test_end_during_a_deactivation_loses_no_response(serving):
     assert gate.closed == 1
 
 
+def test_nothing_is_published_after_the_end(serving, monkeypatch):
+    node, client, _ = serving
+    node.end()
+    client.wait_for_state('finalized')
+    with monkeypatch.context() as patch:
+        patch.setattr(node, '_publisher', None)  # where it is used, that raises
+        node.abandon()
+
+
 def test_activations_leave_nothing_of_their_subscriptions(serving):
     node, _, _ = serving
 

@@ -59,6 +59,7 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
         self._server: Server | None = None
         self._inputs: list[TopicInput] = []  # while active
         self._lost = 0  # messages that never reached them
+        self._has_ended = False
         # Held during each transition, which runs in the executor's thread or in the main thread
         self._transition = Lock()
         self._receiving = Lock()  # held while a prompt or request is passed on
@@ -92,9 +93,12 @@ class TinyLlamaNode(ParameterMixin, LifecycleNode):
                 self._finalize()
         with self._receiving:  # what was received last is refused before the publishers go
             pass
+        self._has_ended = True
 
     def abandon(self) -> None:
         """Tell that all is stopped, whatever the model is at; the process must end then."""
+        if self._has_ended:  # all is told, and the publishers may be going at this moment
+            return
         if (server := self._server) is not None:
             server.abandon()
         self._publisher.tell_state('finalized')
