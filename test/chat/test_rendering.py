@@ -44,6 +44,23 @@ def few_steps(monkeypatch):
     monkeypatch.setattr(rendering, 'MOST_STEPS', 10_000)
 
 
+def test_cancel_ends_a_rendering_after_another_thread_has_rendered_the_same_template():
+    renderer = Renderer('{% for a in range(100) %}{{ a }}{% endfor %}')
+    steps = []
+
+    def is_cancelled():
+        steps.append(len(steps))
+        if len(steps) == 5:
+            other = Thread(target=renderer.render, args=({}, lambda: False))
+            other.start()
+            other.join()
+        return len(steps) > 5
+
+    with pytest.raises(Cancelled):
+        renderer.render({}, is_cancelled)
+    assert len(steps) == 6
+
+
 @pytest.mark.parametrize('source', [
     pytest.param(FOREVER, id='loops'),
     pytest.param(MANY + MANY.replace(' %}', ' if a %}') + '{% if a < 0 %}.{% endif %}'

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import wraps
 import json
+from threading import local
 import time
 from typing import Any, NoReturn
 
@@ -76,7 +77,7 @@ class Renderer:
         :raises EndlessTemplate: it takes too many steps, or makes too much text.
         :raises ModelError: it fails.
         """
-        self._environment.bounds = _Bounds(is_cancelled)
+        self._environment.rendering.bounds = _Bounds(is_cancelled)
         try:
             text = concat(self._template.root_render_func(
                 self._template.new_context(dict(variables))))
@@ -117,7 +118,7 @@ class _CodeGenerator(CodeGenerator):
     """Makes blocks (the body of a loop, branch or macro) count a step, and bounds literals."""
 
     def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
-        self.writeline('environment.bounds.step()')
+        self.writeline('environment.step()')
         super().blockvisit(nodes, frame)
 
     def visit_List(self, node: nodes.List, frame: Frame) -> None:
@@ -168,10 +169,8 @@ class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(('+', '*', '**', '%', '//'))
     concat = staticmethod(concat)
     require_small = staticmethod(require_small)
-    bounds: _Bounds
-    """Of the rendering that is under way; there is one at a time."""
-
     def __init__(self) -> None:
+        self.rendering = local()  # each thread may render at the same time, within its own bounds
         # Not optimized: constants would be computed while compiling, without the limits
         super().__init__(trim_blocks=True, lstrip_blocks=True, optimized=False,
                          extensions=[loopcontrols, _Generation])
@@ -181,6 +180,10 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.globals |= {'raise_exception': _raise_exception, 'strftime_now': _strftime_now,
                          'namespace': _Namespace}
         del self.globals['lipsum']
+
+    def step(self) -> None:
+        """Count a step of this thread's rendering, which ends where its bounds are exceeded."""
+        self.rendering.bounds.step()
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         check_operator(operator, left, right)
@@ -206,7 +209,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     def _prepare(self, name: str, owner: list[Any], args: Iterable[Any], kwargs: dict[str, Any]
                  ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments of a call, every generator as a list; they are not too large."""
-        self.bounds.step()
+        self.step()
         args = tuple(map(self._listed, args))
         kwargs = {key: self._listed(value) for key, value in kwargs.items()}
         check_call(name, [*owner, *args, *kwargs.values()])
@@ -217,7 +220,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             return value
         items, size = [], 0
         for item in value:
-            self.bounds.step()
+            self.step()
             items.append(item)
             size += ITEM + size_of(item)
             if size > MOST_CHARACTERS:
