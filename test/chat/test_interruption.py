@@ -196,6 +196,33 @@ def test_cancel_stops_what_is_still_spoken_of_a_whole_answer():
     assert serving.recorder.received[-1] == ('interrupted', '')
 
 
+@pytest.mark.parametrize('interrupt', [
+    lambda server: server.cancel(), lambda server: server.submit('b')], ids=['cancel', 'prompt'])
+def test_speech_of_an_earlier_answer_is_interrupted_while_a_request_is_answered(interrupt):
+    serving = Scripted(a=[*PIECES, lambda: interrupt(serving.server), ANSWER])
+    serving.interruption = InterruptionOptions(when_busy='interrupt', when_speaking='answer')
+    serving.server.speech.set_speaking(True)
+    serving.serve(request())
+    assert serving.recorder.all('interrupted') == ['']
+
+
+def test_speech_is_interrupted_by_a_prompt_that_comes_as_the_answer_has_just_ended():
+    serving = Scripted()
+    serving.interruption = InterruptionOptions(when_busy='interrupt', when_speaking='answer')
+
+    def submit(notice):
+        if getattr(notice, 'kind', '') == 'answered' and notice.turn == 1:
+            serving.server.speech.set_speaking(True)
+            serving.server.submit('b')
+
+    serving.recorder.then = submit
+    serving.serve('a')
+    kinds = [kind for kind, _ in serving.recorder.received]
+    assert [kind for kind in kinds if kind in ('response', 'interrupted')] == [
+        'response', 'interrupted', 'response']
+    assert serving.recorder.all('response') == ['I am one. You are two.'] * 2
+
+
 def test_conversation_keeps_what_was_spoken_of_an_interrupted_answer():
     def speak(server):
         server.speech.set_spoken('I am')

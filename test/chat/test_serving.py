@@ -283,13 +283,14 @@ def test_abandoned_server_tells_every_end_once_and_does_not_wait_for_the_model()
     fake.server.submit_request(request('b'))
     fake.server.submit('c')
     fake.server.abandon()
-    told = list(fake.recorder.record)
+    told, tokens = list(fake.recorder.record), fake.recorder.all('token')
     assert told == [('asked', 'a'), ('stopped', 'I am one.', STOPPED.why),
                     ('dropped', 'c', STOPPED.why)]
     assert fake.told() == [('accepted', ''), ('error', 'stopping')]
     hold.set()
     worker.join(10)
     assert fake.recorder.record == told
+    assert fake.recorder.all('token') == tokens
 
 
 def test_close_may_come_twice_and_serving_go_on():

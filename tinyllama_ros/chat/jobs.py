@@ -24,6 +24,7 @@ from tinyllama_ros.chat.notices import (
 )
 from tinyllama_ros.chat.sentences import Piece, SentenceStream
 from tinyllama_ros.chat.spoken_text import spoken
+from tinyllama_ros.errors import LengthError, PromptError, RequestError
 
 JobKind = Literal['prompt', 'request']
 Outcome = Literal['answered', 'cancelled', 'failed', 'refused', 'dropped']
@@ -95,8 +96,8 @@ class RunningJob:
     job: Job
     cut: End | None = None
     """How it is to end at once, where somebody wants that."""
-    is_over: bool = False
-    """Its end was reported, or is being reported."""
+    end: End | None = None
+    """How it ended, once that is or was reported."""
     ended: Event = field(default_factory=Event)
     """Set when its last notice was sent."""
 
@@ -230,3 +231,10 @@ class RequestJob:
 def request_error(request_id: str, end: End) -> CompletionEvent:
     """Return the event for a request that was not answered."""
     return CompletionEvent(request_id, 'error', end.why or 'it was cancelled', end.code, end.param)
+
+
+def refusal(error: PromptError) -> End:
+    """Return the end of a prompt or request that is refused."""
+    code: ErrorCode = 'too_long' if isinstance(error, LengthError) else 'invalid_request'
+    param = error.param if isinstance(error, RequestError) else ''
+    return End('refused', str(error), code, param)

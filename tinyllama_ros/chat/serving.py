@@ -16,7 +16,7 @@ from itertools import count
 import logging
 from threading import Event, Lock
 
-from tinyllama_ros.chat.completion import CompletionRequest, ErrorCode
+from tinyllama_ros.chat.completion import CompletionRequest
 from tinyllama_ros.chat.conversation import Conversation
 from tinyllama_ros.chat.early_cancels import EarlyCancels
 from tinyllama_ros.chat.events import Answer, CacheReset, ChatOptions, TextDelta, TurnEvent
@@ -27,6 +27,7 @@ from tinyllama_ros.chat.jobs import (
     JobKind,
     Outcome,
     PromptJob,
+    refusal,
     request_error,
     RequestJob,
     RunningJob,
@@ -41,7 +42,7 @@ from tinyllama_ros.chat.notices import (
 )
 from tinyllama_ros.chat.statistics import Statistics
 from tinyllama_ros.chat.worker import Worker
-from tinyllama_ros.errors import LengthError, PromptError, RequestError, TinyLlamaError
+from tinyllama_ros.errors import PromptError, RequestError, TinyLlamaError
 
 CANCELLED = End('cancelled', code='cancelled')
 STOPPED = End('cancelled', 'the node is stopping; send it again', 'stopping')
@@ -112,7 +113,7 @@ class Server:
     def refuse_request(self, request_id: str, error: RequestError) -> None:
         """Count a request that could not be parsed, and report the error."""
         self._count_end('request', 'refused')
-        self._tell(request_error(request_id, _refusal(error)))
+        self._tell(request_error(request_id, refusal(error)))
 
     def cancel_request(self, request_id: str) -> None:
         """Take a request out of the queue, or stop its answer, or refuse it once it comes."""
@@ -134,8 +135,9 @@ class Server:
         :return: is set when the last of the answer was told; None where there is none.
         """
         with self._lock:
+            is_answering = self._is_answering_prompt()
             ended = self._cut(CANCELLED)
-        if ended is None:
+        if not is_answering:
             self._interrupt_speech()
         return ended
 
@@ -168,6 +170,8 @@ class Server:
                         running, self._running = self._running, None
                     if running is not None:
                         running.ended.set()
+                        if running.cut is not None and running.end is not running.cut:
+                            self._interrupt_speech()  # the cut came when the answer had ended
             if self._is_open and self.state != 'error':
                 self._set_state('idle')
 
@@ -200,13 +204,13 @@ class Server:
         try:
             job.check(self._conversation)
         except PromptError as error:
-            self._end(job, _refusal(error))
+            self._end(job, refusal(error))
             return
         with self._lock:
-            refusal = self._refusal(job, when_busy)
-            self._entering += refusal is None
-        if refusal is not None:
-            self._end(job, refusal)
+            end = self._refusal(job, when_busy)
+            self._entering += end is None
+        if end is not None:
+            self._end(job, end)
             return
         try:
             job.accept()  # before the job can be answered, and outside of the lock
@@ -216,32 +220,33 @@ class Server:
         with self._lock:
             is_open = self._is_open
             is_cancelled = is_open and self._early_cancels.take(job.id)
+            is_answering = self._is_answering_prompt()
             replaced: list[Job] = []
             if is_open and not is_cancelled:
-                replaced = self._make_way(when_busy)
+                replaced = self._replaceable(when_busy)
+                self._queue = deque(other for other in self._queue if other not in replaced)
                 self._queue.append(job)
+                if when_busy == 'interrupt' and is_answering:
+                    self._cut(CANCELLED)
         for other in replaced:
             self._end(other, REPLACED)
         if is_cancelled:
             self._end(job, CANCELLED)
         elif is_open:
-            if when_busy == 'interrupt' and self._running is None:
+            if when_busy == 'interrupt' and not is_answering:
                 self._interrupt_speech()
             self._wake()
         else:
             self._drop(job)
 
-    def _make_way(self, when_busy: WhenBusy) -> list[Job]:
-        """Take those jobs out of the queue that a new prompt replaces, and return them."""
-        if when_busy == 'interrupt' and self._running and self._running.job.kind == 'prompt':
-            self._cut(CANCELLED)
-        replaced = self._replaceable(when_busy)
-        self._queue = deque(job for job in self._queue if job not in replaced)
-        return replaced
-
     def _replaceable(self, when_busy: WhenBusy) -> list[Job]:
+        """Return those jobs in the queue that a new prompt replaces."""
         return [job for job in self._queue
                 if when_busy in ('latest', 'interrupt') and job.kind == 'prompt']
+
+    def _is_answering_prompt(self) -> bool:
+        """Return whether a prompt is being answered, whose end interrupts its speech, too."""
+        return self._running is not None and self._running.job.kind == 'prompt'
 
     def _interrupt_speech(self) -> None:
         """Make the speech node stop if it still speaks an answer that has ended."""
@@ -292,14 +297,16 @@ class Server:
             with closing(job.events(self._conversation, self._options(),
                                     running.is_cut)) as events:
                 for event in events:
+                    if running.end is not None:  # the server was abandoned meanwhile
+                        break
                     self._pass_on(event, job)
                     if running.is_cut():
                         break
                     if isinstance(event, Answer):
                         answer = event
-            end = running.cut or End('answered', answer=answer)
+            end = End('answered', answer=answer)
         except PromptError as error:
-            end = running.cut or _refusal(error)
+            end = refusal(error)
         except TinyLlamaError as error:
             end = End('failed', str(error))
         except Exception as error:  # whatever was raised, the node goes on
@@ -329,9 +336,11 @@ class Server:
     def _end_running(self, running: RunningJob, end: End) -> None:
         """Report how the current answer ended, if that was not reported yet."""
         with self._lock:
-            if running.is_over:
+            if running.end is not None:
                 return
-            running.is_over = True
+            if running.cut is not None and end.outcome != 'failed':
+                end = running.cut
+            running.end = end
         self._end(running.job, end)
 
     def _end(self, job: Job, end: End) -> None:
@@ -388,9 +397,3 @@ class Server:
         if state != self.state:
             self.state = state
             self._tell(StateNotice(state))
-
-
-def _refusal(error: PromptError) -> End:
-    code: ErrorCode = 'too_long' if isinstance(error, LengthError) else 'invalid_request'
-    param = error.param if isinstance(error, RequestError) else ''
-    return End('refused', str(error), code, param)
