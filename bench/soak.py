@@ -57,6 +57,7 @@ from tinyllama_ros.ros.wire import (
     read_event,
     request_to_json,
 )
+from tinyllama_ros.voice.programs import DIES_WITH_US
 from tinyllama_ros.workbench.build import build
 from tinyllama_ros.workbench.checkpoints.random_checkpoint import RandomCheckpoint
 from tinyllama_ros.workbench.options import BuildOptions
@@ -421,13 +422,13 @@ def slope(memory: list[tuple[float, float]]) -> tuple[float, float]:
 
 @contextmanager
 def running_node(folder: Path, namespace: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the node in a process of its own, and kill it in the end, where it still runs."""
+    """Run the node in a process of its own, which ends with this one, also if that is killed."""
     build(RandomCheckpoint.named('tiny'), folder / 'tiny', BuildOptions(
         name='tiny', quantization='fp32', kv_length=512))
     parameters = {'model': folder / 'tiny', **PARAMETERS}
     with (folder / 'log').open('w') as log:
         process = subprocess.Popen(
-            [sys.executable, '-c', NODE, '--ros-args', '-r', f'__ns:={namespace}',
+            [*DIES_WITH_US, sys.executable, '-c', NODE, '--ros-args', '-r', f'__ns:={namespace}',
              *(text for name, value in parameters.items() for text in ('-p', f'{name}:={value}'))],
             stdout=log, stderr=subprocess.STDOUT)
     try:

@@ -119,9 +119,10 @@ extern "C" __attribute__((visibility("default"))) void GuardMappedFile(int file)
   // Some file systems report another device, or another inode, than the list of mappings
   void *probe = mmap(nullptr, 1, PROT_READ, MAP_PRIVATE, file, 0);
   Mapping mapping;
-  if (probe == MAP_FAILED || !Maps().Find(reinterpret_cast<uint64_t>(probe), &mapping)) return;
+  if (probe == MAP_FAILED) return;
+  const bool is_known = Maps().Find(reinterpret_cast<uint64_t>(probe), &mapping);
   munmap(probe, 1);
-  if (IsGuarded(mapping)) return;
+  if (!is_known || IsGuarded(mapping)) return;
   if (!count) {
     struct sigaction action = {};
     action.sa_sigaction = OnBusError;
