@@ -59,6 +59,7 @@ def test_node_that_took_the_place_of_a_killed_one_gets_nothing_before_it_subscri
         client.wait_for(lambda: client.state == 'idle', 20)
         assert not client.is_connected()
         assert not client.send('lost')
+        assert client.is_alive(), 'the first node may still answer what it was sent before'
         second.open('~/prompt')
         poll_until(client.is_connected, 'connection to both')
 

@@ -145,7 +145,7 @@ class FakeClient:
         self.events = Queue()
         self._later = events
 
-    def is_connected(self):
+    def is_alive(self):
         return True
 
     def publish(self, name, text):

@@ -167,8 +167,16 @@ class NodeClient:
         return self.status.model if self.status.is_ready else ''
 
     def is_connected(self) -> bool:
-        """Return whether the node subscribes to prompts and publishes events."""
-        return bool(self._is_received('~/prompt')
+        """Return whether every node of the target's name takes our prompts and publishes."""
+        return self._is_received('~/prompt') and self.is_alive()
+
+    def is_alive(self) -> bool:
+        """
+        Return whether a node of the target's name takes our prompts and publishes events.
+
+        That is true also while a second one of the name starts, which ends as soon as it notices.
+        """
+        return bool(self._publishers['~/prompt'].get_subscription_count()
                     and self._node.count_publishers(self._full('~/event')))
 
     def publish(self, name: str, text: str) -> None:

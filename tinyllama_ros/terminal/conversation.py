@@ -153,7 +153,7 @@ class Conversation:
                 yield None
 
     def _check_alive(self, quiet_s: float) -> None:
-        if not self._client.is_connected():
+        if not self._client.is_alive():
             self._raise_lost()
         if quiet_s > ACCEPT_S and self._client.state not in AT_WORK:
             raise NodeError(f'{self._client.target} is {self._client.state or "silent"} and did '
